@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nightpress.jobs.commands.common import (
+    RemakeOptions,
     image_target,
     json_option,
     repair_options,
@@ -69,10 +70,7 @@ def command(
     overrides: tuple[str, ...],
     storage_overrides: tuple[str, ...],
     night: Night,
-    address: str | None,
-    max_failures: int | str | None,
-    allow_pickle: bool,
-    take_over: bool,
+    remake: RemakeOptions,
     log_format: LogFormat,
     as_json: bool,
 ) -> None:
@@ -92,10 +90,7 @@ def command(
             where=where,
             num_images=num_images,
             settings=settings_of(overrides),
-            address=address,
-            max_failures=max_failures,
-            allow_pickle=allow_pickle,
-            take_over=take_over,
+            **remake,
             storage=storage_options(storage_overrides),
         )
     code = SOME_FAILED if result.num_failed else OK

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import click
 from rich.console import Console
@@ -271,9 +271,37 @@ allow_pickle_option = click.option(
 )
 
 
-def repair_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--address, --max-failures, --allow-pickle and --take-over."""
-    return address_option(_repair_failures_option(allow_pickle_option(take_over_option(function))))
+class RemakeOptions(TypedDict):
+    """How images of a run are made again; keyword arguments of `retry`, `again` and `verify`."""
+
+    address: str | None
+    max_failures: int | str | None
+    allow_pickle: bool
+    take_over: bool
+
+
+def repair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--address, --max-failures, --allow-pickle, --take-over; the command gets them as `remake`."""
+
+    @wraps(command)
+    def with_options(
+        *args: Any,
+        address: str | None,
+        max_failures: int | str | None,
+        allow_pickle: bool,
+        take_over: bool,
+        **others: Any,
+    ) -> Any:
+        remake = RemakeOptions(
+            address=address,
+            max_failures=max_failures,
+            allow_pickle=allow_pickle,
+            take_over=take_over,
+        )
+        return command(*args, remake=remake, **others)
+
+    options = allow_pickle_option(take_over_option(with_options))
+    return address_option(_repair_failures_option(options))
 
 
 def extend_options(command: Callable[..., Any]) -> Callable[..., Any]:

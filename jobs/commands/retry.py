@@ -5,6 +5,7 @@ from dataclasses import asdict
 import click
 
 from nightpress.jobs.commands.common import (
+    RemakeOptions,
     image_target,
     json_option,
     repair_options,
@@ -36,10 +37,7 @@ def command(
     run: str,
     storage_overrides: tuple[str, ...],
     night: Night,
-    address: str | None,
-    max_failures: int | str | None,
-    allow_pickle: bool,
-    take_over: bool,
+    remake: RemakeOptions,
     log_format: LogFormat,
     as_json: bool,
 ) -> None:
@@ -56,10 +54,7 @@ def command(
         result = retry(
             target,
             display.show,
-            address=address,
-            max_failures=max_failures,
-            allow_pickle=allow_pickle,
-            take_over=take_over,
+            **remake,
             storage=storage,
         )
     code = SOME_FAILED if result.num_failed else OK

@@ -6,6 +6,7 @@ import click
 from rich.console import Console
 
 from nightpress.jobs.commands.common import (
+    RemakeOptions,
     image_target,
     json_option,
     repair_options,
@@ -89,10 +90,7 @@ def command(
     remove_orphans: bool,
     inputs: bool,
     spread: bool,
-    address: str | None,
-    max_failures: int | str | None,
-    allow_pickle: bool,
-    take_over: bool,
+    remake: RemakeOptions,
     as_json: bool,
 ) -> None:
     """Check every image of RUN against its metadata, and the metadata against the plan.
@@ -112,10 +110,7 @@ def command(
             remove_orphans=remove_orphans,
             inputs=inputs,
             spread=spread,
-            address=address,
-            max_failures=max_failures,
-            allow_pickle=allow_pickle,
-            take_over=take_over,
+            **remake,
             storage=storage_options(storage_overrides),
         )
     _print(ctx, result, as_json)

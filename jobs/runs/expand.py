@@ -7,18 +7,17 @@ from typing import Any
 from nightpress.pipelines.campaign.combining import MAX_ROWS
 from nightpress.pipelines.campaign.compiled import num_texts, varies
 from nightpress.pipelines.campaign.drawing import MARK_END, MARK_START
-from nightpress.pipelines.campaign.rows import CampaignRows
 from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.manifest.campaigns import campaign_rows, load_campaign
+from nightpress.pipelines.manifest.campaigns import load_campaign
 from nightpress.pipelines.manifest.expansion import (
     OUTPUT_SUFFIXES,
     ManifestDifference,
     compare_rows,
     write_rows,
 )
-from nightpress.pipelines.manifest.files import ManifestFile, load_table, scan
+from nightpress.pipelines.manifest.files import ManifestFile, campaign_file, load_table, scan
 from nightpress.pipelines.manifest.formats import CAMPAIGN_SUFFIXES, is_campaign, manifest_files
-from nightpress.pipelines.storage import Options, find
+from nightpress.pipelines.storage import Options, Source, find
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,14 @@ class DrawnText:
 class Expansion:
     """The rows of a campaign."""
 
-    def __init__(self, url: str, storage: Options) -> None:
-        self._url, self._storage = url, storage
-        self._loaded = load_campaign(url, storage, load_table)
+    def __init__(self, source: Source, storage: Options) -> None:
+        self._source, self._storage = source, storage
+        self._loaded = load_campaign(source.url, storage, load_table)
 
     @property
     def url(self) -> str:
         """URL of the campaign."""
-        return self._url
+        return self._source.url
 
     @property
     def sha256(self) -> str:
@@ -77,14 +76,11 @@ class Expansion:
         Raises:
             ManifestError: more than a manifest may have.
         """
-        return self._made().num_rows
-
-    def _made(self) -> CampaignRows:
-        return campaign_rows(self.url, self.sha256, self._storage, load_table)
+        return self._loaded.rows.num_rows
 
     def counts(self) -> Counts:
         """Count the rows; nothing is expanded unless a rule looks at texts."""
-        campaign, rows = self._loaded.campaign, self._made()
+        campaign, rows = self._loaded.campaign, self._loaded.rows
         is_expandable = campaign.combinations.size <= MAX_ROWS or campaign.spec.draw.rows != "all"
         remaining = rows.remaining if is_expandable else None
         return Counts(
@@ -107,13 +103,13 @@ class Expansion:
         campaign = self._loaded.campaign
         columns = [n for n, parts in campaign.templates.texts.items() if varies(parts)]
         columns = ["prompt", *(name for name in columns if name != "prompt")]
-        table = self._made().marked(0, num_rows)
+        table = self._loaded.rows.marked(0, num_rows)
         for row in table.select(["id", *columns]).to_pylist():
             yield row["id"], {name: _pieces(row[name]) for name in columns}
 
     def file(self) -> ManifestFile:
         """The campaign as a manifest, after a look at its rows."""
-        return _scanned(self.url, self._storage)[0]
+        return campaign_file(self._source, self._storage, self._loaded)
 
     def write(self, output: str) -> int:
         """Write all rows into a new file; returns how many.
@@ -149,7 +145,7 @@ def expand(source: str, *, storage: Mapping[str, Any] | None = None) -> Expansio
         raise ManifestError([Problem(source, None, None, message)])
     options = storage or {}
     (found,) = find([source], options)
-    return Expansion(found.url, options)
+    return Expansion(found, options)
 
 
 def _scanned(url: str, options: Options) -> Sequence[ManifestFile]:

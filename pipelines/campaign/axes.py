@@ -241,9 +241,7 @@ class _AxisReader:
                         f"{text!r} is a template, but the axis {name} takes this list's entries as "
                         "they are; name the list in the prompt instead"
                     )
-                    raise ManifestError(
-                        [Problem(each.file, None, None, message, int(each.lines[number]))]
-                    )
+                    raise ManifestError([each.problem(number, message)])
         return axis
 
     def _table(self, name: str, url: str) -> Axis:

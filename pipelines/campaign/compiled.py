@@ -22,7 +22,7 @@ from nightpress.pipelines.campaign.syntax import (
     Variable,
     parse,
 )
-from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.hashing import hash64
 
@@ -72,9 +72,10 @@ class _Entry:
     """One alternative before it is compiled."""
 
     template: Template
-    file: str | None
+    words: WordList | None = None
     """The list that it stands in; None in the campaign itself."""
-    line: int
+    number: int = 0
+    """Which of its entries it is."""
 
 
 class Compiler:
@@ -102,7 +103,7 @@ class Compiler:
 
         Raises:
             TemplateError: it refers to something unknown; the offset is that of the reference.
-            ManifestError: an entry of a list cannot be used; names the list's file and line.
+            ManifestError: an entry of a list cannot be used; names its file, line and character.
         """
         salt = "" if column == "prompt" else column
         return self._compiled(template, salt, column, ())
@@ -163,9 +164,9 @@ class Compiler:
         try:
             return self._compiled(entry.template, salt, path, open_lists)
         except TemplateError as error:
-            if entry.file is None:
+            if entry.words is None:
                 raise
-            raise list_error(entry.file, entry.line, error) from error
+            raise list_error(entry.words, entry.number, error) from error
 
     def _entries_of(
         self, part: ListReference, open_lists: tuple[str, ...]
@@ -220,9 +221,9 @@ def unknown_axis(name: str, axes: frozenset[str]) -> str:
     return f"${{{name}}}: no such axis; {did_you_mean(name, axes, 'axes')}"
 
 
-def list_error(file: str, line: int, error: TemplateError) -> ManifestError:
-    """The error for an entry of a list that is not a template."""
-    return ManifestError([Problem(file, None, None, str(error), line)])
+def list_error(words: WordList, number: int, error: TemplateError) -> ManifestError:
+    """The error for an entry of a list that cannot be used as a template."""
+    return ManifestError([words.problem(number, str(error), error.offset)])
 
 
 def _only_list(part: Choice | ListReference) -> ListReference | None:
@@ -236,7 +237,7 @@ def _only_list(part: Choice | ListReference) -> ListReference | None:
 def _options_of(part: Choice) -> tuple[pa.StringArray, Weights, dict[int, _Entry]]:
     plain = [option.plain for option in part.options]
     entries = {
-        number: _Entry(option, None, 0)
+        number: _Entry(option)
         for number, option in enumerate(part.options)
         if plain[number] is None
     }
@@ -250,12 +251,11 @@ def _options_of(part: Choice) -> tuple[pa.StringArray, Weights, dict[int, _Entry
 def _templated(words: WordList) -> Iterator[tuple[int, _Entry]]:
     """The entries that may be more than text, and their numbers in the list."""
     for row in words.maybe_templates:
-        line = int(words.lines[row])
         try:
             template = parse(words.entries[row].as_py())
         except TemplateError as error:
-            raise list_error(words.file, line, error) from error
-        yield row, _Entry(template, words.file, line)
+            raise list_error(words, row, error) from error
+        yield row, _Entry(template, words, row)
 
 
 def _weights_of(lists: tuple[WordList, ...], part: ListReference) -> Weights:

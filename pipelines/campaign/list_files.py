@@ -1,7 +1,7 @@
 """Reads the entries of lists out of a file: plain text, YAML or JSON."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -49,6 +49,37 @@ _JSON_WORDS = ("null", "true", "false")
 
 
 @dataclass(frozen=True)
+class EntryPlaces:
+    """Where the entries of a list begin in their file; lines and characters count from 1."""
+
+    lines: npt.NDArray[np.int64]
+    """(n,)"""
+    characters: npt.NDArray[np.int64]
+    """(n,) The first character of each entry, after its weight."""
+    is_verbatim: bool
+    """Whether each entry is on one line as it is, so that its characters can be counted; YAML and
+    JSON may have rewritten it."""
+
+    def of(self, number: int, offset: int = 0) -> Place:
+        """The place of an entry, or of a character in it if the entry is verbatim."""
+        character = int(self.characters[number]) + (offset if self.is_verbatim else 0)
+        return Place(int(self.lines[number]), character)
+
+    def moved(self, characters: npt.NDArray[np.int64]) -> "EntryPlaces":
+        """The places so many characters further; (n,)."""
+        if not self.is_verbatim:
+            return self
+        return replace(self, characters=self.characters + characters)
+
+    @classmethod
+    def joined(cls, blocks: Sequence["EntryPlaces"]) -> "EntryPlaces":
+        """The places of consecutive blocks of one file; at least one block."""
+        lines = np.concatenate([block.lines for block in blocks])
+        characters = np.concatenate([block.characters for block in blocks])
+        return cls(lines, characters, blocks[0].is_verbatim)
+
+
+@dataclass(frozen=True)
 class FileList:
     """One list of a file."""
 
@@ -58,8 +89,8 @@ class FileList:
     """(n,) The entries without their weights and without blanks at their ends."""
     weights: tuple[str, ...] | None
     """(n,) The weight of each entry as it is written, `1` where there is none; None if none has."""
-    lines: npt.NDArray[np.int64]
-    """(n,) The line on which each entry begins, counted from 1."""
+    places: EntryPlaces
+    """(n,)"""
 
 
 def read_lists(url: str, data: bytes) -> list[FileList]:
@@ -126,10 +157,13 @@ def _list_of_lines(url: str, data: bytes) -> FileList:
     while start < len(data):
         end = data.find(b"\n", start + BLOCK_BYTES) + 1 or len(data)
         lines = _lines_of(data[start:end].removesuffix(b"\n"))
-        is_entry = pc.invert(pc.or_(pc.equal(lines, ""), pc.starts_with(lines, "#")))
+        texts = pc.utf8_trim_whitespace(lines)
+        is_entry = pc.invert(pc.or_(pc.equal(texts, ""), pc.starts_with(texts, "#")))
         numbers = np.flatnonzero(is_entry.to_numpy(zero_copy_only=False)) + num_lines + 1
-        block = _weighted(url, (), lines.filter(is_entry), numbers, problems)
-        blocks.append(block)
+        entries = texts.filter(is_entry)
+        indents = _removed(lines.filter(is_entry), pc.utf8_ltrim_whitespace)
+        places = EntryPlaces(numbers, indents + 1, is_verbatim=True)
+        blocks.append(_weighted(url, (), entries, places, problems))
         start, num_lines = end, num_lines + len(lines)
     if problems:
         raise ManifestError(problems)
@@ -139,20 +173,30 @@ def _list_of_lines(url: str, data: bytes) -> FileList:
 def _joined(blocks: Sequence[FileList]) -> FileList:
     """The blocks of one file as one list."""
     if not blocks:
-        return FileList((), pa.array([], pa.string()), None, np.empty(0, np.int64))
+        none = np.empty(0, np.int64)
+        nowhere = EntryPlaces(none, none, is_verbatim=True)
+        return FileList((), pa.array([], pa.string()), None, nowhere)
     entries = pa.concat_arrays([block.entries for block in blocks])
-    lines = np.concatenate([block.lines for block in blocks])
+    places = EntryPlaces.joined([block.places for block in blocks])
     if all(block.weights is None for block in blocks):
-        return FileList((), entries, None, lines)
+        return FileList((), entries, None, places)
     weights = (block.weights or ("1",) * len(block.entries) for block in blocks)
-    return FileList((), entries, tuple(chain.from_iterable(weights)), lines)
+    return FileList((), entries, tuple(chain.from_iterable(weights)), places)
+
+
+def _removed(
+    texts: pa.StringArray, trim: Callable[[pa.StringArray], pa.StringArray]
+) -> npt.NDArray[np.int64]:
+    """How many characters a function takes off each text; (n,)."""
+    number = pc.subtract(pc.utf8_length(texts), pc.utf8_length(trim(texts)))
+    return np.array(number, np.int64)
 
 
 def _lines_of(data: bytes) -> pa.StringArray:
-    """The lines of a text in UTF-8, without blanks at their ends."""
+    """The lines of a text in UTF-8."""
     ends = pa.py_buffer(np.array([0, len(data)], np.int32))
     text = pa.StringArray.from_buffers(1, ends, pa.py_buffer(data))
-    return pc.utf8_trim_whitespace(pc.list_flatten(pc.split_pattern(text, "\n")))
+    return pc.list_flatten(pc.split_pattern(text, "\n"))
 
 
 def _lists(value: Value | None, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Items]]:
@@ -183,7 +227,8 @@ def _name_part(key: Text) -> str:
 def _list_of(url: str, keys: tuple[str, ...], items: Items) -> FileList:
     is_json = url.lower().endswith(".json")
     texts = [_entry(value, is_json) for value in items.values]
-    lines = np.array([value.place.line for value in items.values], np.int64)
+    starts = np.array([value.place for value in items.values], np.int64).reshape(-1, 2)
+    places = EntryPlaces(starts[:, 0], starts[:, 1], is_verbatim=False)
     try:
         entries = pa.array(texts, pa.string())
     except UnicodeEncodeError as error:  # half a character
@@ -191,7 +236,7 @@ def _list_of(url: str, keys: tuple[str, ...], items: Items) -> FileList:
     if has_control_characters(entries) and (bad := _first_bad_character(items)):
         raise bad
     problems: list[Problem] = []
-    found = _weighted(url, keys, pc.utf8_trim_whitespace(entries), lines, problems)
+    found = _weighted(url, keys, pc.utf8_trim_whitespace(entries), places, problems)
     if problems:
         raise ManifestError(problems)
     return found
@@ -225,25 +270,26 @@ def _weighted(
     url: str,
     keys: tuple[str, ...],
     entries: pa.StringArray,
-    lines: npt.NDArray[np.int64],
+    places: EntryPlaces,
     problems: list[Problem],
 ) -> FileList:
     """Take the weights off entries that begin with one; malformed weights join the problems."""
     if not pc.match_substring(entries, "::").true_count:
-        return FileList(keys, entries, None, lines)
+        return FileList(keys, entries, None, places)
     like_a_weight = pc.match_substring_regex(entries, _LIKE_A_WEIGHT)
     has_weight = pc.match_substring_regex(entries, _WEIGHT)
     malformed = pc.and_not(like_a_weight, has_weight).to_numpy(zero_copy_only=False)
     for number in np.flatnonzero(malformed).tolist():
         written = entries[number].as_py().partition("::")[0]
         message = f"the weight {written!r} is not a decimal number such as 2 or 0.5"
-        problems.append(Problem(url, None, None, message, int(lines[number])))
+        problems.append(Problem(url, None, None, message, *places.of(number)))
     if not has_weight.true_count:
-        return FileList(keys, entries, None, lines)
+        return FileList(keys, entries, None, places)
     split = pc.list_flatten(pc.split_pattern(entries.filter(has_weight), "::", max_splits=1))
     numbers = pc.dictionary_encode(pc.utf8_trim_whitespace(split[::2]))
     codes = np.zeros(len(entries), np.int64)
     codes[has_weight.to_numpy(zero_copy_only=False)] = numbers.indices.to_numpy() + 1
     weights = np.array(["1", *numbers.dictionary.to_pylist()], object)[codes]
     texts = pc.replace_with_mask(entries, has_weight, pc.utf8_ltrim_whitespace(split[1::2]))
-    return FileList(keys, texts, tuple(weights.tolist()), lines)
+    prefixes = _removed(entries, lambda _: texts)
+    return FileList(keys, texts, tuple(weights.tolist()), places.moved(prefixes))

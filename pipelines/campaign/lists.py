@@ -13,13 +13,13 @@ from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.pipelines.campaign.list_files import SUFFIXES, FileList, read_lists
+from nightpress.pipelines.campaign.list_files import SUFFIXES, EntryPlaces, FileList, read_lists
 from nightpress.pipelines.campaign.syntax import SPECIAL
 from nightpress.pipelines.errors import ManifestError, Problem, StoreMissing
+from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.storage import (
     READ_THREADS,
     Options,
@@ -49,8 +49,12 @@ class WordList:
     weights: tuple[str, ...] | None
     """(n,) The weight of each entry as it is written, such as `2` or `0.5`, and `1` where none is;
     None if no entry has one."""
-    lines: npt.NDArray[np.int64]
-    """(n,) The line on which each entry begins in the file, counted from 1."""
+    places: EntryPlaces
+    """(n,) Where each entry begins in the file."""
+
+    def problem(self, number: int, message: str, offset: int = 0) -> Problem:
+        """A problem with an entry, at an offset in its text."""
+        return Problem(self.file, None, None, message, *self.places.of(number, offset))
 
     @cached_property
     def maybe_templates(self) -> list[int]:
@@ -58,6 +62,13 @@ class WordList:
         is_special = pc.match_substring_regex(self.entries, SPECIAL)
         numbers: list[int] = np.flatnonzero(np.array(is_special)).tolist()
         return numbers
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the entries and their weights, hexadecimal; comments do not count."""
+        content = hashlib.sha256(hash64(self.entries, 0).tobytes())
+        content.update("\0".join(self.weights or ()).encode())
+        return content.hexdigest()
 
     def require_entries(self) -> None:
         """Refuse a list without entries; it may lie there as long as nothing uses it.
@@ -252,7 +263,7 @@ def _named(files: Iterable[_ReadFile]) -> tuple[dict[str, WordList], list[Skippe
                 message = f"the list {name} is {where}; give one of the two another name"
                 problems.append(Problem(url, None, None, message))
             else:
-                by_name[name] = WordList(name, url, each.entries, each.weights, each.lines)
+                by_name[name] = WordList(name, url, each.entries, each.weights, each.places)
     if problems:
         raise ManifestError(problems)
     return by_name, unusable

@@ -163,12 +163,11 @@ class _Builder:
     def _digest(self, constants: Mapping[str, pa.Scalar]) -> int:
         """Hash of everything that decides what is drawn, but the values of the axes."""
         used = self._compiler.used_lists
-        files = {self._lists.by_name[name].file for name in used}
-        digests = sorted(f"{f.sha256}" for f in self._lists.files if f.url in files)
+        lists = [self._lists.by_name[name].digest for name in sorted(used)]
         texts = [f"{name}\0{text}" for name, text in sorted(self._sources.items())]
         texts += [f"{name}\0={value.as_py()!r}" for name, value in sorted(constants.items())]
         texts += sorted(self._spec.seed_by or ())
-        return key_of("\0\0".join([*texts, *sorted(used), *digests]), self._spec.draw.seed)
+        return key_of("\0\0".join([*texts, *sorted(used), *lists]), self._spec.draw.seed)
 
     def _refuse_empty_values(self) -> None:
         """Refuse a `${name}` that some value of the axis lacks."""

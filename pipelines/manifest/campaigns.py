@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import pyarrow as pa
 
@@ -36,6 +36,9 @@ SAMPLE_ROWS = 256
 MAX_FILE_BYTES = 16 << 20
 """The largest campaign file that is read."""
 
+MOST_KEPT = 4
+"""How many loaded campaigns a process keeps."""
+
 
 @dataclass(frozen=True)
 class LoadedTable:
@@ -61,6 +64,19 @@ class LoadedCampaign:
     """Size of the campaign file alone."""
     beside: tuple[str, ...]
     """The URLs of the lists and tables that it names by relative paths."""
+
+    @cached_property
+    def rows(self) -> CampaignRows:
+        """Makes its rows.
+
+        Raises:
+            ManifestError: the lists, tables and templates give no rows that can be used.
+        """
+        return CampaignRows(self.campaign, self.places)
+
+
+_kept: dict[tuple[str, str], LoadedCampaign] = {}
+"""The campaigns that this process used last, by URL and storage options; the newest are last."""
 
 
 def load_campaign(url: str, options: Options, load_table: LoadTable) -> LoadedCampaign:
@@ -115,21 +131,17 @@ def _is_relative(named: str) -> bool:
     return not is_url(named) and not named.startswith(("/", "~"))
 
 
-def sha256_of_campaign(url: str, options: Options, load_table: LoadTable) -> str:
-    """The SHA-256 of a campaign as it is stored now."""
-    return load_campaign(url, options, load_table).sha256
-
-
 def scan_campaign(
-    url: str, options: Options, load_table: LoadTable
-) -> tuple[LoadedCampaign, FileScan, tuple[str, ...]]:
-    """Load a campaign, count its rows and find their columns; also what a person should know.
+    url: str, options: Options, loaded: LoadedCampaign
+) -> tuple[FileScan, tuple[str, ...]]:
+    """Count the rows of a campaign and find their columns; also what a person should know.
+
+    It is kept for `campaign_rows`.
 
     Raises:
-        ManifestError: as `load_campaign`, or the rows repeat each other, or too few are left.
+        ManifestError: the rows repeat each other, or too few are left.
     """
-    loaded = load_campaign(url, options, load_table)
-    rows = campaign_rows(url, loaded.sha256, options, load_table)
+    rows = loaded.rows
     rows.refuse_repeated_ids()
     rows.refuse_duplicates()
     sample = rows.table(0, SAMPLE_ROWS)
@@ -139,24 +151,35 @@ def scan_campaign(
         for first in range(0, rows.num_rows, BLOCK_ROWS)
         if (number := min(BLOCK_ROWS, rows.num_rows - first))
     )
-    return loaded, FileScan(sample.schema, blocks), tuple(_notes(loaded, rows))
+    _keep(url, options, loaded)
+    return FileScan(sample.schema, blocks), tuple(_notes(loaded))
 
 
 def campaign_rows(url: str, sha256: str, options: Options, load_table: LoadTable) -> CampaignRows:
-    """The rows of a campaign that was scanned before; a process loads the same one only once.
+    """The rows of a campaign with a known SHA-256; it is loaded unless this process keeps it.
 
     Raises:
         ManifestError: the campaign, or something that it reads, has changed since.
     """
-    return _rows(url, sha256, json.dumps(options, sort_keys=True), load_table)
+    loaded = _kept.get(_key(url, options))
+    if loaded is None or loaded.sha256 != sha256:
+        loaded = load_campaign(url, options, load_table)
+        if loaded.sha256 != sha256:
+            raise changed_error(url)
+        _keep(url, options, loaded)
+    return loaded.rows
 
 
-@lru_cache(maxsize=4)
-def _rows(url: str, sha256: str, options: str, load_table: LoadTable) -> CampaignRows:
-    loaded = load_campaign(url, json.loads(options), load_table)
-    if loaded.sha256 != sha256:
-        raise changed_error(url)
-    return CampaignRows(loaded.campaign, loaded.places)
+def _keep(url: str, options: Options, loaded: LoadedCampaign) -> None:
+    key = _key(url, options)
+    _kept.pop(key, None)
+    _kept[key] = loaded
+    while len(_kept) > MOST_KEPT:
+        del _kept[next(iter(_kept))]
+
+
+def _key(url: str, options: Options) -> tuple[str, str]:
+    return url, json.dumps(options, sort_keys=True)
 
 
 def read_campaign(rows: CampaignRows, first_row: int, num_rows: int) -> Iterator[pa.Table]:
@@ -173,8 +196,9 @@ def _used_files(campaign: Campaign, lists: WordLists) -> dict[str, str]:
     return {name: digests[lists.by_name[name].file] for name in used}
 
 
-def _notes(loaded: LoadedCampaign, rows: CampaignRows) -> Iterator[str]:
+def _notes(loaded: LoadedCampaign) -> Iterator[str]:
     """What a person should know of a campaign before its images are made."""
+    rows = loaded.rows
     yield from loaded.campaign.templates.notes
     yield from _likely_settings(loaded.campaign)
     for text in loaded.campaign.covered_with_weights():

@@ -19,11 +19,12 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.campaign.axes import AxisTable
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.manifest.campaigns import (
+    LoadedCampaign,
     LoadedTable,
     campaign_rows,
+    load_campaign,
     read_campaign,
     scan_campaign,
-    sha256_of_campaign,
 )
 from nightpress.pipelines.manifest.formats import CAMPAIGN, format_of, is_campaign
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
@@ -155,7 +156,7 @@ def scan(source: Source, options: Options) -> ManifestFile:
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
     if kind[0] == CAMPAIGN:
-        return _scan_campaign(source, options)
+        return campaign_file(source, options, load_campaign(source.url, options, load_table))
     with _parsing(source.url, kind[0]):
         content = Content.of(source.url, options)
         if kind[0] == "parquet":
@@ -183,7 +184,7 @@ def scan(source: Source, options: Options) -> ManifestFile:
 def sha256_of(url: str, options: Options) -> str:
     """The SHA-256 of the stored file, in hexadecimal; a campaign's covers all that it reads."""
     if is_campaign(url):
-        return sha256_of_campaign(url, options, load_table)
+        return load_campaign(url, options, load_table).sha256
     return Content.of(url, options).sha256
 
 
@@ -251,8 +252,13 @@ def lines_of_rows(file: ManifestFile, rows: Iterable[int], options: Options) -> 
         return line_numbers_of_rows(open_text, form, file.blocks, rows)
 
 
-def _scan_campaign(source: Source, options: Options) -> ManifestFile:
-    loaded, found, notes = scan_campaign(source.url, options, load_table)
+def campaign_file(source: Source, options: Options, loaded: LoadedCampaign) -> ManifestFile:
+    """A loaded campaign as a manifest.
+
+    Raises:
+        ManifestError: the rows repeat each other, or too few are left.
+    """
+    found, notes = scan_campaign(source.url, options, loaded)
     return ManifestFile(
         source.url,
         source.version,
@@ -332,14 +338,10 @@ def _scan_parquet(url: str, content: Content, options: Options) -> FileScan:
 def _read_parquet(
     file: ManifestFile, blocks: Sequence[Block], schema: pa.Schema, options: Options
 ) -> Iterator[pa.Table]:
-    num_bytes, num_rows = (sum(each) for each in zip(*map(_size, blocks), strict=True))
+    num_bytes, num_rows = sum(b.num_bytes for b in blocks), sum(b.num_rows for b in blocks)
     with open_unchanged(file.url, file.content, options) as stream:
         groups = [block.start for block in blocks]
         yield from read_parquet(stream, groups, num_bytes / num_rows, schema)
-
-
-def _size(block: Block) -> tuple[int, int]:
-    return block.num_bytes, block.num_rows
 
 
 @contextmanager

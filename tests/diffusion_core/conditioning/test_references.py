@@ -76,6 +76,12 @@ class Adapted:
             )
         else:
             pipeline.load_ip_adapter(str(self.adapters), subfolder="", weight_name=files)
+        network = pipeline.transformer if self.family == "flux" else pipeline.unet
+        for name, weight in network.named_parameters():
+            if (
+                "_ip" in name or "encoder_hid_proj" in name
+            ):  # aligned, as nightpress has them: the last bit depends on it
+                weight.data = weight.data.clone()
         scales = [dict(zip(NAMES, SCALES, strict=True))[name] for name in names]
         pipeline.set_ip_adapter_scale(scales if len(scales) > 1 else scales[0])
 

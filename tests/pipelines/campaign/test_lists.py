@@ -39,7 +39,7 @@ def test_a_text_file_is_one_entry_a_line_under_its_path(tmp_path: Path) -> None:
     assert lists.names == ("colours/warm",)
     assert warm.entries.to_pylist() == ["red", "deep orange"]
     assert warm.weights is None
-    assert warm.lines.tolist() == [3, 4]
+    assert warm.places.lines.tolist() == [3, 4]
     assert warm.file == str(tmp_path / "colours/warm.txt")
 
 
@@ -55,7 +55,8 @@ def test_entries_may_begin_with_a_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weight", ["-1", "1,5", "1e3", "50%", "1.2.3"])
 def test_a_malformed_weight_is_refused_with_its_line(weight: str, tmp_path: Path) -> None:
     told = refusal(tmp_path, {"a.txt": f"x\n{weight}::gold\n"})
-    assert told == f"a.txt, line 2: the weight '{weight}' is not a decimal number such as 2 or 0.5"
+    reason = f"the weight '{weight}' is not a decimal number such as 2 or 0.5"
+    assert told == f"a.txt, line 2, character 1: {reason}"
 
 
 def test_keys_of_yaml_and_json_give_the_names_below_the_folder(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_keys_of_yaml_and_json_give_the_names_below_the_folder(tmp_path: Path) -
     assert entries(lists, "colour") == ["red"]
     assert entries(lists, "in/a") == ["# how to use it\none,\ntwo", "1990", "no"]
     assert entries(lists, "in/b/c") == ["x", "1.50", "é"]
-    assert lists.find("in/b/c")[0].lines.tolist() == [1, 2, 2]
+    assert lists.find("in/b/c")[0].places.lines.tolist() == [1, 2, 2]
     assert entries(lists, "in/plain") == ["p", "q"]
 
 
@@ -172,7 +173,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(
 def test_problems_of_several_files_are_told_together(tmp_path: Path) -> None:
     told = refusal(tmp_path, {"a.txt": "-1::x", "b.yaml": "a: [", "c.txt": "fine"})
     assert [line.partition(":")[0] for line in told.splitlines()] == [
-        "a.txt, line 1",
+        "a.txt, line 1, character 1",
         "b.yaml, line 2, character 1",
     ]
 
@@ -258,6 +259,32 @@ def test_lists_are_read_from_several_urls_and_patterns(tmp_path: Path) -> None:
 LINE = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=12)
 
 
+@given(st.lists(LINE, max_size=10), st.sampled_from(["", "2::", " .5 ::\t"]))
+def test_an_entry_of_a_text_file_begins_at_its_character(lines: list[str], weight: str) -> None:
+    lines = [f"{weight}{line.replace('::', '')}" for line in lines]
+    (found,) = read_lists("a.txt", "\n".join(lines).encode())
+    for number, entry in enumerate(found.entries.to_pylist()):
+        place = found.places.of(number)
+        assert lines[place.line - 1][place.character - 1 :].startswith(entry)
+        assert found.places.of(number, 3).character == place.character + 3
+
+
+def test_an_entry_of_yaml_begins_where_it_is_written() -> None:
+    (found,) = read_lists("a.yaml", b'- x\n-  "2::\\ty"\n')
+    assert found.entries.to_pylist() == ["x", "y"]
+    assert [found.places.of(number, 1) for number in range(2)] == [(1, 3), (2, 4)]
+
+
+def test_a_comment_does_not_change_the_digest_of_a_list(tmp_path: Path) -> None:
+    def digest(text: str) -> str:
+        (found,) = folder(tmp_path, {"a.txt": text}).find("a")
+        return found.digest
+
+    plain = digest("x\ny\n")
+    assert digest("# words\n x\n\ny\n") == plain
+    assert len({plain, digest("y\nx\n"), digest("x\n2::y\n"), digest("x\ny\nz\n")}) == 4
+
+
 @given(st.lists(LINE, max_size=30), st.integers(1, 40))
 def test_lines_are_read_as_python_reads_them_whatever_the_blocks(
     lines: list[str], block_bytes: int
@@ -271,5 +298,5 @@ def test_lines_are_read_as_python_reads_them_whatever_the_blocks(
         for number, line in enumerate(lines, start=1)
         if line.strip() and not line.strip().startswith("#")
     ]
-    assert list(zip(found.lines.tolist(), found.entries.to_pylist(), strict=True)) == kept
-    assert found.lines.dtype == np.int64
+    assert list(zip(found.places.lines.tolist(), found.entries.to_pylist(), strict=True)) == kept
+    assert found.places.lines.dtype == np.int64

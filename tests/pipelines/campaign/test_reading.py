@@ -167,12 +167,12 @@ def test_a_mistake_in_the_campaign_has_line_and_character(
         (
             'prompt: "__a__"\nlists: lists\n',
             {"lists__a_DOT_txt": "x __b__\n", "lists__b_DOT_txt": "y\n\nz __a__\n"},
-            "lists/b.txt, line 3: the list a refers to itself: a -> b -> a",
+            "lists/b.txt, line 3, character 3: the list a refers to itself: a -> b -> a",
         ),
         (
             'prompt: "__a__"\nlists: lists\n',
             {"lists__a_DOT_txt": "x\nx {b\n"},
-            "lists/a.txt, line 2: { opens a choice that is not closed",
+            "lists/a.txt, line 2, character 3: { opens a choice that is not closed",
         ),
         (
             'prompt: "__a__"\nlists: lists\n',

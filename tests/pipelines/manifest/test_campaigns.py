@@ -3,14 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from support.campaigns import table_of, write_campaign
 from support.plans import job, planned
 
+from nightpress.jobs.runs.expand import expand
 from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.manifest import campaigns
 from nightpress.pipelines.manifest.campaigns import campaign_rows, load_campaign, scan_campaign
-from nightpress.pipelines.manifest.files import load_table, sha256_of
+from nightpress.pipelines.manifest.files import RowRange, load_table, read_rows, scan, sha256_of
 from nightpress.pipelines.manifest.formats import format_of, manifest_files
 from nightpress.pipelines.planning import compare_manifest
 from nightpress.pipelines.storage import find
@@ -76,13 +79,29 @@ def test_rows_of_a_campaign_that_has_changed_since_its_scan_are_refused(tmp_path
         campaign_rows(source.url, loaded.sha256, {}, load_table)
 
 
+def test_one_load_serves_the_scan_and_every_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Mock(side_effect=campaigns.load_lists)
+    monkeypatch.setattr(campaigns, "load_lists", counted)
+    path = write_campaign(tmp_path, TEXT, **FILES)
+    (source,) = find([path])
+    file = scan(source, {})
+    for first_row in range(file.num_rows):
+        assert list(read_rows(RowRange(file, first_row, 1), file.schema.names, {}))
+    assert counted.call_count == 1
+    expand(path).write(str(tmp_path / "rows.parquet"))
+    assert counted.call_count == 2
+
+
 def test_what_may_not_be_meant_is_said(tmp_path: Path) -> None:
     text = """
         prompt: "{a|9::b} ${p}"
         axes: {p: {x: {widht: 64}, y: {widht: 32}}}
         draw: {rows: 4, cover: {axes: [p, "{a|9::b}"], strength: 2}}
     """
-    _, _, notes = scan_campaign(write_campaign(tmp_path, text), {}, load_table)
+    path = write_campaign(tmp_path, text)
+    _, notes = scan_campaign(path, {}, load_campaign(path, {}, load_table))
     assert notes == (
         "p.widht is carried and sets nothing; did you mean width?",
         "{a|9::b}: its weights do not count, as draw.cover combines it with other values",
