@@ -11,9 +11,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
+from support.picture_files import png
+from support.pictured_runs import PictureSampler, begin
 
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
 from nightpress.pipelines.image_files.encoding import read_facts
+from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.draws import LostDraw, read_draws, store_draws
@@ -22,8 +25,9 @@ from nightpress.pipelines.scoring.draws import decide, draw_seed
 from nightpress.pipelines.scoring.gates import Gates
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.shards.batching import planned_images
-from nightpress.pipelines.shards.events import DrawsJudged, ShardDone
+from nightpress.pipelines.shards.events import BatchBegun, DrawsJudged, ShardDone, ShardLeft
 from nightpress.pipelines.shards.failed_shard import fail_shard
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import Amendment, SetAsideRow
 from nightpress.pipelines.storage import Store
 
@@ -401,3 +405,71 @@ def test_rejected_images_of_a_shard_that_is_given_up_are_still_rejected(tmp_path
     store.delete("metadata/shard-00000.parquet")
     fail_shard(store, record, work_on(rows, attempt=3), rows, FailureType.TIMEOUT, "it hung")
     assert decided(store) == before
+
+
+def test_draws_of_a_batch_that_does_not_fit_are_made_in_smaller_ones(tmp_path: Path) -> None:
+    store, record, rows = gated(tmp_path, BEST, 6)
+    make_shard(store, record, rows, sampler := FakeSampler(fits=2))
+    taken = {row["image_id"]: (row["draw"], row["draws"]) for row in rows_of(store)}
+    assert taken == expected(record, rows)
+    assert max(sampler.batches) == 2
+
+
+def test_work_that_is_drained_records_what_it_has_judged(tmp_path: Path) -> None:
+    store, record, rows = gated(tmp_path, BEST)
+    runner = ShardRunner(store, record, first := FakeSampler(), "here:1")  # type: ignore[arg-type]
+    events = []
+    for event in runner.run(work_on(rows), rows):
+        events.append(event)
+        if isinstance(event, DrawsJudged):
+            runner.drain()
+    runner.close()
+    assert events[-1] == ShardLeft(0)
+    known = stored_seeds(store, rows)
+    assert known <= set(first.seeds)
+    make_shard(store, record, rows, second := FakeSampler(), work_on(rows, look_first=True))
+    taken = {row["image_id"]: (row["draw"], row["draws"]) for row in rows_of(store)}
+    assert taken == expected(record, rows)
+    assert known.isdisjoint(second.seeds)
+
+
+def test_each_batch_that_is_named_names_a_row_once(tmp_path: Path) -> None:
+    store, record, rows = gated(tmp_path, BEST, 2)
+    runner = ShardRunner(store, record, FakeSampler(), "here:1")  # type: ignore[arg-type]
+    named = list(runner.run(work_on(rows, isolated=True), rows))
+    runner.close()
+    batches = [event.rows for event in named if isinstance(event, BatchBegun)]
+    assert batches
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+
+
+def test_shards_without_gates_have_no_draws(tmp_path: Path) -> None:
+    store, record, rows = prepare(tmp_path, ["a", "b"])
+    make_shard(store, record, rows, FakeSampler())
+    assert {(row["draw"], row["draws"], row["gate"]) for row in rows_of(store)} == {
+        (None, None, None)
+    }
+    assert store.list("draws") == {}
+
+
+def test_every_draw_of_an_image_has_its_pictures_and_one_without_them_fails_alone(
+    tmp_path: Path,
+) -> None:
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").write_bytes(png(40, 40, number))
+    planned = [{"prompt": f"p{n}", "init_image": f"{n}.png"} for n in range(3)]
+    gates = {"best_of": 3, "rank_by": "sharpness", "max_draws": 5}
+    store, record = begin(tmp_path, planned, gates=gates)
+    rows = read_shard(store, record.layout, 0)
+    make_shard(store, record, rows, sampler := PictureSampler())
+    ended = {row["prompt"]: (row["error_type"], row["draws"]) for row in rows_of(store)}
+    assert ended == {"p0": (None, 3), "p1": ("InputMissing", 1), "p2": (None, 3)}
+    assert all(request.images.init_image is not None for request in sampler.requests)
+    assert {len(row["inputs"]) for row in rows_of(store)} == {1}
+
+    (tmp_path / "1.png").write_bytes(png(40, 40, 1))
+    missing = [row["prompt"] for row in rows_of(store)].index("p1")
+    work = work_on(rows, amends=Amendment((missing,)), attempt=2, look_first=True)
+    make_shard(store, record, rows, PictureSampler(), work)
+    assert [row["draws"] for row in rows_of(store)] == [3, 3, 3]
+    assert {row["status"] for row in rows_of(store)} == {"ok"}
