@@ -81,7 +81,7 @@ def store_draws(store: Store, shard: int, draws: Sequence[LostDraw]) -> str:
 
 
 def read_draws(store: Store, shard: int) -> LostDraws:
-    """Read the draws of a shard that lost.
+    """Read the draws of a shard that lost, without their thumbnails.
 
     Raises:
         StoreError: the store fails.
@@ -129,5 +129,6 @@ def _encoded(draws: Sequence[LostDraw]) -> bytes:
 
 
 def _decoded(data: bytes) -> list[LostDraw]:
-    rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+    names = [name for name in DRAWS_SCHEMA.names if name != "thumbnail"]
+    rows = pq.read_table(pa.BufferReader(data), columns=names).to_pylist()
     return [LostDraw(**{**row, "scores": dict(row["scores"] or ())}) for row in rows]

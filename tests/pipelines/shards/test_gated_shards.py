@@ -19,7 +19,12 @@ from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import read_commit
-from nightpress.pipelines.run_directory.draws import LostDraw, read_draws, store_draws
+from nightpress.pipelines.run_directory.draws import (
+    LostDraw,
+    draws_dataset,
+    read_draws,
+    store_draws,
+)
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.draws import decide, draw_seed
 from nightpress.pipelines.scoring.gates import Gates
@@ -199,19 +204,27 @@ def test_every_draw_that_was_considered_and_not_taken_is_recorded_with_its_score
         assert each.seed == images[each.image_id].drawn(each.draw).seed
         assert each.scores["exposure"] == pytest.approx(exposure(each.seed))
         assert each.passed == (each.scores["exposure"] > 0.45) == (each.reason is None)
-        assert each.thumbnail is None
+
+
+def test_without_a_request_draws_that_lost_leave_no_thumbnail(tmp_path: Path) -> None:
+    store, record, rows = gated(tmp_path, NEVER, 2)
+    make_shard(store, record, rows, FakeSampler())
+    thumbnails = draws_dataset(store).to_table(columns=["thumbnail"]).column("thumbnail")
+    assert thumbnails.null_count == len(thumbnails) == 10
 
 
 def test_thumbnails_of_draws_that_lost_are_kept_on_request(tmp_path: Path) -> None:
     store, record, rows = gated(tmp_path, NEVER | {"keep_rejected": "thumbnails"}, 2)
     make_shard(store, record, rows, FakeSampler())
-    for each in read_draws(store, 0).draws:
-        with Image.open(BytesIO(each.thumbnail or b"")) as image:
+    lost = draws_dataset(store).to_table(columns=["seed", "thumbnail"]).to_pylist()
+    assert len(lost) == 10
+    for row in lost:
+        with Image.open(BytesIO(row["thumbnail"])) as image:
             assert image.format == "JPEG"
             assert max(image.size) <= 256
             red, green = np.asarray(image.convert("RGB"))[8, 8][:2].astype(int)
-        assert abs(red - each.seed % 256) < 12
-        assert abs(green - each.seed // 256 % 256) < 12
+        assert abs(red - row["seed"] % 256) < 12
+        assert abs(green - row["seed"] // 256 % 256) < 12
 
 
 class Bright(FakeSampler):
