@@ -21,7 +21,9 @@ from .runs.reproduce import ReproduceResult, reproduce
 from .runs.retry import retry
 from .runs.runner import RunResult, run
 from .runs.score import ScoreResult, score
+from .runs.select import select
 from .runs.status import RunStatus, TrainingStatus, status
+from .runs.try_gates import GatesResult, gates
 from .runs.verify import VerifyResult, verify
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train
@@ -34,6 +36,7 @@ __all__ = [
     "ClusterUnavailable",
     "Diagnosis",
     "Expansion",
+    "GatesResult",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -61,6 +64,7 @@ __all__ = [
     "compare_samplers",
     "doctor",
     "expand",
+    "gates",
     "list_runs",
     "plan",
     "preview",
@@ -68,6 +72,7 @@ __all__ = [
     "retry",
     "run",
     "score",
+    "select",
     "show_steps",
     "status",
     "train",

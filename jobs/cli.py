@@ -43,6 +43,8 @@ COMMANDS = {
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
     "retry": "Make the failed rows of a run again.",
     "again": "Make other variants of chosen images of a run, with new seeds.",
+    "gates": "Try gates on the stored scores of a run, without making anything.",
+    "select": "Choose images of a run by their scores and metadata, without deleting any.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "score": "Score the images of a run that lack a score, without touching them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",

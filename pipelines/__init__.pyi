@@ -1,12 +1,14 @@
 from .campaign.importing.importer import Imported, import_lists
 from .job.spec import RunSpec
 from .run_directory.reader import Run, open_run
+from .run_directory.selections.files import Selection
 from .training.spec import TrainSpec, read_train_spec
 
 __all__ = [
     "Imported",
     "Run",
     "RunSpec",
+    "Selection",
     "TrainSpec",
     "import_lists",
     "open_run",

@@ -14,6 +14,7 @@
         ├── RunHeld                another live process holds the run directory
         ├── LeaseLost              another process has taken over the run directory
         ├── ImageNotFound          the run has no such image, or the image failed
+        ├── SelectionNotFound      the run has no selection of that name
         ├── InputError             a picture that an image is made from cannot be used
         │   ├── InputMissing       it is not there
         │   ├── InputUndecodable   it cannot be decoded, or is too large
@@ -217,6 +218,10 @@ class LeaseLost(PipelineError):
 
 class ImageNotFound(PipelineError, LookupError):
     """The run has committed no image with that id, or the image failed."""
+
+
+class SelectionNotFound(PipelineError, LookupError):
+    """The run has no selection of that name."""
 
 
 class InputError(PipelineError):

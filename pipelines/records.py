@@ -133,6 +133,9 @@ METADATA_SCHEMA = pa.schema(
         pa.field("passes", pa.list_(PASS_TYPE)),
         pa.field("scores", SCORES_TYPE),
         pa.field("perceptual_hash", pa.string()),
+        pa.field("draw", pa.int32()),
+        pa.field("draws", pa.int32()),
+        pa.field("gate", pa.string()),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -153,7 +156,7 @@ ADDED_TO_METADATA = frozenset(
 )
 """Columns that one version added together, to parts of the plan and to commits."""
 
-ADDED_AFTER_PASSES = ("scores", "perceptual_hash")
+ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate")
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
 
 
@@ -359,6 +362,8 @@ class FailureType(StrEnum):
     """A picture that it is made from cannot be decoded, or is too large."""
     INPUT_CHANGED = "InputChanged"
     """A picture that it is made from has other bytes than when it was first used."""
+    REJECTED = "Rejected"
+    """None of its draws passed the job's gates."""
 
 
 @dataclass(frozen=True)
@@ -384,5 +389,12 @@ class ImageRecord:
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
+    draw: int | None = None
+    """Which of its draws it is, from 0; its seed is that of the draw. None without gates, and for
+    an image of which no draw was taken."""
+    draws: int | None = None
+    """How many draws were considered before it was decided; None without gates."""
+    gate: str | None = None
+    """The gates that it does not pass, with their scores, if it was taken nevertheless."""
     error_type: FailureType | None = None
     error: str | None = None

@@ -38,6 +38,7 @@ from nightpress.jobs.runs.forecast import (
     forecast_values,
     planned_actors,
 )
+from nightpress.jobs.runs.gates import gate_lines
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.jobs.runs.scorers import scorer_lines
@@ -132,6 +133,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
         "scorers": {name: asdict(info) for name, info in planned.scorers.items()},
+        "draws": None if planned.draws is None else asdict(planned.draws),
         "estimate": None if estimate is None else asdict(estimate),
         "cost": None if planned.cost is None else asdict(planned.cost),
         "forecast": None if planned.forecast is None else forecast_values(planned.forecast),
@@ -178,6 +180,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"images   {planned.num_images:,}{_by_mode(planned)}",
         *picture_lines(spec, planned),
         *(f"scores   {line}" for line in scorer_lines(spec.scores, planned.scorers)),
+        *(f"gates    {line}" for line in gate_lines(spec.gates, planned.draws)),
         f"names    {', '.join(planned.file_names)}",
         f"shards   {planned.num_shards:,} of up to {plural(planned.shard_size, 'image')}",
         estimate_line(spec, planned),
@@ -309,6 +312,8 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
         return "takes    unknown: no run here has used this model with these settings yet"
     actors = planned_actors(spec)
     what = "" if growth is None else f" for the {plural(growth.num_images, 'image')} to add"
+    if planned.draws is not None and planned.draws.expected is None:
+        what += f", if {plural(spec.gates.best_of if spec.gates else 1, 'draw')} of each will do"
     return (
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
         f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}{what}"

@@ -63,10 +63,17 @@ def command(
 
 def summary(result: RepairResult) -> str:
     """How many rows were tried, and how they turned out."""
+    left = "those that are not made yet are left to nightpress run"
+    rejected = ""
+    if result.num_rejected:
+        images = plural(result.num_rejected, "image")
+        rejected = f"; {images} rejected by the gates: the same draws would end in the same way"
+    if not result.num_rows and rejected:
+        return f"{result.url}: nothing to retry{rejected} ({left})"
     if not result.num_rows:
-        return (
-            f"{result.url}: nothing to retry: no image has failed (those that are not made yet are "
-            "left to nightpress run)"
-        )
+        return f"{result.url}: nothing to retry: no image has failed ({left})"
     tried = plural(result.num_rows, "row")
-    return f"{tried} tried again: {result.num_ok:,} ok now, {result.num_failed:,} failed again"
+    return (
+        f"{tried} tried again: {result.num_ok:,} ok now, {result.num_failed:,} failed again"
+        f"{rejected}"
+    )

@@ -136,6 +136,7 @@ def as_text(result: VerifyResult) -> str:
         lines.append(f"{plural(result.num_uncommitted, 'shard')} not committed yet")
     lines += _orphan_lines(result)
     lines += _input_lines(result)
+    lines += [str(each) for each in result.selections]
     if result.repaired is not None:
         repaired = result.repaired
         lines.append(
@@ -184,5 +185,6 @@ def as_values(result: VerifyResult) -> dict[str, object]:
         "findings": [asdict(finding) for finding in result.findings],
         "strays": result.orphans,
         "inputs": None if result.inputs is None else asdict(result.inputs),
+        "selections": [asdict(each) for each in result.selections],
         "repaired": None if result.repaired is None else asdict(result.repaired),
     }

@@ -16,12 +16,12 @@ from nightpress.jobs.cluster.connection import alive_nodes, room
 from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
-from nightpress.jobs.dispatch.config import ASKED_TO_STOP, GO_ON, DispatchConfig
+from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.limits import Limits, StopReason
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller, stragglers
-from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped, StoppedOnRequest
+from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import Damaged, LeaseLost, PlanDamaged, StoreError
 from nightpress.pipelines.planning import read_shard
@@ -31,6 +31,7 @@ from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
     BatchSampled,
+    DrawsJudged,
     ShardBegun,
     ShardDone,
     ShardEvent,
@@ -69,7 +70,7 @@ class Dispatcher:
         factory: ActorFactory,
         config: DispatchConfig,
         *,
-        reason_to_stop: Callable[[], str | None] = lambda: None,
+        reason_to_stop: Callable[[], StopReason | str | None] = lambda: None,
         repair_plan: Callable[[int], None] = lambda shard: None,
         room: Callable[[float, float, int], int] = room,
     ) -> None:
@@ -108,10 +109,9 @@ class Dispatcher:
         self._amendments = dict(amendments or {})
         self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
         while not self._queue.is_finished:
-            if (reason := self._reason_to_stop()) is not None:
-                yield from self._drain(StopReason(reason), reason == ASKED_TO_STOP)
-            elif (limit := self._limits.reason(len(self._queue))) is not None:
-                yield from self._drain(limit, on_request=True)
+            reason = self._reason_to_stop() or self._limits.reason(len(self._queue))
+            if reason is not None:
+                yield from self._drain(reason)
             yield from self.pool.scale_to_cluster(len(self._queue))
             self._assign_work()
             yield from self._handle_news()
@@ -170,26 +170,29 @@ class Dispatcher:
         is_new = work.shard not in self._copied and not self._queue.is_done(work.shard)
         return is_new and work.commits and work.amends is None
 
-    def _drain(self, reason: StopReason, on_request: bool) -> Iterator[Event]:
+    def _drain(self, reason: StopReason | str) -> Iterator[Event]:
         """Let the current batches finish, then stop.
 
+        Args:
+            reason: text if it is trouble, which the same command would meet again.
+
         Raises:
-            StoppedOnRequest, RunBlocked: always, unless that finished the run; the latter if the
-                reason is trouble, which the same command would meet again.
+            RunStopped, RunBlocked: always, unless that finished the run.
         """
+        text = reason if isinstance(reason, str) else reason.text
         self._is_draining = True
         drain_s = self._config.drain_s
         # Packed images are only stored with their whole shard.
         ending = "finishing" if self._record.spec.images.is_packed else "storing"
-        yield Message(f"{reason.text}: {ending} the current batches, for at most {drain_s:.0f} s")
+        yield Message(f"{text}: {ending} the current batches, for at most {drain_s:.0f} s")
         self.pool.drain()
         end = time.monotonic() + drain_s
         while any(worker.held for worker in self.pool.workers) and time.monotonic() < end:
             yield from self._handle_news()
         if not self._queue.is_finished:
-            if on_request:
-                raise StoppedOnRequest(f"stopped: {reason.text}; {reason.go_on}")
-            raise RunBlocked(f"stopped: {reason.text} ({KEPT})")
+            if isinstance(reason, StopReason):
+                raise reason.as_error()
+            raise RunBlocked(f"stopped: {text} ({KEPT})")
 
     def _handle_news(self) -> Iterator[Event]:
         """Wait for news from the workers, and handle it."""
@@ -239,8 +242,12 @@ class Dispatcher:
                 in_flight.in_hand = event.rows
             case BatchSampled():
                 in_flight.in_hand = ()
-                self._timing.add_batch(event.batch_s)
+                if event.batch_s:
+                    self._timing.add_batch(event.batch_s)
                 in_flight.unreported_s += event.batch_s
+            case DrawsJudged():
+                if not in_flight.is_copy:
+                    yield event
             case BatchDone():
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)

@@ -1,4 +1,4 @@
-"""When a run has to stop: before its deadline, or within its budget."""
+"""When a run has to stop: before its deadline, or within its budget; and what a stop means."""
 
 import time
 from dataclasses import dataclass
@@ -6,14 +6,22 @@ from dataclasses import dataclass
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.timing import ShardTiming
+from nightpress.jobs.errors import JobError, RunStopped, StoppedOnRequest
 
 
 @dataclass(frozen=True)
 class StopReason:
-    """Why a run stops early although nothing is wrong, and how it goes on."""
+    """Why a run stops early, and how it goes on; by default nothing is wrong."""
 
     text: str
     go_on: str = GO_ON
+    is_wanted: bool = True
+    """Whether someone asked for it: a person, a deadline or a budget."""
+
+    def as_error(self) -> JobError:
+        """The error that says so."""
+        text = f"stopped: {self.text}; {self.go_on}"
+        return StoppedOnRequest(text) if self.is_wanted else RunStopped(text)
 
 
 class Limits:

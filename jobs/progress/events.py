@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nightpress.pipelines.shards.events import BatchDone, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import BatchDone, DrawsJudged, ShardDone, ShardLeft
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ Event = (
     | ActorLost
     | ShardRetried
     | RowSetAside
+    | DrawsJudged
     | BatchDone
     | ShardLeft
     | ShardDone

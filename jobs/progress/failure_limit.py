@@ -12,6 +12,8 @@ MIN_DONE = 50
 class FailureLimit:
     """Counts the failed images of one start. A row counts once, however often it is tried.
 
+    Images that gates reject do not count: whether there are too many is decided by their draws.
+
     Args:
         limit: a number of failed images, a share of all that are done such as `5%`, or None.
     """
@@ -31,7 +33,7 @@ class FailureLimit:
         match event:
             case BatchDone():
                 self._under_way_ok[event.shard] += event.num_ok
-                self._under_way_failed[event.shard] += event.num_failed
+                self._under_way_failed[event.shard] += event.num_failed - event.num_rejected
             case ShardRetried() | ShardLeft():
                 self._forget_attempt(event.shard)
             case RowSetAside():
@@ -41,7 +43,7 @@ class FailureLimit:
                 self._forget_attempt(event.shard)
                 del self._set_aside[event.shard]
                 self._num_ok += event.num_ok
-                self._num_failed += event.num_failed
+                self._num_failed += event.num_failed - event.num_rejected
 
     @property
     def exceeded(self) -> str | None:

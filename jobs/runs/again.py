@@ -47,7 +47,8 @@ from nightpress.pipelines.run_directory.editions import (
 from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
-from nightpress.pipelines.run_directory.where import parse_condition
+from nightpress.pipelines.run_directory.stored_scores import require_scores
+from nightpress.pipelines.run_directory.where import parse_condition, scores_in_condition
 from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Options, Store
@@ -173,6 +174,7 @@ def _matching(run: Run, where: str) -> list[str]:
         metadata.to_table(columns=["image_id"], filter=condition).column("image_id").to_pylist()
     )
     if not names:
+        require_scores(run, scores_in_condition(where, metadata.schema))
         raise SpecError(f"where: no image of {run.url} meets the condition {where}")
     return names
 

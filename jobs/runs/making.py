@@ -8,11 +8,9 @@ from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import RunBlocked, RunStopped
 from nightpress.jobs.progress.events import Event, Message, Planned
-from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.finished import require_complete
 from nightpress.jobs.runs.forecast import forecast_messages
 from nightpress.jobs.runs.input_session import input_session
-from nightpress.jobs.runs.scorers import ScorerNotes
 from nightpress.jobs.runs.shared import (
     dispatch_until,
     dispatching,
@@ -20,6 +18,7 @@ from nightpress.jobs.runs.shared import (
     planning_mapper,
 )
 from nightpress.jobs.runs.start_log import StartLog
+from nightpress.jobs.runs.watch import Watch
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import write_plan
 from nightpress.pipelines.reporting.report import write_report
@@ -100,19 +99,16 @@ class Maker:
             inputs=input_session(Run(run.store, run.record), resumed=run.resumed),
             budget=self._log.budget(run.factory.gpus),
         )
-        limit, notes = FailureLimit(spec.cluster.max_failures), ScorerNotes()
+        max_rejected = None if spec.gates is None else spec.gates.max_rejected
+        watch = Watch(spec.cluster.max_failures, max_rejected)
         with dispatching(
-            run.store, run.record, run.factory, config, run.lease, limit
+            run.store, run.record, run.factory, config, run.lease, watch
         ) as dispatcher:
             self._log.watch(dispatcher.pool, run.factory.gpus)
             if left:
                 dispatcher.pool.adopt(run.first.handle)
             try:
-                for event in dispatcher.run(left):
-                    limit.add(event)
-                    yield event
-                    yield from notes.of_event(event)
-                yield from notes.lines()
+                yield from watch.following(dispatcher.run(left))
             finally:  # the actors end with their dispatcher, so ask them before that
                 self.time_spent = dispatcher.pool.time_spent()
 

@@ -8,6 +8,7 @@ from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
+from nightpress.jobs.runs.gates import PlannedDraws, check_gate_scores, planned_draws
 from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import (
@@ -28,6 +29,7 @@ from nightpress.pipelines.run_directory.estimate import (
     Rate,
     RateKey,
     estimate,
+    measured_draws,
     measured_rates,
 )
 from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
@@ -89,6 +91,8 @@ class Plan:
     """Distinct pictures that were checked; 0 if `inputs.check` is none, or the run was begun."""
     scorers: Mapping[str, ScorerInfo]
     """What scores the images, by its name in the job."""
+    draws: PlannedDraws | None = None
+    """How many draws the images take; None without gates."""
     forecast: Forecast | None = None
     """How far the run gets by the deadline; None without one."""
 
@@ -138,7 +142,9 @@ def plan(
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
     """The job's scorers, without loading them, and with their texts checked."""
     check_scored_columns(spec, layout.files)
-    return JobScorers.of(spec.scores, spec.storage).describe()
+    infos = JobScorers.of(spec.scores, spec.storage).describe()
+    check_gate_scores(spec.gates, infos)
+    return infos
 
 
 def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
@@ -157,6 +163,8 @@ class _Measured:
     """None if the store does not answer."""
     unread: tuple[str, ...]
     """Why some of them cannot be read."""
+    draws: float | None = None
+    """Draws of an image with the job's gates; None if that is not known."""
 
 
 def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
@@ -164,7 +172,8 @@ def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
         return _Measured(None, ())
     unread: list[str] = []
     rates = measured_rates(spec, model.fingerprint, unread.append)
-    return _Measured(rates, tuple(unread))
+    draws = None if spec.gates is None else measured_draws(spec, model.fingerprint)
+    return _Measured(rates, tuple(unread), draws)
 
 
 def _planned(
@@ -199,6 +208,7 @@ def _planned(
         cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=measured.unread,
         scorers={},
+        draws=planned_draws(spec.gates, to_make.num_images if to_make else 0, measured.draws),
     )
 
 

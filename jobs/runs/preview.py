@@ -14,7 +14,7 @@ from nightpress.jobs.cluster.connection import cluster, remote_value
 from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor, Sampled
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.progress.events import Event
+from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.mode_lines import conditions
@@ -101,6 +101,8 @@ def sample_images(
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             for message in column_messages(spec, layout.files):
                 on_event(message)
+            if spec.gates is not None:
+                on_event(Message("gates are not applied: each picture is the first draw"))
             images = planned_images(select_images(spec, model, layout, num_images, by))
             loading = first.begin_loading(model.identity, batch_size)
             for event in first.finish_loading(loading, model.identity, batch_size):

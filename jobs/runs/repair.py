@@ -16,10 +16,8 @@ from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.progress.events import Event, Planned
-from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.runs.extension import require_no_new_edition
 from nightpress.jobs.runs.input_session import input_session
-from nightpress.jobs.runs.scorers import ScorerNotes
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
@@ -30,6 +28,7 @@ from nightpress.jobs.runs.shared import (
     require_free_run,
 )
 from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
+from nightpress.jobs.runs.watch import Watch
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
@@ -58,6 +57,8 @@ class RepairResult:
     """Images that were stored before and now have the bytes that their metadata named."""
     num_different: int
     """Images that were stored before and now have other bytes."""
+    num_rejected: int = 0
+    """Images that the job's gates rejected, and that `retry` does not draw again."""
 
 
 def repair_rows(
@@ -172,18 +173,14 @@ def _repair(
     refuse_changes(store, record.changes(spec, model, factory.device, scorers))
     num_images = sum(len(amends.rows) for amends in amendments.values())
     yield Planned(num_images=num_images, num_shards=len(amendments), num_done=0)
-    limit, notes = FailureLimit(spec.cluster.max_failures), ScorerNotes()
+    watch = Watch(spec.cluster.max_failures)
     damaged = [shard for shard, amends in amendments.items() if amends.recommits]
     inputs = input_session(run, unreadable=damaged)
     config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
-    with dispatching(store, record, factory, config, lease, limit) as dispatcher:
+    with dispatching(store, record, factory, config, lease, watch) as dispatcher:
         log.watch(dispatcher.pool, factory.gpus)
         dispatcher.pool.adopt(first.handle)
-        for event in dispatcher.run(sorted(amendments), amendments):
-            limit.add(event)
-            yield event
-            yield from notes.of_event(event)
-        yield from notes.lines()
+        yield from watch.following(dispatcher.run(sorted(amendments), amendments))
     lease.require()
 
 

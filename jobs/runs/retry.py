@@ -1,6 +1,8 @@
 """`retry`: make the failed rows of a run again."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from nightpress.jobs.runs.repair import RepairResult, repair_rows
@@ -28,7 +30,7 @@ def retry(
     """Make the failed rows of a run again, and no others.
 
     A row that succeeds replaces its failure in the metadata. Rows of shards that are not committed
-    yet are left to `run`.
+    yet are left to `run`, and images that the gates rejected are not drawn again.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -50,9 +52,21 @@ def retry(
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)
     failed = failed_amendments(run)
-    if not failed:
-        return RepairResult(run.url, 0, 0, 0, 0, 0)
-    return repair_rows(run, spec, failed, on_event, take_over=take_over)
+    result = RepairResult(run.url, 0, 0, 0, 0, 0)
+    num_rejected = _num_rejected(run, failed)
+    if failed:
+        result = repair_rows(run, spec, failed, on_event, take_over=take_over)
+    return replace(result, num_rejected=num_rejected)
+
+
+def _num_rejected(run: Run, failed: Mapping[int, Amendment]) -> int:
+    """How many rows have failed and are not made again."""
+    if run.spec.gates is None:
+        return 0
+    totals = read_totals(run.store).values()
+    return sum(each.summary.num_failed for each in totals) - sum(
+        len(each.rows) for each in failed.values()
+    )
 
 
 def failed_amendments(run: Run) -> dict[int, Amendment]:

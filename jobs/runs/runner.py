@@ -35,6 +35,7 @@ from nightpress.jobs.runs.extension import (
     require_no_new_edition,
 )
 from nightpress.jobs.runs.finished import nothing_is_left
+from nightpress.jobs.runs.gates import check_gate_scores
 from nightpress.jobs.runs.input_session import uses_pictures, with_input_root
 from nightpress.jobs.runs.making import HeldRun, Maker
 from nightpress.jobs.runs.mode_lines import mode_messages
@@ -101,6 +102,8 @@ class RunResult:
     """Pauses between one batch and the next; None without two batches."""
     cost: Cost | None = None
     """What all starts of the run have cost; None if the job has no `cost`."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
 
 def run(
@@ -236,6 +239,7 @@ class _Session:
             time_shares=shares(spent),
             between_batches=between_batches(spent),
             cost=self.log.cost(progress.num_ok + progress.num_failed),
+            num_rejected=progress.num_rejected,
         )
 
     @contextmanager
@@ -267,6 +271,7 @@ class _Session:
         first = self._first_actor(factory, lambda: require_still_free(store, free))
         model = yield from first.start()
         scorers = yield from first.scorers()
+        check_gate_scores(spec.gates, scorers)
         factory = yield from sized_factory(spec, first)
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)

@@ -12,9 +12,10 @@ from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, sprea
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.errors import NightpressError, in_mid_run
 from nightpress.jobs.progress.events import Event, Message
-from nightpress.jobs.progress.failure_limit import FailureLimit
+from nightpress.jobs.runs.watch import Watch
 from nightpress.jobs.signals import first_interruption
 from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.inputs.node_cache import remove_start
@@ -193,14 +194,14 @@ def dispatching(
     factory: ActorFactory,
     config: DispatchConfig,
     lease: Lease,
-    limit: FailureLimit,
+    watch: Watch,
 ) -> Iterator[Dispatcher]:
-    """A dispatcher that stops on an interruption, a lost lease, or too many failures."""
+    """A dispatcher that stops on an interruption, a lost lease, or when the watch says so."""
     with first_interruption() as interrupted:
 
-        def reason_to_stop() -> str | None:
+        def reason_to_stop() -> StopReason | str | None:
             lease.require()
-            return ASKED_TO_STOP if interrupted.is_set() else limit.exceeded
+            return StopReason(ASKED_TO_STOP) if interrupted.is_set() else watch.reason_to_stop
 
         dispatcher = Dispatcher(
             store,

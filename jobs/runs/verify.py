@@ -25,6 +25,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE
+from nightpress.pipelines.run_directory.selections.changes import SelectionChanges, all_changes
 from nightpress.pipelines.run_directory.verify import Damage, Finding, ShardVerified
 from nightpress.pipelines.run_directory.verify_inputs import InputsVerified, verify_inputs
 from nightpress.pipelines.shards.run_images import EarlierRuns
@@ -56,14 +57,20 @@ class VerifyResult:
     """How the rows that were made again turned out; None if none were."""
     deleted: tuple[str, ...] = ()
     """Orphans that were deleted."""
+    selections: tuple[SelectionChanges, ...] = ()
+    """Selections with images that were made again since, or that cannot be read; none are compared
+    if a commit is damaged."""
 
     @property
     def is_sound(self) -> bool:
         """Nothing is wrong, or everything that was wrong has been repaired.
 
-        Pictures that have changed are wrong too; no repair brings them back.
+        Pictures that have changed and damaged selections are wrong too; no repair brings them back.
+        Images of a selection may have been made again on purpose.
         """
         if self.inputs is not None and self.inputs.findings:
+            return False
+        if any(each.problem for each in self.selections):
             return False
         return not self.findings or (self.repaired is not None and not self.repaired.num_failed)
 
@@ -86,8 +93,7 @@ def verify(
     """Check every image of a run against its metadata, and the metadata against the plan.
 
     Args:
-        target: the URL of a run directory, a job, or an opened run.
-        on_event: called with every event of a repair, to show progress.
+        target, on_event: as for `retry`.
         sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
         remove_orphans: delete the images and packs that no commit names.
@@ -107,7 +113,15 @@ def verify(
         result = _repair(run, spec, result, sample, on_event, take_over)
     if remove_orphans:
         result = replace(result, deleted=delete_orphans(run, on_event, take_over=take_over))
+    result = _with_selections(run, result)
     return replace(result, inputs=verify_inputs(run, _reader(run))) if inputs else result
+
+
+def _with_selections(run: Run, result: VerifyResult) -> VerifyResult:
+    """The result with what has become of the run's selections, if every commit can be read."""
+    if result.repaired is None and any(finding.row is None for finding in result.findings):
+        return result
+    return replace(result, selections=all_changes(run))
 
 
 def _reader(run: Run) -> InputReader:

@@ -5,11 +5,14 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 Operator = Literal["<", "<=", ">", ">=", "==", "!="]
 
-_HOLDS: dict[str, Callable[[float, float], bool]] = {
+_HOLDS: dict[str, Callable[[Any, float], Any]] = {
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
@@ -73,11 +76,22 @@ class GateCondition:
         Args:
             value: the image's score; one that is missing or no number meets no condition.
         """
-        return value is not None and not math.isnan(value) and self._compare(value)
+        if value is None or math.isnan(value):
+            return False
+        return bool(_HOLDS[self.operator](value, self.value))
 
     def holds_in(self, scores: Mapping[str, float | None]) -> bool:
         """Whether an image with these scores meets it."""
         return self.holds(scores.get(self.score))
+
+    def holds_each(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which of some images meet it; (n,).
+
+        Args:
+            values: (n,) their scores, NaN for one that is missing.
+        """
+        holds: NDArray[np.bool_] = _HOLDS[self.operator](values, self.value) & ~np.isnan(values)
+        return holds
 
     def finding(self, value: float | None) -> str:
         """How a score stands to the number, such as `sharpness 31 < 40`."""
@@ -85,9 +99,6 @@ class GateCondition:
             return f"{self.score} is missing"
         sign = "<" if value < self.value else ">" if value > self.value else "="
         return f"{self.score} {_text(value, self.value)} {sign} {_text(self.value)}"
-
-    def _compare(self, value: float) -> bool:
-        return _HOLDS[self.operator](value, self.value)
 
 
 def parse_conditions(texts: tuple[str, ...] | list[str]) -> tuple[GateCondition, ...]:

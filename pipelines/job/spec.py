@@ -23,6 +23,8 @@ from nightpress.pipelines.errors import Change, SpecError
 from nightpress.pipelines.job.batch_section import BatchSpec
 from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
+from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.identity import job_identity
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
@@ -33,8 +35,8 @@ from nightpress.pipelines.job.reader import (
     refuse_what_is_not_text,
 )
 from nightpress.pipelines.job.scores_section import (
+    MEASURED,
     NO_SCORERS,
-    ScorerSpec,
     ScorerSpecs,
     beside,
 )
@@ -103,6 +105,13 @@ class RunSpec(Section):
     ] = ()
     scores: ScorerSpecs = NO_SCORERS
     images: ImagesSpec = ImagesSpec()
+    gates: Annotated[
+        GatesSpec | None,
+        Field(
+            description="What an image must be to be taken; others are drawn again with other "
+            "seeds: {require: [sharpness > 40], max_draws: 16}."
+        ),
+    ] = None
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
@@ -167,6 +176,17 @@ class RunSpec(Section):
                 "model.speed.first_block_cache decides for a whole batch, but an image must not "
                 f"depend on the others in it: batch.size must be 1, not {self.batch.size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_judge_by_scores_that_there_are(self) -> Self:
+        names = (*MEASURED, *self.scores)
+        for name in () if self.gates is None else self.gates.scores:
+            if name.partition(".")[0] not in names:
+                raise ValueError(
+                    f"gates: there is no score {name!r}; it is the name of a scorer under scores, "
+                    f"with .label where it gives several, or one of {', '.join(MEASURED)}"
+                )
         return self
 
     @property
@@ -271,28 +291,8 @@ class RunSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON values."""
-        values = {key: value for key, value in self.as_dict().items() if key not in NOT_IN_IDENTITY}
-        model = values["model"] | {"speed": self.model.speed.chosen()}
-        optional = ("speed", "row_loras", "controlnets", "references")
-        omitted = [key for key in optional if not model[key]]
-        omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
-        images = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
-        if self.inputs.fit == InputsSpec().fit:  # as if it were not there, as in older versions
-            values.pop("inputs")
-        else:
-            values["inputs"] = {"fit": self.inputs.fit}
-        if not self.passes:  # as if it were not there, as in older versions
-            values.pop("passes")
-        if self.scores:
-            values["scores"] = {name: _scorer_identity(each) for name, each in self.scores.items()}
-        else:  # likewise
-            values.pop("scores")
-        if not self.batch.order:  # likewise
-            values["batch"].pop("order")
-        return values | {
-            "model": {key: model[key] for key in model if key not in omitted},
-            "images": images,
-        }
+        speed = self.model.speed.chosen()
+        return job_identity(self.as_dict(), speed, self.scores, self.gates)
 
 
 SETTING_COLUMNS = (
@@ -338,11 +338,6 @@ def is_setting(name: str) -> bool:
     return base_setting(name) in SETTING_COLUMNS
 
 
-NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify")
-"""Keys of a job that say where it runs and where its manifest is stored, what that costs and who is
-told, not what it makes."""
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a job file, for editors.
 
@@ -359,15 +354,6 @@ def json_schema() -> dict[str, Any]:
         f"^([A-Za-z0-9]|{night})([A-Za-z0-9._-]|{night}){{0,127}}$"
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _scorer_identity(spec: ScorerSpec) -> dict[str, Any]:
-    """The settings of a scorer; the run also records the fingerprint of what it is made of.
-
-    Where its weights or its file lie may change.
-    """
-    settings = spec.model_dump(mode="json", exclude={"model"})
-    return settings | {"scorer": spec.scorer.rpartition("/")[2]}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

@@ -30,6 +30,9 @@ EXPLANATIONS: dict[str, str] = {
         "a picture that it is made from is not the one that this run first used; put that one "
         f"back, {RETRY}, or begin another run with the new one"
     ),
+    FailureType.REJECTED: (
+        "none of its draws passed the gates; other thresholds or more draws need another run"
+    ),
 }
 
 

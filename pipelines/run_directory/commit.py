@@ -21,6 +21,7 @@ from nightpress.pipelines.records import (
     METADATA_SCHEMA,
     NOT_IN_OLDER_COMMITS,
     PLAN_SCHEMA,
+    FailureType,
     ImageRecord,
     carried_under_later_names,
     with_carried_renamed,
@@ -200,13 +201,20 @@ def seal_commit(store: Store, shard: int, fence: FencingToken) -> None:
 
 
 def failed_rows(store: Store, shard: int) -> tuple[int, ...]:
-    """The rows of a committed shard that failed.
+    """The rows of a committed shard that failed and may be made again.
+
+    Not those that the job's gates rejected: the same draws would end in the same way.
 
     Raises:
         Damaged: the part is not what was written.
     """
-    statuses = read_commit(store, shard, ["status"]).column("status").to_pylist()
-    return tuple(row for row, status in enumerate(statuses) if status == "failed")
+    part = read_commit(store, shard, ["status", "error_type"])
+    ends = zip(*(column.to_pylist() for column in part.columns), strict=True)
+    return tuple(
+        row
+        for row, (status, error_type) in enumerate(ends)
+        if status == "failed" and error_type != FailureType.REJECTED
+    )
 
 
 def committed_shards(store: Store) -> set[int]:
@@ -363,4 +371,7 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "sampling_s": record.sampling_s,
         "scores": record.scores,
         "perceptual_hash": record.perceptual_hash,
+        "draw": record.draw,
+        "draws": record.draws,
+        "gate": record.gate,
     }

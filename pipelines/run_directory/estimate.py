@@ -24,7 +24,7 @@ from nightpress.pipelines.errors import (
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.run_directory.reader import open_run
-from nightpress.pipelines.run_directory.record import RUN_FILE, require_record
+from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, require_record
 from nightpress.pipelines.storage import Store, find
 
 MAX_RUNS = 8
@@ -64,11 +64,18 @@ class RateKey:
 
 @dataclass(frozen=True)
 class Rate:
-    """The cost of one image."""
+    """The cost of an image."""
 
     sampling_s: float
-    """Seconds of one actor."""
+    """Seconds of one actor for one draw."""
     num_bytes: float
+    draws: float = 1.0
+    """Draws of an image; more than one only with gates."""
+
+    @property
+    def actor_s(self) -> float:
+        """Seconds of one actor for all draws of an image."""
+        return self.sampling_s * self.draws
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
         rate = rates.get(RateKey.of(count.settings))
         if rate is None:
             return None
-        actor_s += rate.sampling_s * count.num_images
+        actor_s += rate.actor_s * count.num_images
         num_bytes += rate.num_bytes * count.num_images
     return Estimate(actor_s, num_bytes)
 
@@ -101,6 +108,9 @@ def measured_rates(
 ) -> dict[RateKey, Rate]:
     """Rates of this model by settings, from the runs in the job's output folder.
 
+    With gates they count as many draws of an image as `measured_draws` says, or else the fewest
+    that are possible.
+
     Args:
         spec: the job.
         model_fingerprint: of its model.
@@ -109,7 +119,36 @@ def measured_rates(
     Raises:
         StoreDenied: the output folder cannot be listed.
     """
-    same_model: list[tuple[str, str]] = []
+    runs = _latest_runs(spec, model_fingerprint, on_skipped)
+    rates: dict[RateKey, Rate] = {}
+    for url, _ in runs:
+        try:
+            rates |= _rates_of(url, spec)
+        except StoreError as error:
+            on_skipped(one_line(error))
+    if spec.gates is None:
+        return rates
+    draws = _draws_of(runs, spec) or spec.gates.best_of
+    return {key: replace(rate, draws=draws) for key, rate in rates.items()}
+
+
+def measured_draws(spec: RunSpec, model_fingerprint: str) -> float | None:
+    """Draws that an image took on average with this model, these scorers and these gates.
+
+    Returns:
+        None if no run in the job's output folder has measured that.
+
+    Raises:
+        StoreDenied: the output folder cannot be listed.
+    """
+    return _draws_of(_latest_runs(spec, model_fingerprint, lambda reason: None), spec)
+
+
+def _latest_runs(
+    spec: RunSpec, model_fingerprint: str, on_skipped: Callable[[str], None]
+) -> list[tuple[str, RunRecord]]:
+    """The latest runs of this model in the job's output folder: URL and record, oldest first."""
+    same_model: list[tuple[str, str, RunRecord]] = []
     for url in _run_urls(spec):
         try:
             record = require_record(Store(url, spec.storage))
@@ -117,14 +156,31 @@ def measured_rates(
             on_skipped(one_line(error))
             continue
         if record.model.fingerprint == model_fingerprint:
-            same_model.append((record.created_at, url))
-    rates: dict[RateKey, Rate] = {}
-    for _, url in sorted(same_model)[-MAX_RUNS:]:
-        try:
-            rates |= _rates_of(url, spec)
-        except StoreError as error:
-            on_skipped(one_line(error))
-    return rates
+            same_model.append((record.created_at, url, record))
+    same_model.sort(key=lambda each: each[:2])
+    return [(url, record) for _, url, record in same_model[-MAX_RUNS:]]
+
+
+def _draws_of(runs: Iterable[tuple[str, RunRecord]], spec: RunSpec) -> float | None:
+    """Draws of an image in the latest run with the gates and scorers of a job, if there is one."""
+    found = None
+    for url, record in runs:
+        mine, others = spec.identity(), record.spec.identity()
+        if all(mine.get(key) == others.get(key) for key in ("gates", "scores")):
+            try:
+                found = _mean_draws(url, spec) or found
+            except StoreError:  # whoever asked for its rates has told of it
+                continue
+    return found
+
+
+def _mean_draws(url: str, spec: RunSpec) -> float | None:
+    run = open_run(url, spec.storage)
+    with run.reading():
+        shards = evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)
+        draws = run.shards(shards).to_table(columns=["draws"]).column("draws")
+    mean: float | None = pc.mean(draws).as_py()
+    return mean
 
 
 def _run_urls(spec: RunSpec) -> list[str]:

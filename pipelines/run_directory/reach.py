@@ -164,7 +164,7 @@ def _seconds_per_image(work: pa.Table, rates: Mapping[RateKey, Rate]) -> Floats 
             rate = rates.get(_rate_key(*values))
             if rate is None:
                 return None
-            known[values] = rate.sampling_s
+            known[values] = rate.actor_s
         seconds.append(known[values])
     return np.array(seconds, np.float64)
 

@@ -4,7 +4,7 @@ Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +39,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit_if_any,
     shard_path,
 )
+from nightpress.pipelines.run_directory.draws import draws_dataset
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     late_parts,
@@ -47,7 +48,13 @@ from nightpress.pipelines.run_directory.late_scores import (
     with_late_scores,
 )
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
+from nightpress.pipelines.run_directory.metadata_schema import full_schema, with_carried
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
+from nightpress.pipelines.run_directory.selections.files import (
+    Selection,
+    read_selection,
+    selection_names,
+)
 from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import read_totals
@@ -82,6 +89,8 @@ class RunProgress:
     last_at: str | None
     complete: bool
     """Whether every shard is committed; some images may have failed."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
     @property
     def num_done(self) -> int:
@@ -136,7 +145,7 @@ class Run:
         stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
         if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
             return self._renamed(shards, late)
-        schema = _full_schema(stored)
+        schema = full_schema(stored)
         paths = {
             shard: late[shard].path if shard in late else shard_path(shard)
             for shard in shards
@@ -145,10 +154,15 @@ class Run:
         parts = [
             self._dataset([paths[shard] for shard in group], schema)
             if are_read
-            else ds.dataset([_with_carried(self._part(n, late), schema) for n in group])
+            else ds.dataset([with_carried(self._part(n, late), schema) for n in group])
             for are_read, group in groupby(shards, paths.__contains__)
         ]
         return parts[0] if len(parts) == 1 else ds.dataset(parts)
+
+    @property
+    def draws(self) -> ds.Dataset:
+        """The draws that the job's gates have not taken, as `DRAWS_SCHEMA`."""
+        return draws_dataset(self.store)
 
     def _first_of_sections(self, shards: list[int]) -> list[int]:
         """The first of some shards in each edition, whose carried columns may differ."""
@@ -166,6 +180,21 @@ class Run:
         filesystem, root = self.store.arrow()
         full = [f"{root}/{path}" for path in paths]
         return ds.dataset(full, schema=schema, format="parquet", filesystem=filesystem)
+
+    def selection(self, name: str) -> Selection:
+        """A selection of the run's images, made by `nightpress select`.
+
+        Raises:
+            SelectionNotFound: the run has none of that name.
+            Damaged: the stored one is not what was written.
+            StoreError: it cannot be read.
+        """
+        return read_selection(self.store, name)
+
+    @property
+    def selections(self) -> tuple[str, ...]:
+        """The names of the run's selections, in alphabetical order."""
+        return selection_names(self.store)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
         """The metadata row of an image, with late scores; None if it is not committed.
@@ -267,6 +296,7 @@ class Run:
             first_at=_iso(sampling[0][0]) if sampling else None,
             last_at=_iso(sampling[-1][1]) if sampling else None,
             complete=len(committed) == layout.num_shards,
+            num_rejected=total.num_rejected,
         )
 
     @contextmanager
@@ -292,8 +322,8 @@ class Run:
         Its commits are read whole, because such a column has another name now.
         """
         parts = [self._part(shard, late) for shard in shards]
-        schema = _full_schema([part.schema for part in parts])
-        tables = [_with_carried(part, schema) for part in parts]
+        schema = full_schema([part.schema for part in parts])
+        tables = [with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
     def _part(self, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
@@ -331,41 +361,6 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
-
-
-def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:
-    """The metadata columns, then the carried ones of some parts.
-
-    These are the same in every shard of an edition. Another edition may have more of them, or
-    values in one that was all null.
-    """
-    carried: dict[str, pa.Field] = {}
-    for field in (_plain(field) for part in parts for field in part):
-        known = carried.get(field.name)
-        if field.name not in METADATA_SCHEMA.names and (
-            known is None or pa.types.is_null(known.type)
-        ):
-            carried[field.name] = field
-    return pa.schema([*METADATA_SCHEMA, *carried.values()])
-
-
-def _with_carried(part: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a part in the order and with the types of a full schema."""
-    known = metadata_columns(part)
-    carried = [
-        part.column(name).cast(schema.field(name).type)
-        if name in part.column_names
-        else pa.nulls(len(part), schema.field(name).type)
-        for name in schema.names[len(METADATA_SCHEMA) :]
-    ]
-    return pa.table([*known.columns, *carried], schema=schema)
-
-
-def _plain(field: pa.Field) -> pa.Field:
-    """The field without dictionary encoding, which some parts may have been written with."""
-    if pa.types.is_dictionary(field.type):
-        return field.with_type(field.type.value_type).remove_metadata()
-    return field.remove_metadata()
 
 
 def _iso(seconds: float) -> str:

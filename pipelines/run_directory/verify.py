@@ -31,6 +31,7 @@ from nightpress.pipelines.records import (
 )
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
+from nightpress.pipelines.run_directory.draw_checks import with_drawn_seeds, wrong_draws
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS
@@ -180,8 +181,10 @@ def _verify_shard(
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
     try:
         part = read_commit(run.store, shard)
+        planned = with_drawn_seeds(planned, part)
         wrong = (
-            _wrong_values(part, planned)
+            wrong_draws(part, run.spec.gates)
+            or _wrong_values(part, planned)
             or wrong_loras(part, planned, run.record.model)
             or wrong_conditioning(part, planned, run.record.model, run.spec.inputs.fit)
         )

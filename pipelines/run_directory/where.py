@@ -39,11 +39,24 @@ COMPARISONS = {
 
 GRAMMAR = (
     "a condition is such as: status = 'ok' and (guidance_scale <= 4 or surface in ('oak', 'ash')) "
-    "and prompt like '%cat%' and not priority is null; texts are in single quotes, and names with "
-    "other characters in double ones"
+    "and prompt like '%cat%' and not priority is null and scores.clip > 0.3; texts are in single "
+    "quotes, and names with other characters in double ones"
 )
 
 Literal = str | int | float | bool
+
+SCORE_PREFIX = "scores."
+"""What the name of a score begins with in a condition."""
+
+
+def score_field(score: str) -> ds.Expression:
+    """A score as a column: null for images without it."""
+    return pc.map_lookup(ds.field("scores"), pa.scalar(score), "first")
+
+
+def score_name(column: str) -> str:
+    """The name of the score that a condition calls `scores.<name>`."""
+    return column.removeprefix(SCORE_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -67,12 +80,24 @@ def parse_condition(text: str, schema: pa.Schema) -> ds.Expression:
         text: comparisons (`=`, `!=`, `<`, `<=`, `>`, `>=`), `in (...)`, `between ... and ...`,
             `like` and `ilike` with `%` and `_`, and `is null`, joined by `and`, `or`, `not` and
             parentheses.
-        schema: the columns.
+        schema: the columns. Of a column `scores` that maps names to numbers, each score is a column
+            of its own, such as `scores.clip`; it is null for rows without that score.
 
     Raises:
         SpecError: the text is no condition, or compares what cannot be compared.
     """
     return _Parser(text, schema).whole()
+
+
+def scores_in_condition(text: str, schema: pa.Schema) -> tuple[str, ...]:
+    """The names of the scores that a condition is on, such as `clip`; each once, in order.
+
+    Raises:
+        SpecError: as for `parse_condition`.
+    """
+    parser = _Parser(text, schema)
+    parser.whole()
+    return tuple(parser.scores)
 
 
 class _Parser:
@@ -82,6 +107,8 @@ class _Parser:
         self._schema = schema
         self._tokens = list(_tokens(text))
         self._next = 0
+        self.scores: dict[str, None] = {}
+        """The scores that occur, in order."""
 
     def whole(self) -> ds.Expression:
         condition = self._either()
@@ -117,7 +144,8 @@ class _Parser:
         if self._takes("is"):
             is_valid = self._takes("not")
             self._expect("null")
-            return ds.field(name).is_valid() if is_valid else ds.field(name).is_null()
+            field = self._field(name)
+            return field.is_valid() if is_valid else field.is_null()
         negated = self._takes("not")
         condition = self._membership(name)
         return ~condition if negated else condition
@@ -176,7 +204,9 @@ class _Parser:
         if token.kind not in ("word", "name") or token.keyword:
             raise self._wrong("a column")
         name = token.text if token.kind == "word" else token.text[1:-1].replace('""', '"')
-        if name not in self._schema.names:
+        if self._is_score(name):
+            self.scores[score_name(name)] = None
+        elif name not in self._schema.names:
             near = get_close_matches(name, self._schema.names, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise SpecError(
@@ -186,9 +216,27 @@ class _Parser:
         self._next += 1
         return name
 
+    def _is_score(self, name: str) -> bool:
+        """Whether it names a score, and no column of its own."""
+        names = self._schema.names
+        return (
+            name not in names
+            and len(name) > len(SCORE_PREFIX)
+            and name.startswith(SCORE_PREFIX)
+            and "scores" in names
+            and pa.types.is_map(self._schema.field("scores").type)
+        )
+
+    def _type(self, name: str) -> pa.DataType:
+        if self._is_score(name):
+            return self._schema.field("scores").type.item_type
+        return self._schema.field(name).type
+
     def _field(self, name: str) -> ds.Expression:
         """A column as it is compared: Arrow compares no decimals with other numbers."""
-        is_decimal = pa.types.is_decimal(self._schema.field(name).type)
+        if self._is_score(name):
+            return score_field(score_name(name))
+        is_decimal = pa.types.is_decimal(self._type(name))
         return ds.field(name).cast(pa.float64()) if is_decimal else ds.field(name)
 
     def _literal(self, name: str) -> pa.Scalar:
@@ -205,7 +253,7 @@ class _Parser:
         else:
             raise self._wrong("a number, a text in single quotes, true or false")
         self._next += 1
-        return _comparable(name, self._schema.field(name).type, value)
+        return _comparable(name, self._type(name), value)
 
 
 def _comparable(name: str, type_: pa.DataType, value: Literal) -> pa.Scalar:
@@ -221,7 +269,8 @@ def _comparable(name: str, type_: pa.DataType, value: Literal) -> pa.Scalar:
             return pa.scalar(value).cast(type_)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
-    raise SpecError(f"condition: {name} is {type_} and cannot be compared with {value!r}")
+    hint = "; compare one of its entries, such as scores.clip" if pa.types.is_map(type_) else ""
+    raise SpecError(f"condition: {name} is {type_} and cannot be compared with {value!r}{hint}")
 
 
 def _tokens(text: str) -> Iterator[_Token]:

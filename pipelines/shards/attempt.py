@@ -10,6 +10,7 @@ from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring.draws import draw_of_seed
 from nightpress.pipelines.scoring.image_scorer import ImageScores
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.shard_scores import ShardScores
@@ -118,10 +119,15 @@ class Attempt:
         """The record of an image found in the store; None if `data` is not exactly it.
 
         The batch size may be smaller than planned, since a batch that did not fit was made smaller.
+        With gates it may be any of the draws of the image; its seed tells which.
         """
         facts = read_facts(data) if is_whole(data) else None
         if facts is None or not 1 <= facts.batch_size <= self.record.batch_size:
             return None
+        if (gates := self.record.spec.gates) is not None:
+            planned = image.seed, image.id, image.variant
+            draw = draw_of_seed(facts.seed, *planned, gates.max_draws)
+            image = image if draw is None else image.drawn(draw)
         if facts.without_hashes != self.facts(image, facts.batch_size):
             return None
         try:

@@ -134,5 +134,5 @@ class BatchInputs:
 
 
 def _with_inputs(images: Sequence[PlannedImage]) -> list[str]:
-    """The ids of the images that have pictures."""
-    return [image.image_id for image in images if image.inputs]
+    """The ids of the images that have pictures, once each, though a batch may draw one twice."""
+    return list(dict.fromkeys(image.image_id for image in images if image.inputs))

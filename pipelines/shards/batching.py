@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -10,6 +11,7 @@ from nightpress.diffusion_core.conditioning.spec import NO_IMAGES, ConditionImag
 from nightpress.diffusion_core.models.modes import MULTIPLY_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.pipelines.records import PLAN_SCHEMA, PlannedInput
+from nightpress.pipelines.scoring.draws import draw_seed
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class PlannedImage:
             conditioning=Conditioning.from_text(self.conditioning),
             passes=passes,
         )
+
+    def drawn(self, draw: int) -> Self:
+        """The image with the seed of one of its draws; see `scoring.draws`."""
+        return replace(self, seed=draw_seed(self.seed, self.id, self.variant, draw))
 
     def request(self, images: ConditionImages = NO_IMAGES) -> ImageRequest:
         """The part of the sampler's input that differs from image to image.

@@ -6,7 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from nightpress.pipelines.records import ImageRecord
+from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.scoring.image_scorer import ScorerNote
 
 
@@ -36,6 +36,28 @@ class BatchSampled:
 
 
 @dataclass(frozen=True)
+class DrawsJudged:
+    """Gates have judged draws."""
+
+    shard: int
+    num_draws: int
+    """Draws that count: those up to which their images are decided, or that are still open."""
+    num_unused: int = 0
+    """Draws that were made ahead in the room of a batch, and were not needed."""
+    failed: tuple[tuple[str, int], ...] = ()
+    """Condition -> draws that do not meet it."""
+    rows: tuple[tuple[str, int, int], ...] = ()
+    """Row id, its draws that count, and how many of them passed."""
+    damaged: tuple[str, ...] = ()
+    """Objects in `draws/` that are not what was written. Their draws are made again."""
+
+    @property
+    def num_passed(self) -> int:
+        """Draws that count and passed."""
+        return sum(passed for _, _, passed in self.rows)
+
+
+@dataclass(frozen=True)
 class BatchDone:
     """Some images of a shard are stored, or have failed for good."""
 
@@ -49,6 +71,8 @@ class BatchDone:
     the batches since the last such event."""
     notes: tuple[ScorerNote, ...] = ()
     """What is new about the scorers of its process."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
     @classmethod
     def of(
@@ -66,6 +90,7 @@ class BatchDone:
             num_sampled=sum(record.sampling_s is not None for record in records),
             batch_s=batch_s,
             notes=notes,
+            num_rejected=sum(each.error_type is FailureType.REJECTED for each in records),
         )
 
     def after(self, seconds: float) -> "BatchDone":
@@ -74,7 +99,7 @@ class BatchDone:
 
     def only_sampled(self) -> "BatchDone":
         """The same event for images that a later event will count again as found in the store."""
-        return replace(self, num_ok=0, num_failed=0)
+        return replace(self, num_ok=0, num_failed=0, num_rejected=0)
 
 
 @dataclass(frozen=True)
@@ -87,12 +112,16 @@ class ShardDone:
     unmade: tuple[str, ...] = ()
     """Why rows could not be made again that the commit still holds as they were; they count as
     failed."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
     @classmethod
     def of(cls, shard: int, part: pa.Table) -> Self:
         """Count the rows of a committed metadata part."""
         statuses = part.column("status").to_pylist()
-        return cls(shard, statuses.count("ok"), statuses.count("failed"))
+        num_rejected = part.column("error_type").to_pylist().count(FailureType.REJECTED)
+        counts = statuses.count("ok"), statuses.count("failed")
+        return cls(shard, *counts, num_rejected=num_rejected)
 
     def with_unmade(self, errors: Sequence[str], num_ok: int) -> "ShardDone":
         """The same event with rows that could not be made again.
@@ -102,7 +131,7 @@ class ShardDone:
             num_ok: how many of them are ok in the commit.
         """
         ok, failed = self.num_ok - num_ok, self.num_failed + num_ok
-        return ShardDone(self.shard, ok, failed, tuple(errors))
+        return replace(self, num_ok=ok, num_failed=failed, unmade=tuple(errors))
 
 
 @dataclass(frozen=True)
@@ -112,5 +141,7 @@ class ShardLeft:
     shard: int
 
 
-ShardEvent = ShardBegun | BatchBegun | BatchSampled | BatchDone | ShardDone | ShardLeft
+ShardEvent = (
+    ShardBegun | BatchBegun | BatchSampled | DrawsJudged | BatchDone | ShardDone | ShardLeft
+)
 """Any of the events."""

@@ -6,9 +6,9 @@ and copy the images of earlier batches off the device, encode them and upload th
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 
 import pyarrow as pa
@@ -33,8 +33,8 @@ from nightpress.pipelines.shards.batching import (
     PlannedImage,
     batches,
     planned_images,
-    with_next,
 )
+from nightpress.pipelines.shards.committed_draws import as_committed, with_committed_draws
 from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
@@ -44,12 +44,13 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
+from nightpress.pipelines.shards.gated_draws import GatedDraws
+from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
 from nightpress.pipelines.shards.missing import (
     InHand,
     Missing,
     batch_sizes,
-    known_records,
     without,
 )
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
@@ -170,25 +171,26 @@ class ShardRunner:
             yield ShardDone.of(work.shard, committed)
             return
         row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
-        images = planned_images(rows.take(list(row_numbers)))
+        original = committed if work.replaces else None
+        images = as_committed(planned_images(rows.take(list(row_numbers))), row_numbers, original)
         wanted = work.rows
         attempt = self._attempt(work, rows)
-        sink = self._sink(attempt, committed)
-        made = known_records(attempt, sink, {n: images[n] for n in wanted})
+        source = self._source(attempt, sink := self._sink(attempt, committed))
+        made = source.known({n: images[n] for n in wanted})
+        yield from source.judged()
         if made:
             yield BatchDone.of(work.shard, list(made.values()), notes=self._scorer.take_notes())
-        missing = Missing(
-            [images[n] for n in wanted if n not in made],
-            self._inputs.history(made.values(), committed),
-        )
+        history = self._inputs.history(made.values(), committed)
+        missing = Missing([images[n] for n in wanted if n not in made], history)
         try:
             if not work.names_batches:
                 self._prefetch_first_batch(missing, ticket)
             self.accelerator_lock.wait(ticket)
             yield ShardBegun(work.shard)
-            self._batch_sampler.begin_shard(batch_sizes(committed) if work.replaces else {})
+            self._batch_sampler.begin_shard(batch_sizes(original))
             positions = {images[n].image_id: n for n in wanted}
-            for step in self._make_images(missing, attempt, sink, ticket):
+            for step in self._make_images(missing, attempt, source, ticket):
+                yield from source.judged()
                 if isinstance(step, InHand):
                     yield BatchBegun(work.shard, tuple(positions[each] for each in step.ids))
                     continue
@@ -201,9 +203,8 @@ class ShardRunner:
         if len(made) < len(wanted):
             yield ShardLeft(work.shard)
         elif work.commits:
-            final = {row_numbers[n]: made[n] for n in wanted}
-            kept = kept_rows(final, committed) if work.amends is not None else {}
-            yield self._commit(final, attempt, sink, rows, kept)
+            final = with_committed_draws({row_numbers[n]: made[n] for n in wanted}, original)
+            yield self._commit(final, attempt, sink, rows, committed)
 
     def _attempt(self, work: ShardWork, rows: pa.Table) -> Attempt:
         scores = ShardScores(self._scorer, self.record.spec.images, rows)
@@ -214,6 +215,13 @@ class ShardRunner:
         if (packing := self.record.spec.images.packing) == "none":
             return FileSink(attempt, self._pool)
         return PackSink(attempt, packing, committed)
+
+    def _source(self, attempt: Attempt, sink: ImageSink) -> ImageSource:
+        """What hands the images of an attempt out; a damaged one is made again without gates."""
+        encode, gates = partial(self._encode, attempt), self.record.spec.gates
+        if gates is None or attempt.work.replaces:
+            return PlannedImages(attempt, sink, encode, self._pool)
+        return GatedDraws(attempt, sink, encode, self._pool, gates)
 
     def _prefetch_first_batch(self, missing: Missing, ticket: int) -> None:
         """Prepare prompts and pictures of a first batch while another shard is being sampled.
@@ -232,25 +240,24 @@ class ShardRunner:
             self._inputs.prefetch(first, missing.history)
 
     def _make_images(
-        self, missing: Missing, attempt: Attempt, sink: ImageSink, ticket: int
+        self, missing: Missing, attempt: Attempt, source: ImageSource, ticket: int
     ) -> Iterator[tuple[list[ImageRecord], float] | InHand]:
         """Sample batch after batch, while the threads store the earlier ones.
 
         Yields after each batch the records that are complete by then, if any, and the seconds that
         the batch took to sample; before each batch its images, if the work names its batches.
         """
-
-        def submit(outcome: SampledImages | UnsampledImage) -> list[Future[ImageRecord]]:
-            return self._submit(outcome, attempt, sink)
-
-        pending, names = deque[list[Future[ImageRecord]]](), attempt.work.names_batches
+        names = attempt.work.names_batches
         try:
-            for batch, following in with_next(self._cut(missing, attempt.work)):
-                if self._draining.is_set():
-                    break
+            source.begin(self._batch_sampler.size_for, self._supports_per_image_guidance)
+            while not (source.is_finished or self._draining.is_set()):
+                batch = source.next_batch()
+                if not batch:  # which one it is depends on those that are not settled
+                    yield source.settle(), 0.0
+                    continue
                 if names:  # what ends the process from now on is this batch
-                    yield InHand([image.image_id for image in batch])
-                ahead = [] if names else following
+                    yield InHand(list(dict.fromkeys(image.image_id for image in batch)))
+                ahead = [] if names else source.coming()
                 self._inputs.prefetch(batch, missing.history)
                 self._prompts.prefetch(ahead)
                 outcomes = self._outcomes(batch)
@@ -259,22 +266,17 @@ class ShardRunner:
                 self._inputs.prefetch(ahead, missing.history)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
-                # map, unlike a loop variable, does not keep pixels alive while more are sampled.
-                pending.append(list(chain.from_iterable(map(submit, outcomes))))
+                source.take(outcomes)
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
-                full = len(pending) > PENDING_BATCHES
-                yield [future.result() for future in pending.popleft()] if full else [], batch_s
+                yield source.settle() if source.num_pending > PENDING_BATCHES else [], batch_s
         finally:
             self.timeline.switch(Activity.INPUT)
             self.accelerator_lock.release(ticket)
-        while pending:
-            yield [future.result() for future in pending.popleft()], 0.0
-
-    def _cut(self, missing: Missing, work: ShardWork) -> Iterator[list[PlannedImage]]:
-        size = self._batch_sampler.size_for
-        for batch in batches(missing.images, size, self._supports_per_image_guidance):
-            yield from [[image] for image in batch] if work.singly else [batch]
+        while source.num_pending:
+            yield source.settle(), 0.0
+        if records := source.finish():
+            yield records, 0.0
 
     def _outcomes(
         self, batch: list[PlannedImage]
@@ -288,21 +290,10 @@ class ShardRunner:
         usable = without(batch, pictures.failed)
         return chain(pictures.failed, self._batch_sampler.sample(usable, pictures.prepared))
 
-    def _submit(
-        self, outcome: SampledImages | UnsampledImage, attempt: Attempt, sink: ImageSink
-    ) -> list[Future[ImageRecord]]:
-        """Have the threads encode and store what was sampled."""
-        if isinstance(outcome, UnsampledImage):
-            failure = outcome.image, outcome.error_type, outcome.error, outcome.inputs
-            return [self._pool.submit(attempt.failed, *failure)]
-        return [
-            self._pool.submit(self._encode_and_store, outcome, index, attempt, sink)
-            for index in range(len(outcome.images))
-        ]
-
-    def _encode_and_store(
-        self, sampled: SampledImages, index: int, attempt: Attempt, sink: ImageSink
-    ) -> ImageRecord:
+    def _encode(
+        self, attempt: Attempt, sampled: SampledImages, index: int
+    ) -> EncodedImage | ImageRecord:
+        """Encode and score an image of a batch; returns its record if it fails."""
         image, fault = sampled.images[index], sampled.batch.faults[index]
         inputs = sampled.inputs.get(image.image_id, ())
         if fault is not None:
@@ -316,7 +307,7 @@ class ShardRunner:
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)
         scores = attempt.scores.of_encoded(image, data, pixels)
         times = sampled.started_at, sampled.sampling_s
-        return sink.store(EncodedImage(image, facts, data, scores, *times))
+        return EncodedImage(image, facts, data, scores, *times)
 
     def _commit(
         self,
@@ -324,14 +315,15 @@ class ShardRunner:
         attempt: Attempt,
         sink: ImageSink,
         rows: pa.Table,
-        kept: Mapping[int, ImageRecord],
+        committed: pa.Table | None,
     ) -> ShardDone:
-        """Commit or amend a shard; `kept` holds those of its records that are not to be kept."""
+        """Commit a shard, or amend the metadata in `committed`."""
         shard, amends = attempt.work.shard, attempt.work.amends
+        kept = kept_rows(made, committed) if amends is not None else {}
         is_new_pack = self.record.spec.images.is_packed and amends is None
         # If another attempt was faster, a second pack would be an orphan.
-        if is_new_pack and (committed := read_commit_if_any(self.store, shard)) is not None:
-            return ShardDone.of(shard, committed)
+        if is_new_pack and (winner := read_commit_if_any(self.store, shard)) is not None:
+            return ShardDone.of(shard, winner)
         records = sink.flush(made, rows)
         if self._fence is not None:
             self._fence.require(self.store)

@@ -13,6 +13,7 @@ from environment import (
     environment_in,
     notify,
 )
+from gated_night import GatedNight
 from night import POISON, Night
 from support.servers import Server
 
@@ -54,6 +55,14 @@ def poison_of(seed: int) -> tuple[str, ...]:
 @pytest.mark.parametrize("seed", range(101, 106))
 def test_nights_with_many_faults_damage_nothing(environment: Environment, seed: int) -> None:
     run_without_damage(Night(environment, seed, num_faults=8, poison=poison_of(seed)))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(900, 902))
+def test_nights_whose_gates_reject_half_take_the_draws_of_a_quiet_night(
+    environment: Environment, seed: int
+) -> None:
+    run_without_damage(GatedNight(environment, seed, num_faults=6, num_healthy=16))
 
 
 @pytest.mark.chaos

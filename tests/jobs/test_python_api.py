@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support.run_files import PROMPTS, hashes
 
 import nightpress
-from nightpress import RunSpec, jobs, open_run, plan, reproduce, retry, run, status, verify
+from nightpress import RunSpec, jobs, open_run, plan, reproduce, retry, run, select, status, verify
 from nightpress.jobs import RunStatus, UnfinishedRun
 from nightpress.jobs.cli import command
 from nightpress.pipelines.errors import ImageNotFound
@@ -23,11 +23,13 @@ MakeSpec = Callable[..., RunSpec]
 
 COMMANDS = [
     "doctor",
+    "gates",
     "plan",
     "preview",
     "reproduce",
     "retry",
     "run",
+    "select",
     "score",
     "status",
     "train",
@@ -101,7 +103,7 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     values = printed("verify", spec.url)
     assert list(values) == [
         *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays"),
-        *("inputs", "repaired"),
+        *("inputs", "selections", "repaired"),
         *("exit_code", "error"),
     ]
     assert values["strays"] == ["images/old.png"]
@@ -115,6 +117,17 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     assert events
     assert hashes(spec) == before
     assert verify(spec) == verify(spec.url)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_selections_are_not_compared_while_a_commit_is_damaged(finished: MakeSpec) -> None:
+    spec = finished()
+    select(spec, "all")
+    path = Path(spec.url, shard_path(0))
+    path.write_bytes(path.read_bytes()[:100])
+    assert verify(spec).selections == ()
+    mended = verify(spec, repair=True)
+    assert (mended.is_sound, mended.selections) == (True, ())
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -86,3 +86,14 @@ def test_rows_that_are_tried_again_count_once() -> None:
     assert limit.exceeded is None
     limit.add(BatchDone(0, num_ok=0, num_failed=1, num_sampled=0))
     assert limit.exceeded is not None
+
+
+def test_images_that_gates_rejected_do_not_count() -> None:
+    limit = FailureLimit(2)
+    limit.add(BatchDone(0, num_ok=1, num_failed=5, num_sampled=1, num_rejected=4))
+    assert limit.exceeded is None
+    limit.add(ShardDone(0, num_ok=1, num_failed=5, num_rejected=4))
+    assert limit.exceeded is None
+    limit.add(ShardDone(1, num_ok=1, num_failed=9, num_rejected=7))
+    assert limit.exceeded is not None
+    assert limit.exceeded.startswith("3 of 5 images failed")

@@ -243,6 +243,10 @@ def test_the_command_refuses_in_one_line_with_exit_code_2(tmp_path: Path) -> Non
         assert result.exit_code == 2, arguments
         assert said in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
+    make(spec)
+    result = invoke(spec.url, "--where", "scores.sharpnes > 1")
+    assert result.exit_code == 2
+    assert "has a score 'sharpnes'; did you mean 'sharpness'?" in result.stderr
     as_json = invoke(spec.url, "--ids", "-", "--json", stdin="nobody\n")
     assert json.loads(as_json.stdout)["error"]["type"] == "SpecError"
 

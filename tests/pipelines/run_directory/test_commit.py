@@ -42,6 +42,15 @@ def test_single_columns_of_a_commit_can_be_read(run: Run) -> None:
     assert failed_rows(run.store, 2) == ()
 
 
+def test_images_that_gates_rejected_are_not_among_the_failed_rows(run: Run) -> None:
+    part = read_commit(run.store, 1)
+    types = ["Rejected" if each else None for each in part.column("error_type").to_pylist()]
+    position = part.schema.get_field_index("error_type")
+    rejected = part.set_column(position, part.schema.field(position), pa.array(types))
+    recommit_shard(run.store, 1, rejected)
+    assert failed_rows(run.store, 1) == ()
+
+
 def test_sealing_keeps_the_rows_of_a_commit(run: Run) -> None:
     before, stored = read_commit(run.store, 1), run.store.read(shard_path(1))
     seal_commit(run.store, 1, FencingToken(7, "mine"))

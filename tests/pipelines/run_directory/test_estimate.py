@@ -8,10 +8,12 @@ from support.fakes.fake_runs import finished_run
 
 from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
 from nightpress.diffusion_core.conditioning.spec import Conditioning
+from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import StoreDenied
+from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.run_directory import estimate as estimates
 from nightpress.pipelines.run_directory.commit import shard_path
-from nightpress.pipelines.run_directory.estimate import measured_rates
+from nightpress.pipelines.run_directory.estimate import measured_draws, measured_rates
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
 from nightpress.pipelines.storage import Store
 
@@ -90,3 +92,21 @@ def test_images_with_pictures_or_passes_are_not_estimated_from_those_without(
     ):
         assert other.final_size == settings.final_size
         assert estimates.estimate([replace(count, settings=other)], rates) is None
+
+
+def test_a_gated_job_is_estimated_by_the_draws_that_its_gates_took_before(tmp_path: Path) -> None:
+    gates = {"require": ["exposure > 0.45"], "max_draws": 12}
+    prompts = [f"picture {n}" for n in range(9)]
+    store, record = finished_run(tmp_path, prompts, gates=gates)
+    draws = open_run(store.url).metadata.to_table(columns=["draws"]).column("draws").to_pylist()
+    model, mean = record.model.fingerprint, sum(draws) / len(draws)
+    assert mean > 1
+    assert measured_draws(record.spec, model) == pytest.approx(mean)
+    plain = record.spec.model_copy(update={"gates": None})
+    other = record.spec.model_copy(update={"gates": GatesSpec(require=("exposure > 0.4",))})
+    assert measured_draws(other, model) is None
+    (once,), (drawn,), (unknown,) = (
+        list(measured_rates(spec, model).values()) for spec in (plain, record.spec, other)
+    )
+    assert (once.draws, drawn.draws, unknown.draws) == (1.0, pytest.approx(mean), 1.0)
+    assert drawn.actor_s == pytest.approx(once.actor_s * mean)

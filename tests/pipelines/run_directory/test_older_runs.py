@@ -203,7 +203,7 @@ def test_a_commit_without_scores_shows_null(tmp_path: Path) -> None:
     run = unscored_run(tmp_path, ("topic",))
     assert isinstance(run.metadata, ds.FileSystemDataset)
     table = run.metadata.to_table(columns=["topic", *ADDED_AFTER_PASSES])
-    assert [table[name].null_count for name in ADDED_AFTER_PASSES] == [4, 4]
+    assert {table[name].null_count for name in ADDED_AFTER_PASSES} == {4}
     row = metadata_columns(read_commit(run.store, 0)).to_pylist()[1]
     facts = ImageFacts.from_dict(row)
     scored = ImageRecord(facts, "ok", 1, "here:1", 0.0, scores={"clip": 0.25, "text": None})

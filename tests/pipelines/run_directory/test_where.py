@@ -1,13 +1,15 @@
 """Conditions on the metadata, written as in SQL."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.run_directory.where import parse_condition
+from nightpress.pipelines.run_directory.where import parse_condition, scores_in_condition
 
 ROWS = pa.table(
     {
@@ -94,3 +96,83 @@ def test_what_is_no_condition_is_refused_by_place_and_what_is_allowed(
         parse_condition(condition, ROWS.schema)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+SCORES = pa.map_(pa.string(), pa.float64())
+SCORED = pa.table(
+    {
+        "name": ["a", "b", "c", "d"],
+        "scores": pa.array(
+            [
+                {"clip": 0.5, "sharpness": 31.0},
+                None,
+                {"clip": 0.1, "kind.tabby, tabby cat": 0.75},
+                {"clip": None, "sharpness": 80.0},
+            ],
+            SCORES,
+        ),
+        "perceptual_hash": pa.array(["ff00", None, "0f0f", "ff0f"]),
+    }
+)
+
+
+@pytest.mark.parametrize("stored", ["in memory", "in two files, one of an older version"])
+@pytest.mark.parametrize(
+    ("condition", "names"),
+    [
+        ("scores.clip > 0.3", "a"),
+        ("scores.clip <= 0.5", "ac"),
+        ("not scores.clip > 0.3", "c"),
+        ("scores.clip is null", "bd"),
+        ("scores.clip is not null and scores.sharpness < 40", "a"),
+        ("scores.sharpness between 30 and 40 or scores.clip = 0.1", "ac"),
+        ("scores.sharpness in (80, 31)", "ad"),
+        ('"scores.kind.tabby, tabby cat" >= 0.75', "c"),
+        ("scores.never_made > 0", ""),
+        ("scores is null", "b"),
+        ("perceptual_hash like 'ff%'", "ad"),
+        ("perceptual_hash is null", "b"),
+    ],
+)
+def test_each_score_is_a_column_of_its_own_that_may_be_null(
+    condition: str, names: str, stored: str, tmp_path: Path
+) -> None:
+    dataset = ds.dataset(SCORED)
+    if stored != "in memory":
+        pq.write_table(SCORED, tmp_path / "0.parquet")
+        pq.write_table(SCORED.select(["name"]).slice(1, 1), tmp_path / "1.parquet")
+        dataset = ds.dataset(sorted(map(str, tmp_path.iterdir())), schema=SCORED.schema)
+    expression = parse_condition(condition, SCORED.schema)
+    found = dataset.to_table(columns=["name"], filter=expression).column("name").to_pylist()
+    assert list(dict.fromkeys(found)) == list(names)
+
+
+def test_the_scores_of_a_condition_are_named_once_in_order() -> None:
+    condition = "scores.clip > 1 or (name = 'x' and scores.kind.a < 2 and scores.clip < 0)"
+    assert scores_in_condition(condition, SCORED.schema) == ("clip", "kind.a")
+    assert scores_in_condition("name = 'scores.clip'", SCORED.schema) == ()
+
+
+def test_a_carried_column_with_the_name_of_a_score_is_that_column() -> None:
+    schema = SCORED.schema.append(pa.field("scores.clip", pa.string()))
+    assert scores_in_condition("scores.clip = 'high'", schema) == ()
+
+
+@pytest.mark.parametrize(
+    ("condition", "complaint"),
+    [
+        ("scores.clip = 'high'", "scores.clip is double and cannot be compared with 'high'"),
+        ("scores.clip like 'h%'", "cannot be compared with 'h%'"),
+        ("scores > 3", "compare one of its entries, such as scores.clip"),
+        ("scores. > 3", "there is no column 'scores.'"),
+        ("score.clip > 3", "there is no column 'score.clip'"),
+    ],
+)
+def test_scores_are_compared_with_numbers_only(condition: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        parse_condition(condition, SCORED.schema)
+
+
+def test_without_a_column_of_scores_there_are_none() -> None:
+    with pytest.raises(SpecError, match=r"there is no column 'scores\.clip'"):
+        parse_condition("scores.clip > 3", ROWS.schema)

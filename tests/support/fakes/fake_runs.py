@@ -63,9 +63,16 @@ class FakeSampler:
 
 
 def prepare(
-    tmp_path: Path, prompts: Sequence[str], shard_size: int = 100, packing: str = "none"
+    tmp_path: Path,
+    prompts: Sequence[str],
+    shard_size: int = 100,
+    packing: str = "none",
+    **job: Any,
 ) -> tuple[Store, RunRecord, pa.Table]:
-    """Plan a run in memory, with an empty store: store, record, first part of the plan."""
+    """Plan a run in memory, with an empty store: store, record, first part of the plan.
+
+    `job` holds further keys of its job file.
+    """
     tmp_path.mkdir(parents=True, exist_ok=True)
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(prompts) + "\n")
@@ -77,6 +84,7 @@ def prepare(
             "batch": {"size": 4, "shard_size": shard_size},
             "images": {"packing": packing},
         }
+        | job
     )
     layout = check(spec, MODEL, 4)
     record = new_record(spec, MODEL, "cpu", 4, layout)
@@ -114,10 +122,14 @@ def make_shard(
 
 
 def finished_run(
-    folder: Path, prompts: Sequence[str], shard_size: int = 4, packing: str = "none"
+    folder: Path,
+    prompts: Sequence[str],
+    shard_size: int = 4,
+    packing: str = "none",
+    **job: Any,
 ) -> tuple[Store, RunRecord]:
     """A whole run: record, plan, images and commits."""
-    store, record, _ = prepare(folder, prompts, shard_size, packing)
+    store, record, _ = prepare(folder, prompts, shard_size, packing, **job)
     store.create(RUN_FILE, record.to_json())
     list(write_plan(record.spec, MODEL, record.layout, store))
     for shard in range(record.layout.num_shards):

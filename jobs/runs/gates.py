@@ -1,0 +1,123 @@
+"""The gates of a job: what is checked about them before a run, and what is said while it runs."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.progress.rejection_limit import RejectionLimit
+from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.scores_section import MEASURED
+from nightpress.pipelines.scoring.loading import score_names
+from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.shards.events import DrawsJudged
+
+
+@dataclass(frozen=True)
+class PlannedDraws:
+    """How many draws a job takes."""
+
+    least: int
+    expected: float | None
+    """By earlier runs with this model and these gates; None if there are none."""
+    most: int
+
+
+MIN_HOPELESS = 16
+"""Draws of a row in a row that must fail before the row is named."""
+
+MAX_NAMED = 20
+"""Rows that are named one by one."""
+
+
+def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) -> None:
+    """Check that gates judge by scores that the job's scorers give.
+
+    Raises:
+        SpecError: there is no such score.
+    """
+    names = (*MEASURED, *score_names(infos))
+    for name in () if gates is None else gates.scores:
+        if name not in names:
+            raise SpecError(
+                f"job: gates: there is no score {name!r}; the scores of this job are: "
+                f"{', '.join(names)}"
+            )
+
+
+def planned_draws(
+    gates: GatesSpec | None, num_images: int, measured: float | None
+) -> PlannedDraws | None:
+    """How many draws some images take; None without gates.
+
+    Args:
+        gates: the job's gates.
+        num_images: how many images are made.
+        measured: draws of an image, in earlier runs.
+    """
+    if gates is None:
+        return None
+    expected = None if measured is None else measured * num_images
+    return PlannedDraws(gates.best_of * num_images, expected, gates.max_draws * num_images)
+
+
+def gate_lines(gates: GatesSpec | None, draws: PlannedDraws | None) -> Iterator[str]:
+    """What images must be, and how many draws that takes; nothing without gates."""
+    if gates is None or draws is None:
+        return
+    best = f"best of {gates.best_of} by {gates.rank_by}" if gates.best_of > 1 else ""
+    yield "; ".join(filter(None, (", ".join(map(str, gates.conditions)), best)))
+    about = "how many is not known before a run with these gates"
+    if draws.expected is not None:
+        about = f"about {draws.expected:,.0f} by earlier runs with these gates"
+    yield f"from {draws.least:,} to {draws.most:,} draws, {about}"
+
+
+class GateNotes:
+    """Passes on what gates say: rows that seem hopeless, damaged records, and totals at the end.
+
+    Args:
+        totals: the draws of this start.
+    """
+
+    def __init__(self, totals: RejectionLimit) -> None:
+        self._totals = totals
+        self._failing: dict[str, int] = {}
+        """Row -> its draws since the last that passed; the row is left out once one passes."""
+        self._named: set[str] = set()
+
+    def add(self, event: Event) -> Iterator[Message]:
+        """Count what an event says; yields what a person should know now."""
+        if not isinstance(event, DrawsJudged):
+            return
+        for path in event.damaged:
+            yield Message(
+                f"{path} is damaged; the draws that it names are made again", warning=True
+            )
+        for row, num_draws, num_passed in event.rows:
+            if num_passed:
+                self._failing.pop(row, None)
+                continue
+            number = self._failing[row] = self._failing.get(row, 0) + num_draws
+            if number >= MIN_HOPELESS and row not in self._named:
+                yield from self._name(row, number)
+
+    def lines(self) -> Iterator[Message]:
+        """The totals; nothing if no draw was judged."""
+        totals = self._totals
+        if not totals.num_draws:
+            return
+        passed = 1 - totals.num_rejected / totals.num_draws
+        rejected = f"; rejected: {totals.reasons()}" if totals.num_rejected else ""
+        ahead = f"; {totals.num_unused:,} more, made ahead in short batches, were not needed"
+        unused = ahead if totals.num_unused else ""
+        yield Message(f"{plural(totals.num_draws, 'draw')}, {passed:.0%} passed{rejected}{unused}")
+
+    def _name(self, row: str, num_draws: int) -> Iterator[Message]:
+        if len(self._named) == MAX_NAMED:
+            return
+        self._named.add(row)
+        yield Message(f"row {row}: 0 of its last {num_draws:,} draws passed", warning=True)
+        if len(self._named) == MAX_NAMED:
+            yield Message("further rows whose draws do not pass are not named", warning=True)

@@ -1,0 +1,50 @@
+"""`select`: choose images of a run by their scores and metadata, as an immutable selection."""
+
+from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
+from nightpress.jobs.runs.targets import ImageTarget, open_images
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.selections.files import Selection
+from nightpress.pipelines.run_directory.selections.request import SelectionRequest
+from nightpress.pipelines.run_directory.selections.selecting import select_images
+from nightpress.pipelines.storage import Options
+
+
+def select(
+    target: ImageTarget,
+    name: str,
+    on_event: OnEvent = ignore,
+    *,
+    where: str | None = None,
+    by: str | None = None,
+    dedup: str | None = None,
+    top: int | None = None,
+    per: str | None = None,
+    balance: str | None = None,
+    storage: Options | None = None,
+) -> Selection:
+    """Choose images of a run, and keep the choice as `selections/<name>.parquet` in the run.
+
+    What is asked for applies in the order of the arguments. No image is changed or deleted, and the
+    same arguments on the same commits make the same choice.
+
+    Args:
+        target, storage: as for `status`.
+        name: the name of the selection.
+        on_event: called with warnings.
+        where: a condition on the metadata, such as `scores.sharpness > 40 and mood = 'calm'`.
+        by: the score that ranks the images, the highest first; `-name` puts the lowest first.
+        dedup: `exact` leaves out images with the bytes or pixels of one that ranks before them;
+            `near` also those whose perceptual hashes are near.
+        top: how many of the first images to keep, of each value of `per` if that is given.
+        per: a column, such as `id`.
+        balance: a column of whose every value equally many images are kept.
+
+    Raises:
+        SpecError: the arguments cannot be used, no image is left, or the run has another selection
+            of that name; nothing was written.
+        RunNotFound, StoreError: as for `status`.
+    """
+    request = SelectionRequest.of(where, by, dedup, top, per, balance)
+    run = open_images(target, storage)
+    writing = Run(create_only_store(run.store, on_event), run.record)
+    return select_images(writing, name, request)

@@ -1,0 +1,1 @@
+"""Selections: which images of a run were chosen, why, and whether they are still the same."""
