@@ -123,6 +123,8 @@ def summary(result: RunResult) -> str:
     per_s = result.images_per_s
     rate = [] if per_s is None else [f"{per_s:.2f} images/s of sampling time in the whole run"]
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
+    if result.num_rejected:
+        failed += f" ({result.num_rejected:,} of them rejected by gates)"
     lines = [
         f"{result.num_ok:,} of {result.num_images:,} images{failed}",
         f"{result.num_made:,} made now in {duration(result.elapsed_s)}",

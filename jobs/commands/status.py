@@ -86,11 +86,13 @@ def describe(found: RunStatus) -> str:
     done = progress.num_done
     share = done / progress.num_images if progress.num_images else 1.0
     state = "complete" if progress.complete else "not complete"
-    total, failed = progress.num_images, progress.num_failed
+    total, failed = progress.num_images, f"{progress.num_failed:,} failed"
+    if progress.num_rejected:
+        failed += f" ({progress.num_rejected:,} of them rejected by gates)"
     uncommitted = f"; {progress.num_stored:,} stored, not yet committed"
     lines = [
         f"{found.url}  {state}",
-        f"images   {done:,} of {total:,} done ({share:.1%}), {failed:,} failed"
+        f"images   {done:,} of {total:,} done ({share:.1%}), {failed}"
         f"{uncommitted if progress.num_stored else ''}",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"size     {size(progress.num_bytes)}",

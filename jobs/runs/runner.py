@@ -102,6 +102,8 @@ class RunResult:
     """Pauses between one batch and the next; None without two batches."""
     cost: Cost | None = None
     """What all starts of the run have cost; None if the job has no `cost`."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
 
 def run(
@@ -237,6 +239,7 @@ class _Session:
             time_shares=shares(spent),
             between_batches=between_batches(spent),
             cost=self.log.cost(progress.num_ok + progress.num_failed),
+            num_rejected=progress.num_rejected,
         )
 
     @contextmanager

@@ -43,7 +43,7 @@ ADAPTERS = ("loras", "controlnets", "references")
 SETTINGS_KEYS = [*SETTINGS, *(f"with_{name}" for name in ADAPTERS)]
 """Columns of the table of settings that tell settings apart; `with_loras` is text."""
 
-SETTINGS_COLUMNS = [*SETTINGS, *ADAPTERS, "status", "error_type", "sampling_s"]
+SETTINGS_COLUMNS = [*SETTINGS, *ADAPTERS, "status", "error_type", "sampling_s", "draws"]
 """Columns that the table of settings is made from; they are read from every commit."""
 
 FAILURE_COLUMNS = ["image_id", "prompt", "error_type", "error", "attempts"]
@@ -85,6 +85,8 @@ class Collected:
     cut: list[Row]
     """`CUT_COLUMNS` of the first of them."""
     scores: list[ScoreRow]
+    num_draws: int = 0
+    """Draws that were considered, over the whole run."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def collect(run: Run, limits: Limits) -> Collected:
     read = partial(_read_part, run, sizes, late, num_images, limits.failures)
     totals, images = dict[int, CommitTotals](), list[Row]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
-    failure_counts: Counter[str] = Counter()
+    failure_counts, num_draws = Counter[str](), 0
     settings, scores = _SettingsTable(), ScoreTable(run.record.layout.num_images)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
@@ -128,6 +130,7 @@ def collect(run: Run, limits: Limits) -> Collected:
             num_cut += part.num_cut
             cut += part.cut[: limits.failures - len(cut)]
             failure_counts.update(part.rows.column("error_type").drop_null().to_pylist())
+            num_draws += pc.sum(part.rows.column("draws")).as_py() or 0
             settings.add(part.rows)
             scores.add(part.scores, part.summary.num_ok)
     return Collected(
@@ -139,6 +142,7 @@ def collect(run: Run, limits: Limits) -> Collected:
         num_cut=num_cut,
         cut=cut,
         scores=scores.rows(),
+        num_draws=num_draws,
     )
 
 

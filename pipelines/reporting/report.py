@@ -174,7 +174,10 @@ def render(run: Run, found: Collected) -> str:
     return template.render(
         title=run.spec.name,
         where=f"{run.url} · started {moment(run.record.created_at)}",
-        totals=[*totals(progress, found.num_cut), *cost_totals(cost_of(starts, progress.num_done))],
+        totals=[
+            *totals(progress, found.num_cut, found.num_draws),
+            *cost_totals(cost_of(starts, progress.num_done)),
+        ],
         images=images,
         images_note=_count(len(images), progress.num_ok, "an even sample"),
         failures=[failure(row) for row in found.failures],
@@ -193,13 +196,16 @@ def render(run: Run, found: Collected) -> str:
     )
 
 
-def totals(progress: RunProgress, num_cut: int = 0) -> list[Total]:
+def totals(progress: RunProgress, num_cut: int = 0, num_draws: int = 0) -> list[Total]:
     """The numbers at the top of the page."""
+    num_rejected = progress.num_rejected
     rate, num_stored = progress.images_per_s, progress.num_stored
     return [
         Total("images ok", f"{progress.num_ok:,}", "good" if progress.num_ok else ""),
         Total("failed", f"{progress.num_failed:,}", "bad" if progress.num_failed else ""),
+        *([Total("of them rejected by gates", f"{num_rejected:,}")] if num_rejected else []),
         *([Total("stored, not yet committed", f"{num_stored:,}")] if num_stored else []),
+        *([Total("draws", f"{num_draws:,}")] if num_draws else []),
         *([Total("with a prompt that was cut", f"{num_cut:,}", "bad")] if num_cut else []),
         Total(
             "of all images done",

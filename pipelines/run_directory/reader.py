@@ -86,6 +86,8 @@ class RunProgress:
     last_at: str | None
     complete: bool
     """Whether every shard is committed; some images may have failed."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
     @property
     def num_done(self) -> int:
@@ -265,6 +267,7 @@ class Run:
             first_at=_iso(sampling[0][0]) if sampling else None,
             last_at=_iso(sampling[-1][1]) if sampling else None,
             complete=len(committed) == layout.num_shards,
+            num_rejected=total.num_rejected,
         )
 
     @contextmanager

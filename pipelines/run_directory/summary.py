@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-SUMMARY_COLUMNS = ("status", "num_bytes", "started_at", "sampling_s")
+from nightpress.pipelines.records import FailureType
+
+SUMMARY_COLUMNS = ("status", "error_type", "num_bytes", "started_at", "sampling_s")
 """The metadata columns that a summary is made from."""
 
 PAUSE_S = 60.0
@@ -35,11 +37,14 @@ class Summary:
     """Images that were sampled; an image found in the store was not."""
     sampling: tuple[Interval, ...] = ()
     """When images were being sampled, in order; gaps of up to `PAUSE_S` are bridged."""
+    num_rejected: int = 0
+    """How many of the images that have failed were rejected by the job's gates."""
 
     @classmethod
     def of(cls, rows: pa.Table) -> Self:
         """Summarise rows, given at least their `SUMMARY_COLUMNS`."""
         num_ok = pc.sum(pc.equal(rows.column("status"), "ok")).as_py() or 0
+        rejected = pc.equal(rows.column("error_type"), str(FailureType.REJECTED))
         batches = _sampled_batches(rows)
         starts = batches.column("started_at").to_numpy()
         ends = starts + batches.column("sampling_s_sum").to_numpy()
@@ -49,21 +54,24 @@ class Summary:
             num_bytes=pc.sum(rows.column("num_bytes")).as_py() or 0,
             num_sampled=pc.sum(batches.column("sampling_s_count")).as_py() or 0,
             sampling=_merged(starts, ends),
+            num_rejected=pc.sum(rejected).as_py() or 0,
         )
 
     @classmethod
     def total(cls, summaries: Iterable["Summary"]) -> Self:
         """Add summaries up."""
-        num_ok = num_failed = num_bytes = num_sampled = 0
+        num_ok = num_failed = num_bytes = num_sampled = num_rejected = 0
         intervals: list[Interval] = []
         for each in summaries:
             num_ok += each.num_ok
             num_failed += each.num_failed
             num_bytes += each.num_bytes
             num_sampled += each.num_sampled
+            num_rejected += each.num_rejected
             intervals += each.sampling
         starts, ends = np.array(intervals, np.float64).reshape(-1, 2).T
-        return cls(num_ok, num_failed, num_bytes, num_sampled, _merged(starts, ends))
+        sampling = _merged(starts, ends)
+        return cls(num_ok, num_failed, num_bytes, num_sampled, sampling, num_rejected)
 
     @property
     def active_s(self) -> float:
@@ -71,8 +79,11 @@ class Summary:
         return sum(end - start for start, end in self.sampling)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        return asdict(self)
+        """JSON-ready values; those of a run without gates are as in older versions."""
+        values = asdict(self)
+        if not self.num_rejected:
+            del values["num_rejected"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -47,6 +47,10 @@ def decided(spec: RunSpec) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
+def num_rejected_in(spec: RunSpec) -> int:
+    return [row["status"] for row in decided(spec)].count("failed")
+
+
 def job_file(tmp_path: Path, spec: RunSpec) -> str:
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(spec.as_dict()))
@@ -83,8 +87,12 @@ def test_a_gated_run_is_resumed_repaired_retried_and_reproduced(
     job, before = job_file(tmp_path, spec), nightpress("run", job_file(tmp_path, spec))
     assert before.exit_code == 3, before.output
     assert "passed; rejected: " in before.stderr
+    assert f"({num_rejected_in(spec)} of them rejected by gates)" in before.stdout
+    assert (
+        f"({num_rejected_in(spec)} of them rejected by gates)" in nightpress("status", job).stdout
+    )
     rows, files = decided(spec), hashes(spec)
-    num_rejected = [row["status"] for row in rows].count("failed")
+    num_rejected = num_rejected_in(spec)
     assert 0 < num_rejected < PROMPTS
 
     Path(spec.url, "metadata/shard-00001.parquet").unlink()
