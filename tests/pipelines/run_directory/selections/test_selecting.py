@@ -359,6 +359,7 @@ def test_commits_of_older_versions_have_no_scores(tmp_path: Path) -> None:
         ({"by": "-"}, "by: the name of the score is missing"),
         ({"dedup": "all"}, "dedup: 'all' is neither exact nor near"),
         ({"by": "clop"}, r"has a score 'clop'; did you mean 'clip'\? its scores are: clip"),
+        ({"by": "scores.clip"}, r"has a score 'scores.clip'; did you mean 'clip'\?"),
         ({"where": "scores.clop > 3"}, r"has a score 'clop'; did you mean 'clip'\?"),
         ({"where": "scores.clip > 3"}, "none of 8 images .* is left: 1 failed, 1 no score clip, 6"),
         ({"where": "clip > 3"}, "there is no column 'clip'"),
