@@ -13,6 +13,7 @@ from .errors import (
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
+from .runs.export import ExportResult, export
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -33,6 +34,7 @@ __all__ = [
     "ClusterUnavailable",
     "Diagnosis",
     "Expansion",
+    "ExportResult",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -59,6 +61,7 @@ __all__ = [
     "compare_samplers",
     "doctor",
     "expand",
+    "export",
     "list_runs",
     "plan",
     "preview",

@@ -45,6 +45,7 @@ COMMANDS = {
     "again": "Make other variants of chosen images of a run, with new seeds.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
+    "export": "Write a training set of the images of runs, in a layout that other tools read.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
@@ -65,6 +66,7 @@ WHAT_IS_LEFT = {
     "again": "committed work is kept: run the same command to resume",
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
+    "export": "what is written is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""
