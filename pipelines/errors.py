@@ -19,6 +19,7 @@
         │   ├── InputMissing       it is not there
         │   ├── InputUndecodable   it cannot be decoded, or is too large
         │   └── InputChanged       its bytes are not those that were first used
+        ├── ScorerError            a scorer cannot be loaded, or cannot score an image
         ├── DataError              the training images or their captions cannot be used
         ├── CheckpointError        a checkpoint is damaged, or belongs to another network
         │   └── DamagedCheckpoint  its file is not whole
@@ -245,6 +246,10 @@ class InputUndecodable(InputError):
 
 class InputChanged(InputError):
     """The picture's bytes are not those that were first used."""
+
+
+class ScorerError(PipelineError):
+    """A scorer cannot be loaded, or cannot score an image."""
 
 
 class DataError(PipelineError, ValueError):

@@ -3,9 +3,10 @@
 This module defines the Arrow schemas of `plan/` and `metadata/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -86,6 +87,9 @@ PASS_TYPE = pa.struct(
 )
 """How an image was sampled again, larger; sizes are in pixels."""
 
+SCORES_TYPE = pa.map_(pa.string(), pa.float64())
+"""Name -> score; the score is null if the scorer could not make one."""
+
 METADATA_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -127,6 +131,8 @@ METADATA_SCHEMA = pa.schema(
         pa.field("inputs", pa.list_(INPUT_TYPE)),
         pa.field("parent", pa.string()),
         pa.field("passes", pa.list_(PASS_TYPE)),
+        pa.field("scores", SCORES_TYPE),
+        pa.field("perceptual_hash", pa.string()),
     ]
 )
 """One row per finished image; carried columns follow.
@@ -147,6 +153,9 @@ ADDED_TO_METADATA = frozenset(
 )
 """Columns that one version added together, to parts of the plan and to commits."""
 
+ADDED_AFTER_PASSES = ("scores", "perceptual_hash")
+"""Columns that were added to commits after `passes`, in this order, and never to plans."""
+
 
 def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
     """A part of a plan or a commit, as if this version had named its carried columns.
@@ -155,18 +164,34 @@ def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
         added: `ADDED_TO_PLANS` or `ADDED_TO_METADATA`. A part of an older version lacks some of
             them, and what it has under such a name is a carried column, say `manifest_mode`.
     """
-    names = table.column_names
-    later = {"parent"} if carries_parent(names) else set()
+    names, carried = table.column_names, carried_under_later_names(table.schema, added)
+    if not carried:
+        return table
+    return table.rename_columns([f"manifest_{n}" if n in carried else n for n in names])
+
+
+def carried_under_later_names(schema: pa.Schema, added: frozenset[str]) -> frozenset[str]:
+    """The carried columns of a part of an older version whose names are now those of other columns.
+
+    Args:
+        added: as for `with_carried_renamed`.
+    """
+    names = list(schema.names)
+    last = names.index("passes") + 1 if "passes" in names else len(names)
+    later = {"parent"} if "parent" in names[last:] else set()
     if not added.issubset(names):
         later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
-    renamed = [f"manifest_{n}" if n in later else n for n in names]
-    return table if renamed == names else table.rename_columns(renamed)
+    expected = ADDED_AFTER_PASSES if added == ADDED_TO_METADATA else ()
+    found = takewhile(_is_of_this_schema, list(schema)[last : last + len(expected)])
+    own = {each.name for each, name in zip(found, expected, strict=False) if each.name == name}
+    later |= set(ADDED_AFTER_PASSES) - own
+    return frozenset(later.intersection(names))
 
 
-def carries_parent(names: Sequence[str]) -> bool:
-    """Whether a part of an older version carries a column `parent`, which stands before `passes`
-    since it is a column of its own."""
-    return "parent" in names and list(names).index("parent") > [*names, "passes"].index("passes")
+def _is_of_this_schema(column: pa.Field) -> bool:
+    return column.name in METADATA_SCHEMA.names and bool(
+        column.type == METADATA_SCHEMA.field(column.name).type
+    )
 
 
 def carried_name(name: str) -> str:
@@ -191,6 +216,9 @@ OPTIONAL_FACTS: dict[str, Any] = {
 }
 """Facts that most images do not have, with the value for none; image files then leave them out, and
 so does the metadata of older versions."""
+
+NOT_IN_OLDER_COMMITS: dict[str, Any] = OPTIONAL_FACTS | dict.fromkeys(ADDED_AFTER_PASSES)
+"""Columns that commits of older versions lack, with the value for none."""
 
 
 @dataclass(frozen=True)
@@ -353,5 +381,10 @@ class ImageRecord:
     num_bytes: int | None = None
     sampling_s: float | None = None
     """This image's share of its batch's sampling time; None if it was found in the store."""
+    scores: Mapping[str, float | None] | None = None
+    """Name -> score of the stored bytes; None if the image failed, or was not scored."""
+    perceptual_hash: str | None = None
+    score_errors: Mapping[str, str] = field(default_factory=dict)
+    """Name of a scorer that failed -> why; the metadata has null for its score."""
     error_type: FailureType | None = None
     error: str | None = None

@@ -39,6 +39,7 @@ LAYERS = {
         "reporting",
         "run_directory",
         "planning",
+        "scoring",
         "image_files",
         "manifest",
         "campaign",

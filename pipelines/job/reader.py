@@ -189,9 +189,13 @@ def _message(detail: ErrorDetails, root: type[BaseModel]) -> str:
 def _section(detail: ErrorDetails, root: type[BaseModel]) -> type[BaseModel]:
     """The section of the job that an error is in."""
     section = root
+    branches: dict[str, type[BaseModel]] = {}
     for part in detail["loc"][:-1]:
-        field = section.model_fields.get(str(part))
-        section = next(_models(field.annotation), section) if field is not None else section
+        if (field := section.model_fields.get(str(part))) is not None:
+            branches = {model.__name__: model for model in _models(field.annotation)}
+            section = next(iter(branches.values()), section)
+        else:
+            section = branches.get(str(part), section)
     return section
 
 

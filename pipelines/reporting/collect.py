@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.records import ADDED_TO_METADATA, with_carried_renamed
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
@@ -26,6 +25,7 @@ from nightpress.pipelines.run_directory.commit import (
     summary_of,
 )
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import CommitTotals
@@ -169,7 +169,7 @@ def _rows(
     if not numbers:
         return []
     table = file.read(columns, use_threads=False).take(pa.array(numbers))
-    return python_rows(with_carried_renamed(table, ADDED_TO_METADATA))
+    return metadata_rows(with_carried_renamed(table, ADDED_TO_METADATA))
 
 
 class _SettingsTable:

@@ -19,10 +19,10 @@ from nightpress.pipelines.errors import Damaged, StoreMissing
 from nightpress.pipelines.records import (
     ADDED_TO_METADATA,
     METADATA_SCHEMA,
-    OPTIONAL_FACTS,
+    NOT_IN_OLDER_COMMITS,
     PLAN_SCHEMA,
     ImageRecord,
-    carries_parent,
+    carried_under_later_names,
     with_carried_renamed,
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -226,21 +226,20 @@ def commit_sizes(store: Store) -> dict[int, int]:
 def metadata_columns(part: pa.Table, names: Sequence[str] = METADATA_SCHEMA.names) -> pa.Table:
     """The columns of the metadata schema, or some of them, without the carried ones.
 
-    Columns that older versions did not write have the value for none; see `OPTIONAL_FACTS`.
+    Columns that older versions did not write have the value for none; see `NOT_IN_OLDER_COMMITS`.
     """
-    for name in OPTIONAL_FACTS:
+    for name in NOT_IN_OLDER_COMMITS:
         if name in names and name not in part.column_names:
-            field, none = METADATA_SCHEMA.field(name), OPTIONAL_FACTS[name]
+            field, none = METADATA_SCHEMA.field(name), NOT_IN_OLDER_COMMITS[name]
             part = part.append_column(field, pa.array([none] * len(part), field.type))
     return part.select(names).cast(pa.schema([METADATA_SCHEMA.field(name) for name in names]))
 
 
 def read_columns(file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
     """Some columns of the metadata schema of an open metadata part, of any version."""
-    stored = file.schema_arrow.names
-    carried = set() if ADDED_TO_METADATA.issubset(stored) else {"parent", *ADDED_TO_METADATA}
-    carried |= {"parent"} if carries_parent(stored) else set()
-    present = [name for name in names if name in stored and name not in carried]
+    stored = file.schema_arrow
+    carried = carried_under_later_names(stored, ADDED_TO_METADATA)
+    present = [name for name in names if name in stored.names and name not in carried]
     return metadata_columns(file.read(present, use_threads=False), names)
 
 
@@ -362,4 +361,6 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "worker": record.worker,
         "started_at": int(record.started_at * 1_000_000),
         "sampling_s": record.sampling_s,
+        "scores": record.scores,
+        "perceptual_hash": record.perceptual_hash,
     }

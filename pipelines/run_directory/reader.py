@@ -4,7 +4,7 @@ Everything is read from the store, so any machine can do it. Nothing is written.
 """
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +23,12 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import candidate_shards
-from nightpress.pipelines.records import ADDED_TO_METADATA, METADATA_SCHEMA, carries_parent
+from nightpress.pipelines.records import (
+    ADDED_TO_METADATA,
+    METADATA_SCHEMA,
+    carried_under_later_names,
+)
 from nightpress.pipelines.run_directory.commit import (
     committed_shards,
     metadata_columns,
@@ -33,6 +36,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit_if_any,
     shard_path,
 )
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.stored import num_stored
 from nightpress.pipelines.run_directory.summary import Summary
@@ -116,7 +120,7 @@ class Run:
         if not shards:
             return ds.dataset(METADATA_SCHEMA.empty_table())
         stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
-        if any(_has_other_names(schema.names) for schema in stored):
+        if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
             return self._renamed(shards)
         return self.shards(shards, _full_schema(stored))
 
@@ -177,7 +181,7 @@ class Run:
         batches = self.metadata.to_batches(filter=wanted, batch_size=IMAGES_AHEAD)
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for batch in batches:
-                rows = python_rows(pa.Table.from_batches([batch]))
+                rows = metadata_rows(pa.Table.from_batches([batch]))
                 yield from zip(rows, pool.map(self._open, rows), strict=True)
 
     @property
@@ -252,7 +256,7 @@ class Run:
         part = read_commit_if_any(self.store, shard)
         if part is None:
             return None
-        rows = metadata_columns(part).filter(pc.field("image_id") == image_id).to_pylist()
+        rows = metadata_rows(metadata_columns(part).filter(pc.field("image_id") == image_id))
         return rows[0] if rows else None
 
     def _open(self, row: Mapping[str, Any]) -> Image.Image:
@@ -276,14 +280,6 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
-
-
-def _has_other_names(names: Sequence[str]) -> bool:
-    """Whether a part of an older version has carried columns under names that are now others."""
-    later = {"parent", *ADDED_TO_METADATA}
-    return carries_parent(names) or (
-        not ADDED_TO_METADATA.issubset(names) and not later.isdisjoint(names)
-    )
 
 
 def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:

@@ -23,7 +23,12 @@ from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.manifest.python_values import python_values
 from nightpress.pipelines.planning import read_shard
-from nightpress.pipelines.records import METADATA_SCHEMA, OPTIONAL_FACTS, PLAN_SCHEMA, ImageFacts
+from nightpress.pipelines.records import (
+    METADATA_SCHEMA,
+    NOT_IN_OLDER_COMMITS,
+    PLAN_SCHEMA,
+    ImageFacts,
+)
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
@@ -246,7 +251,7 @@ def _as_recorded(planned: pa.Table, model: ModelInfo) -> pa.Table:
 def _wrong_values(part: pa.Table, planned: pa.Table) -> str | None:
     """The first difference between a metadata part and the plan, if any."""
     carried = [name for name in planned.column_names if name not in PLAN_SCHEMA.names]
-    written = set(METADATA_SCHEMA.names).difference(OPTIONAL_FACTS)  # by every version
+    written = set(METADATA_SCHEMA.names).difference(NOT_IN_OLDER_COMMITS)  # by every version
     missing = written.union(carried) - set(part.column_names)
     if missing:
         return f"column {min(missing)} is missing"

@@ -14,6 +14,7 @@ from support.plans import MODEL
 from nightpress.pipelines import Run, RunSpec, open_run
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.records import (
+    ADDED_AFTER_PASSES,
     ADDED_TO_METADATA,
     ADDED_TO_PLANS,
     ImageFacts,
@@ -65,7 +66,7 @@ def age(root: Path, record: dict[str, Any]) -> None:
     """Take out of a run directory what older versions did not write, and rename what they did."""
     for part, added in (
         (root / "plan/part-00000.parquet", ADDED_TO_PLANS | {"parent"}),
-        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS | {"parent"}),
+        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS | {"parent", *ADDED_AFTER_PASSES}),
     ):
         table = pq.read_table(part)
         kept = table.drop_columns([name for name in added if name in table.column_names])
@@ -173,4 +174,52 @@ def parents_run(folder: Path) -> Run:
         table = pq.read_table(part).drop_columns(["parent"])
         names = [name.removeprefix("manifest_") for name in table.column_names]
         pq.write_table(table.rename_columns(names), part)
+    return run
+
+
+def test_carried_scores_of_older_versions_are_still_carried(tmp_path: Path) -> None:
+    run = unscored_run(tmp_path, ("scores", "perceptual_hash"))
+    rows = read_shard(run.store, run.record.layout, 0)
+    assert rows["manifest_scores"].to_pylist() == [f"scores {n}" for n in range(4)]
+    assert [shard.findings for shard in verify(run)] == [()]
+    row = run.row("00000002_00")
+    assert row is not None
+    assert (row["scores"], row["perceptual_hash"]) == (None, None)
+    make_shard(
+        run.store,
+        run.record,
+        read_shard(run.store, run.record.layout, 1),
+        FakeSampler(),
+        work_on(rows, 1),
+    )
+    assert [shard.findings for shard in verify(run)] == [(), ()]
+    table = run.metadata.to_table().sort_by("id")
+    assert table["manifest_scores"].to_pylist() == [f"scores {n}" for n in range(8)]
+    assert table["manifest_perceptual_hash"].to_pylist()[-1] == "perceptual_hash 7"
+    assert pa.types.is_map(table["scores"].type)
+
+
+def test_a_commit_without_scores_shows_null(tmp_path: Path) -> None:
+    run = unscored_run(tmp_path, ("topic",))
+    assert isinstance(run.metadata, ds.FileSystemDataset)
+    table = run.metadata.to_table(columns=["topic", *ADDED_AFTER_PASSES])
+    assert [table[name].null_count for name in ADDED_AFTER_PASSES] == [4, 4]
+    row = metadata_columns(read_commit(run.store, 0)).to_pylist()[1]
+    facts = ImageFacts.from_dict(row)
+    scored = ImageRecord(facts, "ok", 1, "here:1", 0.0, scores={"clip": 0.25, "text": None})
+    part = amend_commit(run.store, 0, {1: scored})
+    assert part["scores"].to_pylist() == [None, [("clip", 0.25), ("text", None)], None, None]
+    assert part["topic"].to_pylist() == [f"topic {n}" for n in range(4)]
+    assert run.row(row["image_id"])["scores"] == {"clip": 0.25, "text": None}  # type: ignore[index]
+
+
+def unscored_run(folder: Path, carried: tuple[str, ...]) -> Run:
+    """A run of a version that knew images that are made again, but no scores."""
+    run = older_run(folder, "none", carried, aged=False)
+    part = Path(run.url, shard_path(0))
+    pq.write_table(pq.read_table(part).drop_columns(ADDED_AFTER_PASSES), part)
+    for path in (Path(run.url, "plan/part-00000.parquet"), part):
+        table = pq.read_table(path)
+        names = [name.removeprefix("manifest_") for name in table.column_names]
+        pq.write_table(table.rename_columns(names), path)
     return run
