@@ -1,40 +1,21 @@
-"""The events of an export, and the text that shows its progress."""
+"""The text that shows the progress of an export; `jobs.progress.displays` prints it."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from rich.console import Console
 
 from nightpress.jobs.progress.displays import Display, display
 from nightpress.jobs.progress.events import Message
+from nightpress.pipelines.export.events import (
+    Event,
+    ExportPlanned,
+    ShardExported,
+    ShardSurveyed,
+)
 from nightpress.pipelines.formatting import duration, plural, size
 
-
-@dataclass(frozen=True)
-class ExportPlanned:
-    """It is known what is to be written."""
-
-    num_shards: int
-    """Shards of the runs."""
-    num_done: int
-    """Those that an earlier start has exported, and that have not changed since."""
-
-
-@dataclass(frozen=True)
-class ShardExported:
-    """A shard is exported."""
-
-    num_images: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class ShardSurveyed:
-    """The images of a shard are compared with those of other splits."""
-
-
-ExportEvent = Message | ExportPlanned | ShardExported | ShardSurveyed
+ExportEvent = Message | Event
 """Everything that `export` reports."""
 
 

@@ -1,6 +1,6 @@
 """What one process needs to export a shard: the plan of the whole export, and the shard's task."""
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -34,6 +34,25 @@ class ExportPlan:
     """The columns of the export, beside image and caption."""
     fence: FencingToken | None = None
     """Of the lease, if several processes may write."""
+
+
+def plan_of(
+    spec: ExportSpec,
+    store: Store,
+    sources: Sequence[ExportSource],
+    columns: pa.Schema,
+    fence: FencingToken | None = None,
+) -> ExportPlan:
+    """The plan of an export, given its runs and its columns."""
+    return ExportPlan(
+        spec=spec,
+        store=store,
+        stores=tuple(each.run.store for each in sources),
+        names=tuple(each.name for each in sources),
+        schemas=tuple(each.schema for each in sources),
+        columns=columns,
+        fence=fence,
+    )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from nightpress.pipelines.errors import (
     SpecError,
     UnsupportedFormat,
 )
+from nightpress.pipelines.export.captions import Caption
+from nightpress.pipelines.export.columns import exported_schema, left_out
 from nightpress.pipelines.export.sources import ExportSource
 from nightpress.pipelines.export.spec import ExportSpec
+from nightpress.pipelines.export.splits import require_split_column
 from nightpress.pipelines.job.spec import differences, flatten
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.run_directory.record import RUN_FILE, package_versions
@@ -94,6 +97,18 @@ class ExportRecord:
             versions=values["versions"],
         )
 
+    def left_out(self, sources: Sequence[ExportSource]) -> list[str]:
+        """What to say of columns that runs have gained since the export began."""
+        texts = []
+        for source in sources:
+            new = left_out(source.schema, source.scores, self.columns, self.spec.metadata)
+            if new:
+                texts.append(
+                    f"{source.run.url}: columns that came after this export began are left out: "
+                    f"{', '.join(new)}"
+                )
+        return texts
+
     def changes(self, spec: ExportSpec, sources: Sequence[ExportSource]) -> list[Change]:
         """What would be exported differently now; runs may have moved, and may have grown."""
         old, new = (dict(flatten(each.identity())) for each in (self.spec, spec))
@@ -122,6 +137,24 @@ def new_export(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions(),
     )
+
+
+def record_for(store: Store, spec: ExportSpec, sources: Sequence[ExportSource]) -> ExportRecord:
+    """The record that a start goes on with, or that of a new export; writes nothing.
+
+    Raises:
+        SpecError: a key of the export does not fit its runs.
+        ChangedExport: the directory has an export of other content.
+    """
+    for source in sources:
+        Caption.parse(spec.caption, source.schema)
+        require_split_column(spec.split, source.schema)
+    existing = existing_export(store, spec, sources)
+    if existing is not None:
+        return existing
+    scores = dict.fromkeys(name for source in sources for name in source.scores)
+    schemas = [source.schema for source in sources]
+    return new_export(spec, sources, exported_schema(schemas, tuple(scores), spec.metadata))
 
 
 def read_export(store: Store) -> ExportRecord | None:

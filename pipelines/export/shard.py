@@ -127,12 +127,6 @@ class _Shard:
 
     def index(self) -> ShardIndex:
         """What the export holds of the shard, once every part has been made."""
-        described = {
-            split: self._columns[split].append_column(
-                "caption", pa.array([self._captions[row] for row in rows], pa.string())
-            )
-            for split, rows in self._by_split.items()
-        }
         reasons = [None if each.reason is None else str(each.reason) for each in self._decisions]
         return ShardIndex(
             source=self._task.source,
@@ -142,9 +136,20 @@ class _Shard:
             objects=tuple(self._objects),
             num_images={split: len(rows) for split, rows in self._by_split.items()},
             num_dropped=counted(reasons),
-            statistics=ShardStatistics.of(described),
+            statistics=ShardStatistics.of(self._described()),
             rows=index_rows(map(self._index_row, range(len(self._rows)))),
         )
+
+    def _described(self) -> dict[str, pa.Table]:
+        """The columns of each split, with the captions, to be counted."""
+        tables = {}
+        for split, rows in self._by_split.items():
+            captions = pa.array([self._captions[row] for row in rows], pa.string())
+            columns = self._columns[split]
+            tables[split] = pa.table(
+                [captions, *columns.columns], names=["caption", *columns.column_names]
+            )
+        return tables
 
     def _index_row(self, row: int) -> dict[str, object]:
         values, decision = self._rows[row], self._decisions[row]

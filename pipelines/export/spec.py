@@ -20,7 +20,7 @@ from nightpress.pipelines.job.spec import MAX_SEED, nested_copy
 
 Layout = Literal["hf-parquet", "imagefolder", "webdataset"]
 Metadata = Literal["full", "minimal", "none"]
-Leaks = Literal["keep", "exact"]
+Leaks = Literal["keep", "exact", "near"]
 
 
 def _checked_share(text: str) -> str:
@@ -56,7 +56,7 @@ class SplitSpec(Section):
         Leaks,
         Field(
             description="What leaves train because another split has it: exact, the same bytes; "
-            "keep, nothing."
+            "near, also pictures that look alike; keep, nothing."
         ),
     ] = "exact"
 

@@ -27,6 +27,8 @@ PNG_KEPT = frozenset(
 WEBP_KEPT = frozenset((b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF"))
 """Reference: developers.google.com/speed/webp/docs/riff_container."""
 
+RIFF_HEADER_BYTES = 8
+
 VP8X_XMP, VP8X_EXIF = 0x04, 0x08
 """Flags in the extended header of a WebP file: which metadata it has."""
 
@@ -128,6 +130,8 @@ def _is_kept(marker: int, content: bytes) -> bool:
 
 
 def _webp(data: bytes) -> bytes:
+    if len(data) < RIFF_HEADER_BYTES + struct.unpack_from("<I", data, 4)[0]:
+        raise ValueError("truncated WebP file")
     chunks = dict[bytes, list[bytes]]()
     body = list[bytes]()
     for name, content in _riff_chunks(data):
