@@ -23,6 +23,7 @@ from .runs.retry import retry
 from .runs.runner import RunResult, run
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.verify import VerifyResult, verify
+from .runs.verify_export import ExportVerified, verify_export
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train
 from .tuning.options import TuneOptions
@@ -35,6 +36,7 @@ __all__ = [
     "Diagnosis",
     "Expansion",
     "ExportResult",
+    "ExportVerified",
     "ImageSetup",
     "IncompleteRun",
     "JobError",
@@ -73,4 +75,5 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "verify_export",
 ]

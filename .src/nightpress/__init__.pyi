@@ -7,6 +7,7 @@ from .jobs import (
     Diagnosis,
     Expansion,
     ExportResult,
+    ExportVerified,
     ImageSetup,
     Plan,
     RepairResult,
@@ -37,6 +38,7 @@ from .jobs import (
     train,
     tune,
     verify,
+    verify_export,
 )
 from .pipelines import (
     ExportSpec,
@@ -55,6 +57,7 @@ __all__ = [
     "Expansion",
     "ExportResult",
     "ExportSpec",
+    "ExportVerified",
     "ImageSetup",
     "Imported",
     "NightpressError",
@@ -93,4 +96,5 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "verify_export",
 ]

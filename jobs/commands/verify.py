@@ -16,7 +16,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
-from nightpress.jobs.commands.verify_export import export_target, verify_an_export
+from nightpress.jobs.commands.verify_export import or_an_export
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
@@ -80,6 +80,7 @@ class Percentage(click.ParamType[float]):
 @repair_options
 @json_option
 @click.pass_context
+@or_an_export
 def command(
     ctx: click.Context,
     run: str,
@@ -102,12 +103,9 @@ def command(
     sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
     and was not repaired.
 
-    RUN may be an export, too, or its file: then its objects and rows are compared with the runs
-    that it was made of, and --repair exports again what is wrong.
+    RUN may be an export, too, or its file: it is compared with the runs that it was made of, and
+    --repair exports again what is wrong.
     """
-    if (export := export_target(run, storage_overrides)) is not None:
-        refused = {"--remove-orphans": remove_orphans, "--inputs": inputs, "--spread": spread}
-        verify_an_export(ctx, export, sample, repair, take_over, refused, as_json)
     target = image_target(run, storage_overrides, night)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:

@@ -1,10 +1,11 @@
 """`nightpress verify` of an export."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -23,6 +24,9 @@ from nightpress.pipelines.storage import Options, is_url
 MAX_LISTED = 50
 """Findings that are printed; `--json` prints all of them."""
 
+REFUSED = ("remove_orphans", "inputs", "spread", "allow_pickle", "max_failures")
+"""Options that mean nothing for an export."""
+
 Target = tuple[str | ExportSpec, Options]
 
 
@@ -35,32 +39,38 @@ def export_target(run: str, storage_overrides: tuple[str, ...]) -> Target | None
     return (run, options) if is_export(run, options) else None
 
 
-def verify_an_export(
-    ctx: click.Context,
-    target: Target,
-    sample: float,
-    repair: bool,
-    take_over: bool,
-    refused: Mapping[str, bool],
-    as_json: bool,
-) -> NoReturn:
+def or_an_export(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command `verify`, which checks an export where RUN is one."""
+
+    @wraps(command)
+    def verify_either(ctx: click.Context, **options: Any) -> Any:
+        target = export_target(options["run"], options["storage_overrides"])
+        if target is None:
+            return command(ctx, **options)
+        for name in REFUSED:
+            if options[name]:
+                option = f"--{name.replace('_', '-')}"
+                raise SpecError(f"{option}: this is an export, which is checked without it")
+        return _verify(ctx, target, options)
+
+    return verify_either
+
+
+def _verify(ctx: click.Context, target: Target, given: Mapping[str, Any]) -> NoReturn:
     """Check an export, print what is found, and end the command."""
-    for option, given in refused.items():
-        if given:
-            raise SpecError(f"{option}: this is an export, which is checked without it")
     export, options = target
     sigterm_as_ctrl_c()
     with display_for(Console(file=sys.stderr)) as display:
         result = verify_export(
             export,
             display.show,
-            sample=sample,
-            repair=repair,
-            take_over=take_over,
+            sample=given["sample"],
+            repair=given["repair"],
+            take_over=given["take_over"],
             storage=options,
         )
     code = OK if result.is_sound else SOME_FAILED
-    print_and_exit(ctx, code, asdict(result), as_text(result), as_json)
+    print_and_exit(ctx, code, asdict(result), as_text(result), given["as_json"])
 
 
 def as_text(result: ExportVerified) -> str:

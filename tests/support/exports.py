@@ -1,11 +1,15 @@
 """Small runs to export, and exports written in this process."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from support import made_runs
 
 from nightpress.pipelines import Run, open_run
@@ -16,7 +20,14 @@ from nightpress.pipelines.export.sources import open_sources
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.summary import ExportSummary
 from nightpress.pipelines.export.writing import ExportWriter
+from nightpress.pipelines.image_files.encoding import encode
+from nightpress.pipelines.planning import PlanPart
+from nightpress.pipelines.records import ImageRecord
+from nightpress.pipelines.run_directory.record import RUN_FILE
+from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.storage import Store
+
+Pixels = NDArray[np.uint8]
 
 SPLIT = {"by": "id", "validation": "20%", "test": "20%"}
 """Of the ten images of `made_runs.finish`, one failed, six are in train and one is in test."""
@@ -27,6 +38,55 @@ def finished_run(output: Path | str, name: str = "run", **job: Any) -> Run:
     run = made_runs.begin(str(output), name=name, **job)
     made_runs.finish(run)
     return open_run(run.url)
+
+
+def pictured_run(
+    output: Path | str, pictures: Mapping[str, Pixels], name: str = "run", hashed: bool = False
+) -> Run:
+    """A run with these pictures, one for each id, in shards of four.
+
+    Args:
+        hashed: whether its metadata has their perceptual hashes.
+    """
+    items = list(pictures.items())
+    run = begin_with(output, name, len(items))
+    for shard, start in enumerate(range(0, len(items), made_runs.SHARD_SIZE)):
+        some = items[start : start + made_runs.SHARD_SIZE]
+        records = [stored(run, id_, pixels, hashed) for id_, pixels in some]
+        made_runs.commit(run, shard, records)
+    return open_run(run.url)
+
+
+def begin_with(output: Path | str, name: str, num_images: int, **job: Any) -> Run:
+    """A run that will have so many images, in shards of four."""
+    record = made_runs.record_of(str(output), name=name, **job)
+    num_shards = -(-num_images // made_runs.SHARD_SIZE)
+    part = PlanPart("plan/part-00000.parquet", 0, 0, num_images, num_images, 0, num_shards)
+    record = replace(record, layout=replace(record.layout, parts=(part,)))
+    store = Store(record.spec.url)
+    store.create(RUN_FILE, record.to_json())
+    return open_run(store.url)
+
+
+def stored(run: Run, id_: str, pixels: Pixels, hashed: bool = False) -> ImageRecord:
+    """Store a picture; returns its record."""
+    height, width = pixels.shape[:2]
+    facts = replace(made_runs.FACTS, image_id=f"{id_}_00", id=id_, width=width, height=height)
+    data = encode(pixels, facts, run.spec.images)
+    file = f"images/{facts.image_id}.{run.spec.images.suffix}"
+    run.store.create(file, data)
+    return ImageRecord(
+        facts=facts,
+        status="ok",
+        attempts=1,
+        worker="node-1",
+        started_at=made_runs.BEGIN,
+        file=file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        num_bytes=len(data),
+        sampling_s=1.0,
+        perceptual_hash=perceptual_hash(pixels) if hashed else None,
+    )
 
 
 def spec_of(folder: Path | str, runs: str | Sequence[str], **keys: Any) -> ExportSpec:
