@@ -100,11 +100,8 @@ def command(
     """Check every image of RUN against its metadata, and the metadata against the plan.
 
     RUN is the URL of a run directory, or its job file. Each image is read again: its bytes and
-    sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
-    and was not repaired.
-
-    RUN may be an export, too, or its file: it is compared with the runs that it was made of, and
-    --repair exports again what is wrong.
+    sha256, its size and format, and its embedded metadata. An export is compared with its runs. The
+    exit code is 3 if something is wrong and was not repaired.
     """
     target = image_target(run, storage_overrides, night)
     sigterm_as_ctrl_c()
