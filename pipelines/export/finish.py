@@ -11,6 +11,7 @@ import pyarrow as pa
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.export.card import CARD_FILE, CardFacts, card
 from nightpress.pipelines.export.index import INDEX_FOLDER, ShardIndex, read_index
+from nightpress.pipelines.export.layouts import diffusiondb
 from nightpress.pipelines.export.layouts.part import DATA
 from nightpress.pipelines.export.licences import Licence, licences_of
 from nightpress.pipelines.export.plan import ExportPlan
@@ -49,6 +50,8 @@ class _Totals:
     num_bytes: int = 0
     num_objects: int = 0
     names: list[Hashes] = field(default_factory=list)
+    part_tables: list[str] = field(default_factory=list)
+    """In the layout diffusiondb, the tables of the parts."""
 
     def add(self, index: ShardIndex) -> None:
         """Add one index."""
@@ -62,6 +65,7 @@ class _Totals:
                 into[name] = into.get(name, 0) + number
         self.num_bytes += index.num_bytes
         self.num_objects += len(index.objects)
+        self.part_tables += [o.path for o in index.objects if diffusiondb.is_part_table(o.path)]
         self.names.append(hash64(pa.array([o.path for o in index.objects], pa.string()), 0))
 
 
@@ -101,6 +105,9 @@ def finish(
         finished_at=now_utc(),
     )
     _require(plan)
+    if plan.spec.layout == "diffusiondb":
+        tables = (plan.store.read(path) for path in totals.part_tables)
+        plan.store.put(diffusiondb.TABLE_FILE, diffusiondb.joined_table(tables))
     _write_tables(plan, totals, summary, _all_licences(plan, sources))
     _delete_left_over(plan, np.concatenate(totals.names), {*paths, *surveys})
     plan.store.put(SUMMARY_FILE, summary.to_json())

@@ -1,10 +1,10 @@
 """Exporting one source shard: its images read and checked, its parts and its index written."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -18,7 +18,13 @@ from nightpress.pipelines.export.index import (
     counted,
     index_rows,
 )
-from nightpress.pipelines.export.layouts.part import ExportedImage, Part, PartKey, Place
+from nightpress.pipelines.export.layouts.part import (
+    ExportedImage,
+    Part,
+    PartKey,
+    Place,
+    flat_name,
+)
 from nightpress.pipelines.export.layouts.registry import WRITERS
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.export.statistics import ShardStatistics
@@ -122,8 +128,14 @@ class _Shard:
     def _image(self, row: int) -> ExportedImage:
         values = self._rows[row]
         data = self._images.read(values, with_facts=self._plan.spec.metadata == "full")
-        name = (values["member"] or values["file"]).removeprefix(FOLDER)
-        return ExportedImage(name, data, self._captions[row])
+        return ExportedImage(self._name(values), data, self._captions[row], row)
+
+    def _name(self, values: Mapping[str, Any]) -> str:
+        """The name that an image has in its run, or one of its id alone: names may tell prompts."""
+        name = str(values["member"] or values["file"]).removeprefix(FOLDER)
+        if self._plan.spec.metadata == "full":
+            return name
+        return f"{flat_name(values['image_id'])}.{name.rpartition('.')[2]}"
 
     def index(self) -> ShardIndex:
         """What the export holds of the shard, once every part has been made."""

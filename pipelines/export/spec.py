@@ -18,9 +18,16 @@ from nightpress.pipelines.job.reader import (
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, nested_copy
 
-Layout = Literal["hf-parquet", "imagefolder", "webdataset"]
+Layout = Literal["hf-parquet", "imagefolder", "webdataset", "img2dataset", "kohya", "diffusiondb"]
 Metadata = Literal["full", "minimal", "none"]
 Leaks = Literal["keep", "exact", "near"]
+
+
+WITHOUT_SPLITS = ("diffusiondb",)
+"""Layouts that have no place for splits."""
+
+WITH_SETTINGS = ("diffusiondb",)
+"""Layouts that name the settings of every image."""
 
 
 def _checked_share(text: str) -> str:
@@ -154,6 +161,17 @@ class ExportSpec(Section):
         twice = [url for url in self.runs if self.runs.count(url) > 1]
         if twice:
             raise ValueError(f"from: {twice[0]} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _layout_holds_it(self) -> Self:
+        if self.layout in WITHOUT_SPLITS and self.splits != ("train",):
+            raise ValueError(f"layout {self.layout} has no splits; leave split out")
+        if self.layout in WITH_SETTINGS and self.metadata == "none":
+            raise ValueError(
+                f"layout {self.layout} names the settings of every image, so metadata cannot be "
+                "none; minimal and full are allowed"
+            )
         return self
 
     @property

@@ -26,11 +26,16 @@ FILE_NAME = pa.field("file_name", pa.string())
 def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part:
     """A part as one folder; see `hf_parquet.write`."""
     names = [safe_name(image.name) for image in images]
+    files = [(name, image.data) for name, image in zip(names, images, strict=True)]
+    files.append((METADATA_FILE, metadata_file(names, images, rows)))
+    return folder_part(f"{DATA}/{key.split}/{key.stem}", files, names)
+
+
+def metadata_file(names: Sequence[str], images: Sequence[ExportedImage], rows: pa.Table) -> bytes:
+    """The file with the names, the captions and the columns of the images of a folder."""
     captions = [image.caption for image in images]
     schema = pa.schema([FILE_NAME, CAPTION, *rows.schema])
     columns = [pa.array(names, pa.string()), pa.array(captions, pa.string()), *rows.columns]
     file = BytesIO()
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), file, write_page_checksum=True)
-    files = [(name, image.data) for name, image in zip(names, images, strict=True)]
-    files.append((METADATA_FILE, file.getvalue()))
-    return folder_part(f"{DATA}/{key.split}/{key.stem}", files, names)
+    return file.getvalue()

@@ -19,6 +19,8 @@ class ExportedImage:
     """A relative file name, of which no other image of its run is the same."""
     data: bytes
     caption: str
+    row: int = 0
+    """Its row in the shard of its run."""
 
     @property
     def suffix(self) -> str:
@@ -45,8 +47,17 @@ class PartKey:
     @property
     def stem(self) -> str:
         """`0-00012`, or `0-00012-1` for the second part of its shard."""
-        number = f"-{self.number}" if self.number else ""
-        return f"{self.source}-{self.shard:05d}{number}"
+        return f"{self.source}-{self.shard:05d}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """`-1` for the second part of a shard; empty for the first."""
+        return f"-{self.number}" if self.number else ""
+
+    @property
+    def number_of_shard(self) -> int:
+        """A number that no shard of another run has, and that stays when runs grow."""
+        return self.shard * self.num_sources + self.source
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from nightpress.pipelines.export.layouts import hf_parquet, imagefolder, webdataset
+from nightpress.pipelines.export.layouts import (
+    diffusiondb,
+    hf_parquet,
+    imagefolder,
+    img2dataset,
+    kohya,
+    webdataset,
+)
 from nightpress.pipelines.export.layouts.part import DATA, ExportedImage, Part, PartKey
 
 Writer = Callable[[PartKey, Sequence[ExportedImage], pa.Table], Part]
@@ -14,12 +21,16 @@ WRITERS: Mapping[str, Writer] = {
     "hf-parquet": hf_parquet.write,
     "imagefolder": imagefolder.write,
     "webdataset": webdataset.write,
+    "img2dataset": img2dataset.write,
+    "kohya": kohya.write,
+    "diffusiondb": diffusiondb.write,
 }
 
 DATA_FILES = {
     "hf-parquet": f"{DATA}/{{split}}-*.parquet",
     "imagefolder": f"{DATA}/{{split}}/**",
     "webdataset": f"{DATA}/{{split}}-*.tar",
+    "img2dataset": f"{DATA}/{{split}}/*.tar",
 }
 """Layouts that `datasets` reads, with the pattern that a README gives it for a split."""
 

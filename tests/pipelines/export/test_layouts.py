@@ -1,6 +1,8 @@
 """The layouts, read by the programs that they are for."""
 
 import io
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from support.exports import SPLIT, finished_run, ids_of, spec_of, written
 from support.made_runs import colour
 
 from nightpress.pipelines import Run
-from nightpress.pipelines.export.layouts import hf_parquet, imagefolder, webdataset
+from nightpress.pipelines.export.layouts import diffusiondb, hf_parquet, imagefolder, webdataset
 from nightpress.pipelines.export.layouts.hf_parquet import row_groups
 from nightpress.pipelines.export.layouts.part import (
     ExportedImage,
@@ -86,6 +88,61 @@ def test_webdataset_reads_pictures_captions_and_columns(tmp_path: Path) -> None:
             assert sample["txt"] == f"topic {sample['json']['seed']}"
         keys += [sample["__key__"] for sample in samples]
     assert len(set(keys)) == len(keys) == 18
+
+
+def test_kohya_folders_hold_pairs_of_images_and_captions(run: Run, tmp_path: Path) -> None:
+    """sd-scripts read every image right in a folder `<repeats>_<name>`, and its `.txt`."""
+    spec = spec_of(tmp_path, run.url, layout="kohya", split=SPLIT, caption="{topic}")
+    summary = written(spec)
+    for split, num_images in summary.num_images.items():
+        folders = list(Path(spec.url, "data", split).iterdir())
+        assert all(re.fullmatch(r"1_set-0-\d{5}-[0-9a-f]{16}", each.name) for each in folders)
+        pictures = [path for folder in folders for path in folder.glob("*.png")]
+        assert len(pictures) == num_images
+        for path in pictures:
+            number = int(path.name.partition("_")[0])
+            assert path.with_suffix(".txt").read_text() == f"topic {number}"
+            assert first_pixel(Image.open(path)) == colour(number)
+            names = pq.read_table(path.parent / "metadata.parquet").column("file_name")
+            assert path.name in names.to_pylist()
+
+
+@pytest.mark.filterwarnings("ignore:.*WebDataset:UserWarning")
+def test_img2dataset_shards_have_a_tar_a_table_and_counts(run: Run, tmp_path: Path) -> None:
+    import webdataset as wds
+
+    spec = spec_of(tmp_path, run.url, layout="img2dataset", caption="{topic}")
+    written(spec)
+    tars = sorted(Path(spec.url).glob("data/train/*.tar"))
+    samples = list(wds.WebDataset(list(map(str, tars)), shardshuffle=False).decode("pil"))
+    tables = [pq.read_table(tar.with_suffix(".parquet")) for tar in tars]
+    for tar, table in zip(tars, tables, strict=True):
+        counts = json.loads(Path(f"{tar.with_suffix('')}_stats.json").read_text())
+        assert counts["successes"] == counts["count"] == len(table)
+    rows = pa.concat_tables(tables).to_pylist()
+    for sample, row in zip(samples, rows, strict=True):
+        assert sample["__key__"] == sample["json"]["key"] == row["key"]
+        assert sample["txt"] == row["caption"] == f"topic {row['seed']}"
+        assert (row["status"], row["width"], row["original_width"]) == ("success", 16, 16)
+        assert first_pixel(sample["png"]) == colour(row["seed"])
+    assert len({row["key"] for row in rows}) == len(rows) == 9
+
+
+def test_diffusiondb_parts_have_settings_and_one_table(run: Run, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, run.url, layout="diffusiondb")
+    written(spec)
+    table = pq.read_table(Path(spec.url, "metadata.parquet"))
+    assert table.schema.names == diffusiondb.TABLE.names
+    rows = table.to_pylist()
+    assert sorted(row["seed"] for row in rows) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    for row in rows:
+        folder = Path(spec.url, f"data/part-{row['part_id']:06d}")
+        settings = json.loads((folder / f"{folder.name}.json").read_text())
+        assert settings[row["image_name"]] == {
+            **{"p": "a cat", "se": row["seed"], "c": 4.5, "st": 20, "sa": "k_euler"}
+        }
+        assert first_pixel(Image.open(folder / row["image_name"])) == colour(row["seed"])
+        assert (row["sampler"], row["step"], row["width"]) == (3, 20, 16)
 
 
 def images(*names: str) -> list[ExportedImage]:

@@ -59,6 +59,8 @@ def test_an_export_is_read_back_from_its_own_values() -> None:
         ({"select": "../other"}, "must be the name of a selection"),
         ({"name": "a/b"}, "name: 'a/b'"),
         ({"caption": ""}, "caption: ''"),
+        ({"layout": "diffusiondb", "split": {"test": "5%"}}, "diffusiondb has no splits"),
+        ({"layout": "diffusiondb", "metadata": "none"}, "metadata cannot be none"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_key(keys: dict[str, Any], said: str) -> None:

@@ -10,7 +10,7 @@ from support.exports import SPLIT, files_of, finished_run, spec_of, written
 from nightpress.pipelines import Run
 from nightpress.pipelines.export.index import index_rows, listed_entries, read_index
 from nightpress.pipelines.export.layouts.registry import WRITERS
-from nightpress.pipelines.export.spec import ExportSpec
+from nightpress.pipelines.export.spec import WITHOUT_SPLITS, ExportSpec
 from nightpress.pipelines.export.verify import (
     ExportCheck,
     ExportDamage,
@@ -54,7 +54,8 @@ def test_a_sound_export_has_no_findings(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_missing_and_a_changed_object_are_found(run: Run, tmp_path: Path, layout: str) -> None:
-    spec = spec_of(tmp_path, run.url, layout=layout, split=SPLIT)
+    split = None if layout in WITHOUT_SPLITS else SPLIT
+    spec = spec_of(tmp_path, run.url, layout=layout, split=split)
     written(spec)
     store = Store(spec.url)
     for path in listed_entries(store).values():

@@ -24,14 +24,18 @@ from support.exports import (
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import ChangedExport, Damaged, RunNotFound, SpecError
 from nightpress.pipelines.export.events import ShardExported
+from nightpress.pipelines.export.index import ShardIndex, listed_entries, read_index
+from nightpress.pipelines.export.layouts.registry import WRITERS
 from nightpress.pipelines.export.record import EXPORT_FILE
-from nightpress.pipelines.export.spec import ExportSpec
+from nightpress.pipelines.export.spec import WITH_SETTINGS, ExportSpec
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.stripping import stripped
 from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
+from nightpress.pipelines.storage import Store
 
-LAYOUTS = ["hf-parquet", "imagefolder", "webdataset"]
+LAYOUTS = sorted(WRITERS)
+HOLD_NOTHING_ELSE = sorted(set(WRITERS) - set(WITH_SETTINGS))
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_full_metadata_keeps_every_byte_of_the_images(run: Run, tmp_path: Path) 
         assert row["worker"] == "node-1"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", HOLD_NOTHING_ELSE)
 @pytest.mark.parametrize("metadata", ["minimal", "none"])
 def test_less_metadata_tells_no_prompt_model_or_worker(
     run: Run, tmp_path: Path, layout: str, metadata: str
@@ -96,7 +100,7 @@ def test_without_metadata_there_are_only_images_and_captions(run: Run, tmp_path:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_second_start_writes_nothing(run: Run, tmp_path: Path, layout: str) -> None:
-    spec = spec_of(tmp_path, run.url, layout=layout, split=SPLIT)
+    spec = spec_of(tmp_path, run.url, layout=layout)
     first = written(spec)
     before = files_of(spec.url)
     again, events, num_written = written_with_events(spec)
@@ -113,20 +117,30 @@ def test_only_the_shard_that_a_retry_changed_is_written_again(
 ) -> None:
     spec = spec_of(tmp_path, run.url, layout=layout)
     written(spec)
-    before = parts_of(spec.url)
+    before, others = parts_of(spec.url), objects_of_others(spec.url)
     remade = made_runs.made(run, 5, attempts=1)
     amend_commit(run.store, 1, {1: remade})
     summary, events, num_written = written_with_events(spec)
     assert num_written == sum(isinstance(each, ShardExported) for each in events) == 1
     assert (summary.num_images, summary.num_dropped) == ({"train": 10}, {})
     after = parts_of(spec.url)
-    assert {path for path in before if "0-00001-" not in path} == {
-        path for path in after if "0-00001-" not in path
-    }
-    assert not {path for path in before if "0-00001-" in path} & set(after)
+    assert objects_of_others(spec.url) == others
+    assert {path: before[path] for path in others} == {path: after[path] for path in others}
+    named = {each.path for index in indexes(spec.url) for each in index.objects}
+    assert set(after) == named
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+def indexes(url: str) -> list[ShardIndex]:
+    store = Store(url)
+    return [read_index(store, path) for path in listed_entries(store).values()]
+
+
+def objects_of_others(url: str) -> set[str]:
+    """The objects of all shards but the second."""
+    return {o.path for index in indexes(url) if index.shard != 1 for o in index.objects}
+
+
+@pytest.mark.parametrize("layout", ["hf-parquet", "imagefolder"])
 def test_what_a_killed_start_leaves_changes_nothing(run: Run, tmp_path: Path, layout: str) -> None:
     spec = spec_of(tmp_path, run.url, layout=layout, split=SPLIT, metadata="full")
     written(spec)
