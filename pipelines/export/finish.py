@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.export.card import CARD_FILE, CardFacts, card
+from nightpress.pipelines.export.croissant import CROISSANT_FILE, croissant
 from nightpress.pipelines.export.index import INDEX_FOLDER, ShardIndex, read_index
 from nightpress.pipelines.export.layouts import diffusiondb
 from nightpress.pipelines.export.layouts.part import DATA
@@ -147,6 +148,7 @@ def _write_tables(
         STATS_FILE: stats_table(totals.statistics),
         BALANCE_FILE: balance_table(found, plan.spec.splits),
         DROPPED_FILE: totals.dropped.finished(),
+        CROISSANT_FILE: croissant(facts),
         CARD_FILE: card(facts),
     }
     for path, data in files.items():

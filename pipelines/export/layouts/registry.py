@@ -1,6 +1,7 @@
 """The layouts by name: how a part of each is written, and how its images are read back."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,40 @@ DATA_FILES = {
     "img2dataset": f"{DATA}/{{split}}/*.tar",
 }
 """Layouts that `datasets` reads, with the pattern that a README gives it for a split."""
+
+
+@dataclass(frozen=True)
+class LayoutFiles:
+    """The files of a split, as patterns with `{split}`."""
+
+    table: str
+    """Parquet files with a row for each image; empty if the layout has none."""
+    images: tuple[str, str]
+    """The files with the images and their kind; empty if the tables hold the images."""
+    columns: pa.Schema | None = None
+    """The columns of the tables, if they are not those of the export."""
+    has_images: bool = False
+    """Whether the tables have a column `image`."""
+
+
+FILES: Mapping[str, LayoutFiles] = {
+    "hf-parquet": LayoutFiles(f"{DATA}/{{split}}-*.parquet", ("", ""), has_images=True),
+    "imagefolder": LayoutFiles(
+        f"{DATA}/{{split}}/*/metadata.parquet", (f"{DATA}/{{split}}/*/*", "image/*")
+    ),
+    "webdataset": LayoutFiles("", (f"{DATA}/{{split}}-*.tar", "application/x-tar")),
+    "img2dataset": LayoutFiles(
+        f"{DATA}/{{split}}/*.parquet",
+        (f"{DATA}/{{split}}/*.tar", "application/x-tar"),
+        columns=img2dataset.OWN,
+    ),
+    "kohya": LayoutFiles(
+        f"{DATA}/{{split}}/*/metadata.parquet", (f"{DATA}/{{split}}/*/*", "image/*")
+    ),
+    "diffusiondb": LayoutFiles(
+        diffusiondb.TABLE_FILE, (f"{DATA}/part-*/*", "image/*"), columns=diffusiondb.TABLE
+    ),
+}
 
 
 def data_files(layout: str, splits: Sequence[str]) -> list[dict[str, Any]]:
