@@ -91,11 +91,7 @@ def finish(
         StoreError: a store failed.
     """
     totals = _added_up(plan, paths)
-    if not any(totals.num_images.values()):
-        raise SpecError(
-            f"select: no image of {', '.join(plan.spec.runs)} is in the export: "
-            + ", ".join(f"{number:,} {reason}" for reason, number in totals.num_dropped.items())
-        )
+    _require_images(plan, totals)
     summary = ExportSummary(
         num_images=totals.num_images,
         num_dropped=totals.num_dropped,
@@ -113,6 +109,14 @@ def finish(
     _delete_left_over(plan, np.concatenate(totals.names), {*paths, *surveys})
     plan.store.put(SUMMARY_FILE, summary.to_json())
     return summary
+
+
+def _require_images(plan: ExportPlan, totals: _Totals) -> None:
+    if not any(totals.num_images.values()):
+        raise SpecError(
+            f"select: no image of {', '.join(plan.spec.runs)} is in the export: "
+            + ", ".join(f"{number:,} {reason}" for reason, number in totals.num_dropped.items())
+        )
 
 
 def _require(plan: ExportPlan) -> None:
