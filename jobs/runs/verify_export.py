@@ -97,7 +97,7 @@ def _spec(record: ExportRecord, store: Store, target: str | ExportSpec) -> Expor
 
 def _check(store: Store, spec: ExportSpec, sample: float) -> ExportVerified:
     stores = tuple(Store(url, spec.storage) for url in spec.runs)
-    check = ExportCheck(store, stores, with_facts=spec.metadata == "full", sample=sample)
+    check = ExportCheck(store, stores, spec.layout, spec.metadata == "full", sample)
     shards = list(verify_shards(check, list(listed_entries(store).values())))
     findings = tuple(finding for shard in shards for finding in shard.findings)
     return ExportVerified(

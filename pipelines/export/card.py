@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import yaml
 
-from nightpress.pipelines.export.layouts.registry import data_files
+from nightpress.pipelines.export.layouts.registry import FILES, data_files, given_columns
 from nightpress.pipelines.export.licences import Licence
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.summary import ExportSummary
@@ -112,9 +112,12 @@ _LEAKS = {
 
 
 def _columns(facts: CardFacts) -> str:
-    lines = ["## Columns\n", "| column | type |", "|---|---|", "| `image` | image |"]
+    images = FILES[facts.spec.layout].image_columns or ("image",)
+    columns = given_columns(facts.spec.layout, facts.columns)
+    lines = ["## Columns\n", "| column | type |", "|---|---|"]
+    lines += [f"| `{name}` | image |" for name in images]
     lines.append("| `caption` | string |")
-    lines += [f"| `{_cell(field.name)}` | {_cell(str(field.type))} |" for field in facts.columns]
+    lines += [f"| `{_cell(field.name)}` | {_cell(str(field.type))} |" for field in columns]
     lines.append(f"\n`{STATS_FILE}` has the range and the mean of every column in every split.")
     if "commit" in facts.columns.names:
         lines.append(

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from nightpress.pipelines.export.card import CardFacts
-from nightpress.pipelines.export.layouts.registry import FILES, LayoutFiles
+from nightpress.pipelines.export.layouts.registry import FILES, LayoutFiles, given_columns
 
 CROISSANT_FILE = "croissant.json"
 
@@ -83,12 +83,13 @@ def _distribution(files: LayoutFiles, split: str) -> Iterator[dict[str, Any]]:
 
 def _records(facts: CardFacts, files: LayoutFiles, split: str) -> dict[str, Any]:
     """The rows of the tables of a split."""
-    fields = [pa.field("caption", pa.string()), *facts.columns]
+    columns = given_columns(facts.spec.layout, facts.columns)
+    fields = [pa.field("caption", pa.string()), *columns]
     if files.columns is not None:
         fields = list(files.columns)
     found = [each for each in (_field(split, field) for field in fields) if each is not None]
-    if files.has_images:
-        image = _field(split, pa.field("image", pa.string()))
+    for name in reversed(files.image_columns):
+        image = _field(split, pa.field(name, pa.string()))
         assert image is not None  # noqa: S101 - it is text
         image["dataType"] = "sc:ImageObject"
         image["source"]["transform"] = {"jsonPath": "bytes"}

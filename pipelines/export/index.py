@@ -55,6 +55,8 @@ class Drop(StrEnum):
     """The selection names other bytes."""
     SAME_BYTES = "same bytes as in another split"
     """The detail is the id of the image there."""
+    NOT_COMPARED = "in no pair"
+    """In the layout preference; the detail says why."""
     NEAR = "looks like an image of another split"
     """The detail is the id of the image there."""
 

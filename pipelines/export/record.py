@@ -18,6 +18,7 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.export.captions import Caption
 from nightpress.pipelines.export.columns import exported_schema, left_out
+from nightpress.pipelines.export.preferences import require_score
 from nightpress.pipelines.export.sources import ExportSource
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.splits import require_split_column
@@ -149,6 +150,8 @@ def record_for(store: Store, spec: ExportSpec, sources: Sequence[ExportSource]) 
     for source in sources:
         Caption.parse(spec.caption, source.schema)
         require_split_column(spec.split, source.schema)
+        if spec.rank_by is not None:
+            require_score(spec.rank_by, source.scores, source.run.url)
     existing = existing_export(store, spec, sources)
     if existing is not None:
         return existing

@@ -27,6 +27,7 @@ from nightpress.pipelines.export.layouts.part import (
 )
 from nightpress.pipelines.export.layouts.registry import WRITERS
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
+from nightpress.pipelines.export.preferences import with_pairs
 from nightpress.pipelines.export.statistics import ShardStatistics
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
@@ -82,9 +83,11 @@ class _Shard:
     def __init__(self, plan: ExportPlan, task: ShardTask, part: pa.Table, commit: str) -> None:
         self._plan, self._task, self._commit = plan, task, commit
         self._decisions = decide(part, plan.spec, task.wanted, task.leaks)
+        self._together = 1
+        """Images that stay in one part, side by side."""
         self._rows = part.select(LOCATION).to_pylist()
         self._captions = _captions(plan.spec.caption, part)
-        self._by_split = rows_by_split(self._decisions)
+        self._by_split = self._ordered(part)
         self._columns = {
             split: exported_rows(part, rows, plan.columns, plan.names[task.source], commit)
             for split, rows in self._by_split.items()
@@ -103,11 +106,23 @@ class _Shard:
         full = with_every_column(part, plan.schemas[task.source])
         return cls(plan, task, full, sha256(data).hexdigest())
 
+    def _ordered(self, part: pa.Table) -> dict[str, list[int]]:
+        """Split -> the rows that are exported in it, in order."""
+        rank_by = self._plan.spec.rank_by
+        if rank_by is None:
+            return rows_by_split(self._decisions)
+        self._decisions, pairs = with_pairs(part, self._decisions, rank_by)
+        self._together = 2
+        found: dict[str, list[int]] = {}
+        for pair in pairs:
+            found.setdefault(str(self._decisions[pair[0]].split), []).extend(pair)
+        return found
+
     def parts(self, pool: Executor) -> Iterator[Part]:
         """The parts, one after the other; each is released by the time the next is made."""
         for split, rows in self._by_split.items():
             sizes = [self._rows[row]["num_bytes"] for row in rows]
-            for number, (start, end) in enumerate(chunks(sizes, PART_BYTES)):
+            for number, (start, end) in enumerate(chunks(sizes, PART_BYTES, self._together)):
                 columns = self._columns[split].slice(start, end - start)
                 yield self._part(self._key(split, number), rows[start:end], columns, pool)
 
@@ -187,13 +202,20 @@ def _captions(template: str, part: pa.Table) -> list[str]:
     return [caption.render(row) for row in part.select(sorted(caption.columns)).to_pylist()]
 
 
-def chunks(sizes: Sequence[int], most_bytes: int) -> list[tuple[int, int]]:
-    """(first, end) of consecutive items that have at most so many bytes; at least one item each."""
+def chunks(sizes: Sequence[int], most_bytes: int, together: int = 1) -> list[tuple[int, int]]:
+    """(first, end) of consecutive items that have at most so many bytes.
+
+    Args:
+        sizes: bytes of each item.
+        most_bytes: what a chunk has at most, unless it is a single group.
+        together: how many items form a group, which is never divided.
+    """
     found, start, total = list[tuple[int, int]](), 0, 0
-    for number, size in enumerate(sizes):
-        if number > start and total + size > most_bytes:
-            found.append((start, number))
-            start, total = number, 0
+    for first in range(0, len(sizes), together):
+        size = sum(sizes[first : first + together])
+        if first > start and total + size > most_bytes:
+            found.append((start, first))
+            start, total = first, 0
         total += size
     return [*found, (start, len(sizes))] if sizes else []
 

@@ -18,7 +18,15 @@ from nightpress.pipelines.job.reader import (
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, nested_copy
 
-Layout = Literal["hf-parquet", "imagefolder", "webdataset", "img2dataset", "kohya", "diffusiondb"]
+Layout = Literal[
+    "hf-parquet",
+    "imagefolder",
+    "webdataset",
+    "img2dataset",
+    "kohya",
+    "diffusiondb",
+    "preference",
+]
 Metadata = Literal["full", "minimal", "none"]
 Leaks = Literal["keep", "exact", "near"]
 
@@ -125,6 +133,14 @@ class ExportSpec(Section):
     split: Annotated[SplitSpec | None, Field(description="Default: every image is in train.")] = (
         None
     )
+    rank_by: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="In the layout preference, the score that says which image is the best; "
+            "-name if the lowest is.",
+        ),
+    ] = None
     metadata: Annotated[
         Metadata,
         Field(
@@ -167,6 +183,11 @@ class ExportSpec(Section):
     def _layout_holds_it(self) -> Self:
         if self.layout in WITHOUT_SPLITS and self.splits != ("train",):
             raise ValueError(f"layout {self.layout} has no splits; leave split out")
+        if (self.layout == "preference") != (self.rank_by is not None):
+            raise ValueError(
+                "rank_by names the score of the layout preference, which needs it; no other layout "
+                "has it"
+            )
         if self.layout in WITH_SETTINGS and self.metadata == "none":
             raise ValueError(
                 f"layout {self.layout} names the settings of every image, so metadata cannot be "
@@ -199,7 +220,7 @@ class ExportSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """What decides the content of the export, as JSON values, but for its sources."""
-        keys = ("select", "layout", "caption", "split", "metadata", "seed", "licence")
+        keys = ("select", "layout", "caption", "split", "rank_by", "metadata", "seed", "licence")
         values = self.as_dict()
         return {key: values[key] for key in keys}
 

@@ -19,6 +19,7 @@ from nightpress.pipelines.errors import Damaged, StoreMissing
 from nightpress.pipelines.export.finish import unnamed_objects
 from nightpress.pipelines.export.images import LOCATION, ShardImages
 from nightpress.pipelines.export.index import ShardIndex, StoredObject, read_index
+from nightpress.pipelines.export.layouts.registry import READERS
 from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.packing import members_of
 from nightpress.pipelines.run_directory.commit import decode_commit, metadata_columns, shard_path
@@ -78,6 +79,7 @@ class ExportCheck:
     store: Store
     stores: tuple[Store, ...]
     """The directories of its runs."""
+    layout: str
     with_facts: bool
     """Whether its images keep what is embedded in those of the runs."""
     sample: float = 1.0
@@ -178,7 +180,7 @@ class _ShardCheck:
             self._find(ExportDamage.CHANGED, stored.path, text)
             return
         self._num_checked += len(rows)
-        images = _images(stored.path, data, rows)
+        images = _images(self._check.layout, stored.path, data, rows)
         for row in rows:
             wrong = self._wrong(row, images.get(row["member"]), commit)
             if wrong is not None:
@@ -213,12 +215,16 @@ class _ShardCheck:
         return None if expected == image else "it is not the image of the run without its facts"
 
 
-def _images(path: str, data: bytes, rows: Sequence[Mapping[str, Any]]) -> dict[str | None, bytes]:
+def _images(
+    layout: str, path: str, data: bytes, rows: Sequence[Mapping[str, Any]]
+) -> dict[str | None, bytes]:
     """Member -> bytes of the images in an object; None is the object itself."""
     if not any(row["member"] for row in rows):
         return {None: data}
     wanted = {row["member"] for row in rows}
-    return {name: content for name, content in members_of(path, data) if name in wanted}
+    read = READERS.get(layout)
+    found = members_of(path, data) if read is None else read(data)
+    return {name: content for name, content in found if name in wanted}
 
 
 def _is_chosen(image_id: str, sample: float) -> bool:

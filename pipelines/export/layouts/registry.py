@@ -1,6 +1,6 @@
 """The layouts by name: how a part of each is written, and how its images are read back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from nightpress.pipelines.export.layouts import (
     imagefolder,
     img2dataset,
     kohya,
+    preference,
     webdataset,
 )
 from nightpress.pipelines.export.layouts.part import DATA, ExportedImage, Part, PartKey
@@ -25,10 +26,17 @@ WRITERS: Mapping[str, Writer] = {
     "img2dataset": img2dataset.write,
     "kohya": kohya.write,
     "diffusiondb": diffusiondb.write,
+    "preference": preference.write,
 }
+
+READERS: Mapping[str, Callable[[bytes], Iterator[tuple[str, bytes]]]] = {
+    "preference": preference.members
+}
+"""Layouts whose objects are not read as packs are: name and bytes of each image in one."""
 
 DATA_FILES = {
     "hf-parquet": f"{DATA}/{{split}}-*.parquet",
+    "preference": f"{DATA}/{{split}}-*.parquet",
     "imagefolder": f"{DATA}/{{split}}/**",
     "webdataset": f"{DATA}/{{split}}-*.tar",
     "img2dataset": f"{DATA}/{{split}}/*.tar",
@@ -46,12 +54,15 @@ class LayoutFiles:
     """The files with the images and their kind; empty if the tables hold the images."""
     columns: pa.Schema | None = None
     """The columns of the tables, if they are not those of the export."""
-    has_images: bool = False
-    """Whether the tables have a column `image`."""
+    image_columns: tuple[str, ...] = ()
+    """The columns of the tables that hold images."""
 
 
 FILES: Mapping[str, LayoutFiles] = {
-    "hf-parquet": LayoutFiles(f"{DATA}/{{split}}-*.parquet", ("", ""), has_images=True),
+    "hf-parquet": LayoutFiles(f"{DATA}/{{split}}-*.parquet", ("", ""), image_columns=("image",)),
+    "preference": LayoutFiles(
+        f"{DATA}/{{split}}-*.parquet", ("", ""), image_columns=("chosen", "rejected")
+    ),
     "imagefolder": LayoutFiles(
         f"{DATA}/{{split}}/*/metadata.parquet", (f"{DATA}/{{split}}/*/*", "image/*")
     ),
@@ -68,6 +79,11 @@ FILES: Mapping[str, LayoutFiles] = {
         diffusiondb.TABLE_FILE, (f"{DATA}/part-*/*", "image/*"), columns=diffusiondb.TABLE
     ),
 }
+
+
+def given_columns(layout: str, columns: pa.Schema) -> pa.Schema:
+    """The columns beside images and captions that a layout makes of those of an export."""
+    return preference.columns(columns) if layout == "preference" else columns
 
 
 def data_files(layout: str, splits: Sequence[str]) -> list[dict[str, Any]]:

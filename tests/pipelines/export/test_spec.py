@@ -61,6 +61,8 @@ def test_an_export_is_read_back_from_its_own_values() -> None:
         ({"caption": ""}, "caption: ''"),
         ({"layout": "diffusiondb", "split": {"test": "5%"}}, "diffusiondb has no splits"),
         ({"layout": "diffusiondb", "metadata": "none"}, "metadata cannot be none"),
+        ({"layout": "preference"}, "rank_by names the score of the layout preference"),
+        ({"rank_by": "clip"}, "no other layout has it"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_key(keys: dict[str, Any], said: str) -> None:

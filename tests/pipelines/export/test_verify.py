@@ -21,7 +21,7 @@ from nightpress.pipelines.export.verify import (
 from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
 from nightpress.pipelines.storage import Store
 
-LAYOUTS = sorted(WRITERS)
+LAYOUTS = sorted(set(WRITERS) - {"preference"})  # test_preferences.py has that
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def checked(spec: ExportSpec, sample: float = 1.0) -> tuple[int, list[ExportFind
     """Images read, findings, orphans."""
     store = Store(spec.url)
     stores = tuple(Store(url) for url in spec.runs)
-    check = ExportCheck(store, stores, spec.metadata == "full", sample)
+    check = ExportCheck(store, stores, spec.layout, spec.metadata == "full", sample)
     shards = list(verify_shards(check, list(listed_entries(store).values())))
     findings = [finding for shard in shards for finding in shard.findings]
     names = [shard.names for shard in shards]

@@ -34,8 +34,8 @@ from nightpress.pipelines.image_files.stripping import stripped
 from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
 from nightpress.pipelines.storage import Store
 
-LAYOUTS = sorted(WRITERS)
-HOLD_NOTHING_ELSE = sorted(set(WRITERS) - set(WITH_SETTINGS))
+LAYOUTS = sorted(set(WRITERS) - {"preference"})
+HOLD_NOTHING_ELSE = sorted(set(LAYOUTS) - set(WITH_SETTINGS))
 
 
 @pytest.fixture
