@@ -6,12 +6,13 @@ from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.export import OnExportEvent, export, ignore
 from nightpress.jobs.runs.shared import require_free_run
 from nightpress.pipelines.errors import RunNotFound
-from nightpress.pipelines.export.index import listed_entries
+from nightpress.pipelines.export.index import INDEX_FOLDER, listed_entries
 from nightpress.pipelines.export.record import EXPORT_FILE, ExportRecord, read_export
 from nightpress.pipelines.export.spec import ExportSpec
-from nightpress.pipelines.export.summary import SUMMARY_FILE, read_summary_file
+from nightpress.pipelines.export.summary import SUMMARY_FILE, index_hash, read_summary_file
 from nightpress.pipelines.export.verify import (
     ExportCheck,
+    ExportDamage,
     ExportFinding,
     orphans,
     verify_shards,
@@ -98,13 +99,17 @@ def _spec(record: ExportRecord, store: Store, target: str | ExportSpec) -> Expor
 def _check(store: Store, spec: ExportSpec, sample: float) -> ExportVerified:
     stores = tuple(Store(url, spec.storage) for url in spec.runs)
     check = ExportCheck(store, stores, spec.layout, spec.metadata == "full", sample)
-    shards = list(verify_shards(check, list(listed_entries(store).values())))
-    findings = tuple(finding for shard in shards for finding in shard.findings)
+    paths, summary = list(listed_entries(store).values()), read_summary_file(store)
+    shards = list(verify_shards(check, paths))
+    findings = [finding for shard in shards for finding in shard.findings]
+    if summary is not None and summary.index != index_hash(paths):
+        text = "these are not the index objects that the export was finished with"
+        findings.append(ExportFinding(ExportDamage.INDEX, SUMMARY_FILE, INDEX_FOLDER, text))
     return ExportVerified(
         url=store.url,
         num_checked=sum(shard.num_checked for shard in shards),
-        is_finished=read_summary_file(store) is not None,
-        findings=findings,
+        is_finished=summary is not None,
+        findings=tuple(findings),
         orphans=tuple(orphans(store, [shard.names for shard in shards])),
     )
 

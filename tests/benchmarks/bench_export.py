@@ -26,6 +26,7 @@ sys.path.insert(0, str(TESTS))
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
+from support.exports import written_with_events  # noqa: E402
 from support.made_runs import FACTS, record_of  # noqa: E402
 
 from nightpress import ExportSpec, export, open_run  # noqa: E402
@@ -67,6 +68,9 @@ def main() -> None:
     parser.add_argument("--leaks", choices=("keep", "exact", "near"), default="keep")
     parser.add_argument("--layout", default="hf-parquet")
     parser.add_argument("--metadata", default="minimal")
+    parser.add_argument(
+        "--in-process", action="store_true", help="in this process alone, without Ray"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(folder, arguments.images, arguments.distinct, arguments.planted)
@@ -84,22 +88,41 @@ def main() -> None:
         for what in ("the whole run", "nothing new", "one changed shard"):
             if what == "one changed shard":
                 change(run, 0)
-            told(what, spec)
+            told(what, spec, arguments.in_process)
 
 
-def told(what: str, spec: ExportSpec) -> None:
+def told(what: str, spec: ExportSpec, in_process: bool) -> None:
     """Export, and print the time and the memory."""
+    began, cpu = time.perf_counter(), time.process_time()
     with most_memory() as most:
-        result: ExportResult = export(spec)
-    total = sum(result.num_images.values())
+        counts, num_bytes, dropped, written = (here if in_process else on_ray)(spec)
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
+    total = sum(counts.values())
     print(
-        f"{what}: {result.elapsed_s:.1f} s, {total / result.elapsed_s:,.0f} images/s, "
-        f"{result.num_written} shards written; {total:,} images {result.num_images}, "
-        f"{result.num_bytes / 1e9:.2f} GB, left out {result.num_dropped}; memory: driver "
+        f"{what}: {took_s:.1f} s, {total / took_s:,.0f} images/s, {cpu_s:.1f} s of this process's "
+        f"CPU; {written} shards written; {total:,} images {counts}, {num_bytes / 1e9:.2f} GB, left "
+        f"out {dropped}; memory: this process "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB at most, largest "
         f"worker {most[0] / 1e6:.0f} MB",
         flush=True,
     )
+
+
+Told = tuple[dict[str, int], int, dict[str, int], int]
+"""Images by split, bytes, images left out by reason, shards written."""
+
+
+def on_ray(spec: ExportSpec) -> Told:
+    """Export in Ray tasks."""
+    result: ExportResult = export(spec)
+    return result.num_images, result.num_bytes, result.num_dropped, result.num_written
+
+
+def here(spec: ExportSpec) -> Told:
+    """Export in this process, as each task does."""
+    summary, _, num_written = written_with_events(spec)
+    counts = dict(summary.num_images), summary.num_bytes, dict(summary.num_dropped)
+    return (*counts, num_written)
 
 
 @contextmanager

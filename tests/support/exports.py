@@ -97,14 +97,16 @@ def spec_of(folder: Path | str, runs: str | Sequence[str], **keys: Any) -> Expor
     )
 
 
-def written(spec: ExportSpec) -> ExportSummary:
+def written(spec: ExportSpec, store: Store | None = None) -> ExportSummary:
     """Write an export in this process; returns what it holds."""
-    return written_with_events(spec)[0]
+    return written_with_events(spec, store)[0]
 
 
-def written_with_events(spec: ExportSpec) -> tuple[ExportSummary, list[Event], int]:
+def written_with_events(
+    spec: ExportSpec, store: Store | None = None
+) -> tuple[ExportSummary, list[Event], int]:
     """Write an export in this process: what it holds, the events, and how many shards it wrote."""
-    sources, store = open_sources(spec), Store(spec.url, spec.storage)
+    sources, store = open_sources(spec), store or Store(spec.url, spec.storage)
     record = create_export(store, record_for(store, spec, sources), sources)
     writer = ExportWriter(plan_of(spec, store, sources, record.columns), sources)
     events = list(writer.events())

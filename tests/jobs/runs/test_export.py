@@ -201,10 +201,14 @@ def test_verify_recognises_an_export_by_its_url_and_by_its_file(run: Run, tmp_pa
     code, values, _ = printed("verify", spec.url)
     assert code == 3
     assert values["findings"][0]["damage"] == "changed"
+    next(Path(spec.url).glob("index/*")).unlink()
+    code, values, _ = printed("verify", spec.url)
+    assert (code, values["findings"][-1]["path"]) == (3, "index")
     code, values, said = printed("verify", spec.url, "--inputs")
     assert (code, "--inputs: this is an export" in said) == (2, True)
     code, values, _ = printed("verify", spec.url, "--repair")
-    assert (code, values["num_repaired"], values["findings"]) == (0, 1, [])
+    assert (code, values["findings"]) == (0, [])
+    assert values["num_repaired"] > 0
     assert printed("verify", spec.url)[0] == 0
 
 

@@ -20,13 +20,15 @@ from support.exports import (
     written,
     written_with_events,
 )
+from support.growing_runs import DyingStore, Killed, begin, cats, extend, make
 
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import ChangedExport, Damaged, RunNotFound, SpecError
 from nightpress.pipelines.export.events import ShardExported
 from nightpress.pipelines.export.index import ShardIndex, listed_entries, read_index
 from nightpress.pipelines.export.layouts.registry import WRITERS
-from nightpress.pipelines.export.record import EXPORT_FILE
+from nightpress.pipelines.export.record import EXPORT_FILE, read_export
+from nightpress.pipelines.export.sources import open_sources
 from nightpress.pipelines.export.spec import WITH_SETTINGS, ExportSpec
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.image_files.encoding import read_facts
@@ -140,26 +142,63 @@ def objects_of_others(url: str) -> set[str]:
     return {o.path for index in indexes(url) if index.shard != 1 for o in index.objects}
 
 
-@pytest.mark.parametrize("layout", ["hf-parquet", "imagefolder"])
-def test_what_a_killed_start_leaves_changes_nothing(run: Run, tmp_path: Path, layout: str) -> None:
-    spec = spec_of(tmp_path, run.url, layout=layout, split=SPLIT, metadata="full")
+@pytest.mark.parametrize(("layout", "step"), [("hf-parquet", 4), ("imagefolder", 11)])
+def test_a_start_that_is_killed_at_any_write_changes_nothing_in_the_end(
+    run: Run, tmp_path: Path, layout: str, step: int
+) -> None:
+    whole = spec_of(tmp_path / "whole", run.url, layout=layout, split=SPLIT)
+    counting = DyingStore(whole.url)
+    written(whole, counting)
+    assert counting.num_writes > 15
+    for writes in range(0, counting.num_writes, step):
+        spec = spec_of(tmp_path / f"{writes}", run.url, layout=layout, split=SPLIT)
+        dying = DyingStore(spec.url)
+        dying.writes_left = writes
+        with pytest.raises(Killed):
+            written(spec, dying)
+        assert not Path(spec.url, SUMMARY_FILE).exists()
+        summary, _, num_written = written_with_events(spec)
+        assert summary.num_images == {"train": 6, "validation": 2, "test": 1}
+        assert num_written <= 3
+        assert content(spec.url) == content(whole.url)
+
+
+def content(url: str) -> dict[str, bytes]:
+    """Every file but those that have times."""
+    changing = {SUMMARY_FILE, EXPORT_FILE, "croissant.json"}
+    return {path: data for path, data in files_of(url).items() if path not in changing}
+
+
+def test_what_a_killed_start_left_under_other_names_is_deleted(run: Run, tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, run.url)
     written(spec)
-    whole = files_of(spec.url)
-    changing = {SUMMARY_FILE, EXPORT_FILE, "README.md"}
-    root = Path(spec.url)
-    for path in sorted(set(whole) - changing):
-        (root / SUMMARY_FILE).unlink()
-        (root / path).unlink()
-        (root / "data" / "train-9-00001-0123456789abcdef.tar").write_bytes(b"left over")
-        if path.startswith("data/"):  # its index was not written either
-            for index in root.glob("index/*"):
-                index.unlink()
-        written(spec)
-        now = files_of(spec.url)
-        assert set(now) == set(whole)
-        assert {k: v for k, v in now.items() if k not in changing} == {
-            k: v for k, v in whole.items() if k not in changing
-        }
+    before = content(spec.url)
+    Path(spec.url, "data/train-0-00001-0123456789abcdef.parquet").write_bytes(b"left over")
+    Path(spec.url, "index/0-00001-1-0123456789abcdef-0123456789abcdef.parquet").write_bytes(b"x")
+    Path(spec.url, SUMMARY_FILE).unlink()
+    written(spec)
+    assert content(spec.url) == before
+
+
+def test_a_run_of_several_editions_adds_to_its_export(tmp_path: Path) -> None:
+    job = begin(tmp_path, cats(1, 2, 3, mood="glad"), batch={"size": 2, "shard_size": 2})
+    make(job)
+    spec = spec_of(tmp_path, job.url, caption="{mood}", split={"by": "id", "test": "40%"})
+    written(spec)
+    before = {split: ids_of(spec.url, split) for split in spec.splits}
+    extend(job, [*cats(1, 2, 3, mood="glad"), *cats(4, 5, 6, mood="sad", year=1990)])
+    make(job)
+    sources = open_sources(spec)
+    record = read_export(Store(spec.url))
+    assert record is not None
+    (said,) = record.left_out(sources)
+    assert said.endswith("columns that came after this export began are left out: year")
+    summary, _, num_written = written_with_events(spec)
+    assert (summary.total, num_written) == (6, 2)
+    assert all(before[split] <= ids_of(spec.url, split) for split in spec.splits)
+    moods = {row["id"]: row["caption"] for row in rows_of(spec.url)}
+    assert moods == {f"r{n}": "glad" if n < 4 else "sad" for n in range(1, 7)}
+    assert all("year" not in row for row in rows_of(spec.url))
 
 
 def test_a_condition_selects_images(run: Run, tmp_path: Path) -> None:
