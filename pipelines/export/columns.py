@@ -123,9 +123,17 @@ def _score(rows: pa.Table, field: pa.Field) -> pa.Array:
 def left_out(
     schema: pa.Schema, scores: Sequence[str], columns: pa.Schema, metadata: Metadata
 ) -> list[str]:
-    """Columns of a run that an export begun earlier has no place for."""
+    """Columns of a run that an export lacks although its `metadata` would have them, and why."""
     if metadata == "none":
         return []
+    found = [
+        f"{field.name} ({'it has no values' if pa.types.is_null(field.type) else field.type})"
+        for field in schema
+        if field.name != SCORES and (pa.types.is_null(field.type) or pa.types.is_map(field.type))
+    ]
     new = [field.name for field in _plain(schema, metadata)]
     new += [f"{SCORES}.{name}" for name in scores]
-    return [name for name in new if name not in columns.names]
+    found += [
+        f"{name} (it came after the export began)" for name in new if name not in columns.names
+    ]
+    return found

@@ -99,15 +99,12 @@ class ExportRecord:
         )
 
     def left_out(self, sources: Sequence[ExportSource]) -> list[str]:
-        """What to say of columns that runs have gained since the export began."""
+        """What to say of columns of the runs that the export lacks."""
         texts = []
         for source in sources:
             new = left_out(source.schema, source.scores, self.columns, self.spec.metadata)
             if new:
-                texts.append(
-                    f"{source.run.url}: columns that came after this export began are left out: "
-                    f"{', '.join(new)}"
-                )
+                texts.append(f"{source.run.url}: columns that are left out: {', '.join(new)}")
         return texts
 
     def changes(self, spec: ExportSpec, sources: Sequence[ExportSource]) -> list[Change]:

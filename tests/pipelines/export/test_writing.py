@@ -192,7 +192,7 @@ def test_a_run_of_several_editions_adds_to_its_export(tmp_path: Path) -> None:
     record = read_export(Store(spec.url))
     assert record is not None
     (said,) = record.left_out(sources)
-    assert said.endswith("columns that came after this export began are left out: year")
+    assert said.endswith("columns that are left out: year (it came after the export began)")
     summary, _, num_written = written_with_events(spec)
     assert (summary.total, num_written) == (6, 2)
     assert all(before[split] <= ids_of(spec.url, split) for split in spec.splits)
@@ -384,6 +384,21 @@ def test_a_carried_column_never_takes_the_place_of_our_own(tmp_path: Path) -> No
     written(spec)
     for row in rows_of(spec.url):
         assert row["caption"] == f"{row['manifest_caption']}!"
+
+
+def test_columns_that_no_layout_holds_are_left_out_and_named(tmp_path: Path) -> None:
+    run = made_runs.begin(str(tmp_path / "press"))
+    for shard, size in enumerate((4, 4, 2)):
+        records = [made_runs.made(run, shard * 4 + n) for n in range(size)]
+        tags = pa.array([[("a", 1)]] * size, pa.map_(pa.string(), pa.int64()))
+        made_runs.commit(run, shard, records, tags=tags, empty=pa.nulls(size))
+    spec = spec_of(tmp_path, run.url)
+    written(spec)
+    record = read_export(Store(spec.url))
+    assert record is not None
+    (said,) = record.left_out(open_sources(spec))
+    assert said.endswith("left out: tags (map<string, int64>), empty (it has no values)")
+    assert {"tags", "empty"}.isdisjoint(rows_of(spec.url)[0])
 
 
 def test_scores_are_columns_of_their_own(tmp_path: Path) -> None:
