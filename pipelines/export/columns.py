@@ -127,13 +127,11 @@ def left_out(
     if metadata == "none":
         return []
     found = [
-        f"{field.name} ({'it has no values' if pa.types.is_null(field.type) else field.type})"
+        f"{field.name} ({'no values' if pa.types.is_null(field.type) else 'a map'})"
         for field in schema
         if field.name != SCORES and (pa.types.is_null(field.type) or pa.types.is_map(field.type))
     ]
     new = [field.name for field in _plain(schema, metadata)]
     new += [f"{SCORES}.{name}" for name in scores]
-    found += [
-        f"{name} (it came after the export began)" for name in new if name not in columns.names
-    ]
-    return found
+    later = [name for name in new if name not in columns.names]
+    return found + [f"{name} (it came after the export began)" for name in later]
