@@ -13,6 +13,7 @@ from .errors import (
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
+from .runs.export import ExportResult, export
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -25,6 +26,7 @@ from .runs.select import select
 from .runs.status import RunStatus, TrainingStatus, status
 from .runs.try_gates import GatesResult, gates
 from .runs.verify import VerifyResult, verify
+from .runs.verify_export import ExportVerified, verify_export
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train
 from .tuning.options import TuneOptions
@@ -36,6 +38,8 @@ __all__ = [
     "ClusterUnavailable",
     "Diagnosis",
     "Expansion",
+    "ExportResult",
+    "ExportVerified",
     "GatesResult",
     "ImageSetup",
     "IncompleteRun",
@@ -64,6 +68,7 @@ __all__ = [
     "compare_samplers",
     "doctor",
     "expand",
+    "export",
     "gates",
     "list_runs",
     "plan",
@@ -78,4 +83,5 @@ __all__ = [
     "train",
     "tune",
     "verify",
+    "verify_export",
 ]

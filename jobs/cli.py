@@ -48,6 +48,7 @@ COMMANDS = {
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "score": "Score the images of a run that lack a score, without touching them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
+    "export": "Write a training set of the images of runs, in a layout that other tools read.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
@@ -69,6 +70,7 @@ WHAT_IS_LEFT = {
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
     "score": "what was scored is kept: run the same command to go on",
+    "export": "what is written is kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""

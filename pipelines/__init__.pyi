@@ -1,10 +1,12 @@
 from .campaign.importing.importer import Imported, import_lists
+from .export.spec import ExportSpec
 from .job.spec import RunSpec
 from .run_directory.reader import Run, open_run
 from .run_directory.selections.files import Selection
 from .training.spec import TrainSpec, read_train_spec
 
 __all__ = [
+    "ExportSpec",
     "Imported",
     "Run",
     "RunSpec",

@@ -8,7 +8,8 @@
         ├── ManifestError          the manifest is wrong; carries its `problems`
         │   └── NotConverted       a wildcard folder has what no campaign can say
         ├── ChangedRunError        the job differs from the one that began the run
-        │   └── ManifestGrown      only the rows of its manifest do
+        │   ├── ManifestGrown      only the rows of its manifest do
+        │   └── ChangedExport      the export differs from the one that began its directory
         ├── RunNotFound            there is no run at that URL
         ├── UnsupportedFormat      the run was written by a newer nightpress
         ├── RunHeld                another live process holds the run directory
@@ -198,6 +199,18 @@ class ManifestGrown(ChangedRunError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Allow pickling, so that the error can cross processes."""
         return type(self), (self.run, self.changes, self.lines, self.advice)
+
+
+class ChangedExport(ChangedRunError):
+    """The export would have other content than the one that began its directory."""
+
+    def __init__(self, run: str, changes: Sequence[Change]) -> None:
+        super().__init__(run, changes)
+        lines = "\n".join(f"  {change}" for change in self.changes)
+        self.args = (
+            f"{run} was begun as another export; changed since then:\n{lines}\n"
+            "Restore the old values, or give this export another name.",
+        )
 
 
 class RunNotFound(PipelineError):

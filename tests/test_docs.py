@@ -23,6 +23,7 @@ from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs import cli
 from nightpress.pipelines.campaign.reading import read_spec
+from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
 from nightpress.pipelines.manifest.formats import CAMPAIGN_SUFFIXES
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
@@ -248,6 +249,8 @@ def test_every_piece_of_a_job_file_is_valid(block: Block) -> None:
     values = yaml.safe_load(block.text)
     if "recipe" in values:
         train_spec({"name": "job"} | values)
+    elif "from" in values:
+        ExportSpec.from_dict({"name": "set"} | values)
     elif "prompt" in values:
         read_spec("example.campaign.yaml", block.text.encode())
     else:

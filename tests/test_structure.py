@@ -34,6 +34,7 @@ LAYERS = {
     ],
     "pipelines": [
         "training",
+        "export",
         "shards",
         "reporting",
         "run_directory",

@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nightpress.jobs.cluster.connection import address_of, alive_nodes, on_every_node
+from nightpress.jobs.cluster.connection import (
+    ClusterAddress,
+    address_of,
+    alive_nodes,
+    on_every_node,
+)
 from nightpress.jobs.errors import ClusterError
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.storage import Store, is_local
 
 
-def require_store_on_every_node(cluster: ClusterSpec, store: Store) -> None:
+def require_store_on_every_node(cluster: ClusterAddress, store: Store) -> None:
     """Check that every node can write the output: a shared folder, or a store with credentials.
 
     Raises:

@@ -17,6 +17,7 @@ from nightpress.jobs.commands.common import (
 )
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.commands.verify_export import or_an_export
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
@@ -80,6 +81,7 @@ class Percentage(click.ParamType[float]):
 @repair_options
 @json_option
 @click.pass_context
+@or_an_export
 def command(
     ctx: click.Context,
     run: str,
@@ -96,8 +98,8 @@ def command(
     """Check every image of RUN against its metadata, and the metadata against the plan.
 
     RUN is the URL of a run directory, or its job file. Each image is read again: its bytes and
-    sha256, its size and format, and its embedded metadata. The exit code is 3 if something is wrong
-    and was not repaired.
+    sha256, its size and format, and its embedded metadata. An export is compared with its runs. The
+    exit code is 3 if something is wrong and was not repaired.
     """
     target = image_target(run, storage_overrides, night)
     sigterm_as_ctrl_c()

@@ -40,6 +40,7 @@ from nightpress.pipelines.scoring.job_scorers import JobScorers
 from nightpress.pipelines.storage import Store, is_local
 
 OnEvent = Callable[[Event], None]
+OnMessage = Callable[[Message], None]
 
 READS_BACK = (
     "this store ignores If-None-Match: *, so it would let a name be written twice; nightpress "
@@ -52,7 +53,7 @@ def ignore(event: Event) -> None:
     """Do nothing: the default of `on_event`."""
 
 
-def create_only_store(store: Store, on_event: OnEvent) -> Store:
+def create_only_store(store: Store, on_event: OnMessage) -> Store:
     """The store; if it lets a name be written twice, warn and have it read back what it writes."""
     if store.honours_create_only():
         return store
@@ -60,7 +61,7 @@ def create_only_store(store: Store, on_event: OnEvent) -> Store:
     return store.reading_back()
 
 
-def require_free_run(store: Store, take_over: bool, on_event: OnEvent) -> FreeLease:
+def require_free_run(store: Store, take_over: bool, on_event: OnMessage) -> FreeLease:
     """Like `require_free`; says whose heartbeat it watches, if it has to.
 
     Raises:

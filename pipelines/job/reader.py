@@ -185,7 +185,9 @@ def _matches(tag: str, value: object) -> bool:
 
 def _message(detail: ErrorDetails, root: type[BaseModel]) -> str:
     if detail["type"] == "extra_forbidden":
-        return f"no such key; allowed here: {', '.join(_section(detail, root).model_fields)}"
+        fields = _section(detail, root).model_fields.items()
+        allowed = ", ".join(field.alias or name for name, field in fields)
+        return f"no such key; allowed here: {allowed}"
     if detail["type"] == "missing":
         return "this key is required"
     message = detail["msg"].removeprefix("Value error, ")

@@ -23,13 +23,11 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     tar, locations = BytesIO(), []
     for member, values in zip(members, python_rows(nanoseconds_as_text(carried)), strict=True):
         name = member_name(member.name)
-        locations.append(MemberLocation(name, _append(tar, name, member.data)))
+        locations.append(MemberLocation(name, append(tar, name, member.data)))
         key = name.rpartition(".")[0]
-        _append(tar, f"{key}.json", _json(member.facts.as_dict() | values))
-        _append(tar, f"{key}.txt", member.facts.prompt.encode())
-    end = tar.tell() + 2 * tarfile.BLOCKSIZE
-    tar.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
-    return Pack(tar.getvalue(), tuple(locations))
+        append(tar, f"{key}.json", as_json(member.facts.as_dict() | values))
+        append(tar, f"{key}.txt", member.facts.prompt.encode())
+    return Pack(finished(tar), tuple(locations))
 
 
 def member_name(name: str) -> str:
@@ -60,8 +58,8 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"truncated or invalid tar: {error}") from error
 
 
-def _append(tar: BytesIO, name: str, data: bytes) -> int:
-    """Append a file; returns the offset of its content."""
+def append(tar: BytesIO, name: str, data: bytes) -> int:
+    """Append a file to a tar; returns the offset of its content."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
@@ -71,7 +69,15 @@ def _append(tar: BytesIO, name: str, data: bytes) -> int:
     return offset
 
 
-def _json(values: dict[str, Any]) -> bytes:
+def finished(tar: BytesIO) -> bytes:
+    """The bytes of a tar to which every file has been appended."""
+    end = tar.tell() + 2 * tarfile.BLOCKSIZE
+    tar.write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+    return tar.getvalue()
+
+
+def as_json(values: dict[str, Any]) -> bytes:
+    """Values of a row as JSON: bytes as base64, NaN and infinity as null."""
     plain = {name: _plain(value) for name, value in values.items()}
     return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()
 

@@ -1,0 +1,66 @@
+"""`nightpress export`."""
+
+import sys
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+
+from nightpress.jobs.commands.common import (
+    address_option,
+    json_option,
+    set_option,
+    sigterm_as_ctrl_c,
+    take_over_option,
+)
+from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.errors import OK
+from nightpress.jobs.progress.exporting import display_for
+from nightpress.jobs.runs.export import ExportResult, export
+from nightpress.pipelines.export.spec import ExportSpec
+from nightpress.pipelines.formatting import duration, plural, size
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(dir_okay=False))
+@set_option
+@address_option
+@take_over_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    file: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    take_over: bool,
+    as_json: bool,
+) -> None:
+    """Write a training set of the images of runs, as the YAML file FILE says.
+
+    The set is a folder of its own, in a layout that other tools read. The same command goes on
+    after an interruption, and brings the set up to date when its runs have changed: only what
+    changed is written again.
+    """
+    spec = ExportSpec.from_file(file, overrides)
+    if address is not None:
+        cluster = spec.cluster.model_copy(update={"address": address})
+        spec = spec.model_copy(update={"cluster": cluster})
+    sigterm_as_ctrl_c()
+    with display_for(Console(file=sys.stderr)) as display:
+        result = export(spec, display.show, take_over=take_over)
+    print_and_exit(ctx, OK, asdict(result), as_text(result), as_json)
+
+
+def as_text(result: ExportResult) -> str:
+    """What the export holds, for a person."""
+    total = sum(result.num_images.values())
+    splits = ", ".join(f"{split} {number:,}" for split, number in result.num_images.items())
+    lines = [f"{plural(total, 'image')}, {size(result.num_bytes)}: {splits}"]
+    lines += [
+        f"{plural(number, 'image')} left out: {reason}"
+        for reason, number in sorted(result.num_dropped.items())
+    ]
+    written = plural(result.num_written, "shard")
+    lines.append(f"{written} of {result.num_shards:,} written now in {duration(result.elapsed_s)}")
+    return "\n".join([*lines, "", f"set      {result.url}", f"card     {result.url}/README.md"])
