@@ -1,10 +1,12 @@
 """`reproduce`: make one image again from its embedded metadata, and compare."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.compute as pc
 import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -21,6 +23,7 @@ from nightpress.pipelines.image_files.packing import member_of, split_member
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.records import ImageFacts
+from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord, read_record
 from nightpress.pipelines.shards import reproduce as reproduction
@@ -99,8 +102,7 @@ def _reproduce(
     options: Options,
 ) -> ReproduceResult:
     data = _read(url, options)
-    facts = _facts(url, data)
-    run = _run_around(url, options)
+    facts, run = _facts_and_run(url, data, options)
     if run is not None:
         require_pickles_allowed(run, allow_pickle)
     record = None if run is None else run.record
@@ -108,7 +110,8 @@ def _reproduce(
         inputs = recorded_inputs(facts, run, inputs_root, read_inputs, options)
         loaded = _load(facts, record, model, device, options)
         images = _format(data, record)
-        comparison, again = reproduction.reproduce(data, facts, loaded, images, inputs)
+        embed = "full" if record is None else record.spec.provenance.embed
+        comparison, again = reproduction.reproduce(data, facts, loaded, images, inputs, embed)
     return ReproduceResult(facts, comparison, again)
 
 
@@ -152,8 +155,8 @@ def _read(url: str, options: Options) -> bytes:
         raise ImageNotFound(f"{path}: {error}") from error
 
 
-def _facts(url: str, data: bytes) -> ImageFacts:
-    """An image's embedded metadata, if it is sound and the image is of the size it says.
+def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts, Run | None]:
+    """An image's metadata, if it is sound and the image is of the size it says, and its run.
 
     Raises:
         ImageNotFound: there is none, it cannot be true, or the image is too large to open.
@@ -161,12 +164,27 @@ def _facts(url: str, data: bytes) -> ImageFacts:
     try:
         with opened(data):
             facts = read_facts(data)
+        run = _run_around(url, options)
         if facts is None:
-            raise ValueError("not an image made by nightpress, or its metadata was stripped")
+            facts = None if run is None else _recorded_facts(run, data)
+        if facts is None:
+            raise ValueError(
+                "not an image made by nightpress, or its metadata was stripped"
+                if run is None
+                else f"it tells no metadata, and {run.url} has recorded no image with these bytes"
+            )
         reproduction.require_size(data, require_sound(facts))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
-    return facts
+    return facts, run
+
+
+def _recorded_facts(run: Run, data: bytes) -> ImageFacts | None:
+    """The facts of an image that does not tell them, from the metadata of its run."""
+    same_bytes = pc.field("sha256") == hashlib.sha256(data).hexdigest()
+    with run.reading():
+        rows = metadata_columns(run.metadata.to_table(filter=same_bytes)).to_pylist()
+    return ImageFacts.from_dict(rows[0]) if rows else None
 
 
 def _run_around(url: str, options: Options) -> Run | None:

@@ -26,6 +26,7 @@ from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
+from nightpress.pipelines.job.provenance_section import ProvenanceSpec, is_pem
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -96,6 +97,7 @@ class RunSpec(Section):
         ),
     ] = ()
     images: ImagesSpec = ImagesSpec()
+    provenance: ProvenanceSpec = ProvenanceSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
@@ -148,6 +150,7 @@ class RunSpec(Section):
             *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
             ("inputs.root", self.inputs.root or ""),
+            *(("provenance.sign.certificate", url) for url in self.certificate_urls),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
@@ -187,7 +190,18 @@ class RunSpec(Section):
     @property
     def sources(self) -> list[str]:
         """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
-        return [*self._manifests, self.model.source, *self.model.added_sources]
+        return [
+            *self._manifests,
+            self.model.source,
+            *self.model.added_sources,
+            *self.certificate_urls,
+        ]
+
+    @property
+    def certificate_urls(self) -> list[str]:
+        """Where the certificate lies that signs the images; a run's own job holds its text."""
+        sign = self.provenance.sign
+        return [] if sign is None or is_pem(sign.certificate) else [sign.certificate]
 
     @classmethod
     def from_file(
@@ -276,6 +290,9 @@ class RunSpec(Section):
             values.pop("passes")
         if not self.batch.order:  # likewise
             values["batch"].pop("order")
+        values.pop("provenance")
+        if self.provenance.identity:  # likewise
+            values["provenance"] = self.provenance.identity
         return values | {
             "model": {key: model[key] for key in model if key not in omitted},
             "images": images,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from nightpress.pipelines.image_files.encoding import is_whole, read_facts
 from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -113,12 +112,10 @@ class Attempt:
 
         The batch size may be smaller than planned, since a batch that did not fit was made smaller.
         """
-        facts = read_facts(data) if is_whole(data) else None
-        if facts is None or not 1 <= facts.batch_size <= self.record.batch_size:
-            return None
-        if facts.without_hashes != self.facts(image, facts.batch_size):
-            return None
-        return self.ok(EncodedImage(image, facts, data, started_at))
+        facts = self.record.file_format.recognized(
+            data, lambda batch_size: self.facts(image, batch_size), self.record.batch_size
+        )
+        return None if facts is None else self.ok(EncodedImage(image, facts, data, started_at))
 
     def failed(
         self,

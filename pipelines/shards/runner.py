@@ -15,7 +15,7 @@ from itertools import chain
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.sampler import Fault, Sampler
-from nightpress.pipelines.image_files.encoding import encode
+from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
@@ -29,12 +29,7 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
-from nightpress.pipelines.shards.batching import (
-    PlannedImage,
-    batches,
-    planned_images,
-    with_next,
-)
+from nightpress.pipelines.shards.batching import PlannedImage, batches, planned_images, with_next
 from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
@@ -72,6 +67,7 @@ class ShardRunner:
         threads: how many threads encode and upload.
         timeline: records what the process does; a new one by default.
         inputs: what it shares with other processes about the pictures of rows.
+        key: signs the images, if the run has them signed.
     """
 
     def __init__(
@@ -84,9 +80,11 @@ class ShardRunner:
         threads: int = 4,
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
+        key: SigningKey | None = None,
     ) -> None:
         self.store = store
         self.record = record
+        self._encode = record.file_format.encoder(key)
         self._supports_per_image_guidance = sampler.supports_per_image_guidance
         cuts = record.spec.model.prompts.long == "cut"
         self._lost: LostText = sampler.lost_text if cuts else nothing_lost
@@ -287,7 +285,7 @@ class ShardRunner:
         facts = attempt.facts(image, sampled.batch_size, inputs)
         pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
         try:
-            data = encode(pixels, facts, self.record.spec.images)
+            data = self._encode(pixels, facts)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)

@@ -89,7 +89,10 @@ class FileSink:
             adopted = attempt.adopt_file(encoded.image, encoded.started_at)
             if adopted is not None:
                 return adopted
-            if not is_damaged_copy(attempt.store.read(path), data):
+            found = attempt.store.read(path)
+            if found == data:  # without embedded metadata it is not recognised, but it is the same
+                return attempt.ok(encoded)
+            if not is_damaged_copy(found, data):
                 error = f"{path} already exists and is a different file"
                 used = encoded.facts.inputs
                 return attempt.failed(encoded.image, FailureType.NAME_TAKEN, error, used)

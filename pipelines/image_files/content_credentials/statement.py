@@ -1,0 +1,14 @@
+"""What a credential states about an image."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a credential says about an image, beside that an AI model has made it."""
+
+    software: str
+    """The model, or `nightpress` where the model is not to be named."""
+    title: str | None = None
+    when: str | None = None
+    """UTC, `2026-11-28T22:00:00Z`."""
