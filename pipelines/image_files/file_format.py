@@ -77,6 +77,17 @@ class FileFormat:
             return None
         return facts if self.wrong_credential(data, facts) is None else None
 
+    @property
+    def signed_by(self) -> str | None:
+        """The signer, the SHA-256 of the certificate, and when it expires; None without one."""
+        if self.provenance.sign is None:
+            return None
+        from nightpress.pipelines.image_files.content_credentials.certificates import (
+            CertificateChain,
+        )
+
+        return CertificateChain.of_pem(self.provenance.sign.certificate).in_words
+
     def wrong_facts(self, data: bytes, facts: ImageFacts) -> str | None:
         """How a file's embedded metadata differs from the facts of its image; None if it fits."""
         expected = {"full": facts, "minimal": SealedFacts.of(facts), "none": None}

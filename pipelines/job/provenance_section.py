@@ -106,6 +106,12 @@ class ProvenanceSpec(Section):
         return self
 
     @property
+    def certificate_url(self) -> str | None:
+        """Where the certificate lies; a run's own job holds its text instead."""
+        sign = self.sign
+        return None if sign is None or is_pem(sign.certificate) else sign.certificate
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of image files, as JSON values; empty for the defaults."""
         if self == ProvenanceSpec():

@@ -26,7 +26,7 @@ from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
-from nightpress.pipelines.job.provenance_section import ProvenanceSpec, is_pem
+from nightpress.pipelines.job.provenance_section import ProvenanceSpec
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -150,7 +150,7 @@ class RunSpec(Section):
             *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
             ("inputs.root", self.inputs.root or ""),
-            *(("provenance.sign.certificate", url) for url in self.certificate_urls),
+            ("provenance.sign.certificate", self.provenance.certificate_url or ""),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
@@ -190,18 +190,7 @@ class RunSpec(Section):
     @property
     def sources(self) -> list[str]:
         """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
-        return [
-            *self._manifests,
-            self.model.source,
-            *self.model.added_sources,
-            *self.certificate_urls,
-        ]
-
-    @property
-    def certificate_urls(self) -> list[str]:
-        """Where the certificate lies that signs the images; a run's own job holds its text."""
-        sign = self.provenance.sign
-        return [] if sign is None or is_pem(sign.certificate) else [sign.certificate]
+        return [*self._manifests, self.model.source, *self.model.added_sources]
 
     @classmethod
     def from_file(

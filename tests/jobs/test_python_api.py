@@ -99,7 +99,7 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     values = printed("verify", spec.url)
     assert list(values) == [
         *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays"),
-        *("inputs", "repaired"),
+        *("signed_by", "inputs", "repaired"),
         *("exit_code", "error"),
     ]
     assert values["strays"] == ["images/old.png"]

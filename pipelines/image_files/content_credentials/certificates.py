@@ -71,6 +71,12 @@ class CertificateChain:
         return hashlib.sha256(self.ders[0]).hexdigest()
 
     @property
+    def in_words(self) -> str:
+        """`CN=press,O=Studio (sha256 1f2e3d4c5b6a, until 2027-11-28)`."""
+        until = self.signer.not_valid_after_utc
+        return f"{self.subject} (sha256 {self.sha256[:12]}, until {until:%Y-%m-%d})"
+
+    @property
     def subject(self) -> str:
         """The signer's name, such as `CN=press,O=Studio`."""
         return self.signer.subject.rfc4514_string()

@@ -11,7 +11,7 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import (
 )
 from nightpress.pipelines.job.provenance_section import PRIVATE_KEY, is_pem
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.storage import open_source
+from nightpress.pipelines.storage import open_source, require_answers
 
 MAX_FILE_BYTES = 2**20
 """More than any chain of certificates has."""
@@ -74,6 +74,7 @@ def _text(spec: RunSpec, where: str) -> str:
     assert sign is not None  # noqa: S101 - asked for signed jobs only
     if is_pem(sign.certificate):
         return sign.certificate
+    require_answers([sign.certificate], spec.storage)
     with open_source(sign.certificate, spec.storage) as stream:
         data = stream.read(MAX_FILE_BYTES + 1)
     text = data.decode("ascii", "replace")

@@ -85,6 +85,9 @@ def test_a_signed_run_is_trusted_verified_reproduced_and_repaired(
     (root / second).write_bytes(damaged)
     found = jobs.verify(spec.url)
     assert {finding.damage for finding in found.findings} == {Damage.MISSING, Damage.CHANGED}
+    shown = CliRunner().invoke(command, ["verify", spec.url])
+    assert shown.exit_code == 3
+    assert "their credentials must be those of CN=press,O=Studio (sha256 " in shown.stdout
     repaired = jobs.verify(spec.url, repair=True).repaired
     assert repaired is not None
     assert (repaired.num_same, repaired.num_different) == (2, 0)

@@ -52,12 +52,12 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_of_a_certificate_becomes_its_text(tmp_path: Path) -> None:
     (tmp_path / "chain.pem").write_text(f"the press\n{studio().chain}")
     spec = job(tmp_path / "chain.pem")
-    assert spec.certificate_urls == [str(tmp_path / "chain.pem")]
+    assert spec.provenance.certificate_url == str(tmp_path / "chain.pem")
     signed = with_certificate(spec)
     assert signed.provenance.sign is not None
     assert signed.provenance.sign.certificate == studio().chain
     assert with_certificate(signed) == signed
-    assert signed.certificate_urls == []
+    assert signed.provenance.certificate_url is None
     assert signed.changes(with_certificate(job(studio().chain))) == []
 
 
