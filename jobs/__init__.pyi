@@ -13,6 +13,7 @@ from .errors import (
 from .runs.again import AgainResult, again
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
+from .runs.inspect_file import Inspection, inspect
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -35,6 +36,7 @@ __all__ = [
     "Expansion",
     "ImageSetup",
     "IncompleteRun",
+    "Inspection",
     "JobError",
     "NightpressError",
     "Plan",
@@ -59,6 +61,7 @@ __all__ = [
     "compare_samplers",
     "doctor",
     "expand",
+    "inspect",
     "list_runs",
     "plan",
     "preview",

@@ -45,6 +45,7 @@ COMMANDS = {
     "again": "Make other variants of chosen images of a run, with new seeds.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
+    "inspect": "Show what an image file says about itself, and which run has made it.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",

@@ -1,12 +1,10 @@
 """`reproduce`: make one image again from its embedded metadata, and compare."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow.compute as pc
 import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -17,24 +15,20 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.jobs.runs.repair_spec import require_pickles_allowed
+from nightpress.jobs.runs.stored_image import read_image, run_around
 from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
-from nightpress.pipelines.image_files.packing import member_of, split_member
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.records import ImageFacts
-from nightpress.pipelines.run_directory.commit import metadata_columns
+from nightpress.pipelines.run_directory.origin import row_of_bytes
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import reproduce as reproduction
 from nightpress.pipelines.shards.recorded_inputs import recorded_inputs
 from nightpress.pipelines.shards.reproduce import Reproduction
 from nightpress.pipelines.shards.sound_facts import require_sound
-from nightpress.pipelines.storage import Options, Store, open_source, require_answers
-from nightpress.pipelines.storage.urls import absolute
-
-MAX_FOLDERS_UP = 8
-"""How many folders above an image are searched for its run."""
+from nightpress.pipelines.storage import Options, require_answers
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ def _reproduce(
     allow_pickle: bool,
     options: Options,
 ) -> ReproduceResult:
-    data = _read(url, options)
+    data = read_image(url, options)
     facts, run = _facts_and_run(url, data, options)
     if run is not None:
         require_pickles_allowed(run, allow_pickle)
@@ -137,24 +131,6 @@ def _url_of(run: Run, image_id: str | None) -> str:
     return "/".join(filter(None, (run.url, row["file"], row["member"])))
 
 
-def _read(url: str, options: Options) -> bytes:
-    """The bytes of an image file, or of a pack's member.
-
-    Raises:
-        StoreMissing: it does not exist.
-        ImageNotFound: it is a pack, or a pack without that member.
-    """
-    packed = split_member(url)
-    path, member = packed or (url, "")
-    require_answers([path], options)
-    with open_source(path, options) as stream:
-        data = stream.read()
-    try:
-        return data if packed is None else member_of(path, data, member)
-    except ValueError as error:
-        raise ImageNotFound(f"{path}: {error}") from error
-
-
 def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts, Run | None]:
     """An image's metadata, if it is sound and the image is of the size it says, and its run.
 
@@ -164,9 +140,10 @@ def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts,
     try:
         with opened(data):
             facts = read_facts(data)
-        run = _run_around(url, options)
+        run = run_around(url, options)
         if facts is None:
-            facts = None if run is None else _recorded_facts(run, data)
+            row = None if run is None else row_of_bytes(run, data)
+            facts = None if row is None else ImageFacts.from_dict(dict(row))
         if facts is None:
             raise ValueError(
                 "not an image made by nightpress, or its metadata was stripped"
@@ -177,29 +154,6 @@ def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts,
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
     return facts, run
-
-
-def _recorded_facts(run: Run, data: bytes) -> ImageFacts | None:
-    """The facts of an image that does not tell them, from the metadata of its run."""
-    same_bytes = pc.field("sha256") == hashlib.sha256(data).hexdigest()
-    with run.reading():
-        rows = metadata_columns(run.metadata.to_table(filter=same_bytes)).to_pylist()
-    return ImageFacts.from_dict(rows[0]) if rows else None
-
-
-def _run_around(url: str, options: Options) -> Run | None:
-    """The run that holds an image: the nearest folder above it with a run.json."""
-    path, _ = split_member(url) or (url, "")
-    folder = absolute(path)
-    for _ in range(MAX_FOLDERS_UP):
-        folder, slash, _ = folder.rpartition("/")
-        if not slash or folder.endswith((":", ":/")) or not folder:
-            return None
-        store = Store(folder, options)
-        record = read_record(store)
-        if record is not None:
-            return Run(store, record)
-    return None
 
 
 def _load(

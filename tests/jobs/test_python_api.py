@@ -23,6 +23,7 @@ MakeSpec = Callable[..., RunSpec]
 
 COMMANDS = [
     "doctor",
+    "inspect",
     "plan",
     "preview",
     "reproduce",
