@@ -149,11 +149,12 @@ def _credential(credential: CredentialReport | None) -> list[str]:
         return [f"content credential: {state[credential.state]}: {credential.reason}"]
     said, until = credential.statement, datetime.fromisoformat(str(credential.not_after))
     assert said is not None  # noqa: S101 - a valid one says something
+    software = shown(" ".join(filter(None, (said.software, (said.version or "")[:12]))))
     title = "" if said.title is None else f", titled {shown(said.title)}"
     when = "no time" if said.when is None else said.when
     expiry = "expired on" if until < datetime.now(UTC) else "expires on"
     return [
-        f"content credential: valid: made by an AI model, {shown(said.software)}{title}, {when}",
+        f"content credential: valid: made by an AI model, {software}{title}, {when}",
         f"signed by {shown(str(credential.signer))}, certificate sha256 "
         f"{str(credential.certificate_sha256)[:12]}, which {expiry} {until:%Y-%m-%d}; whether that "
         "signer can be trusted is not checked here",

@@ -112,8 +112,8 @@ class FileFormat:
             started = datetime.fromisoformat(self.started_at).astimezone(UTC)
             when = f"{started:%Y-%m-%dT%H:%M:%SZ}"
         if self.provenance.embed == "full":
-            return Statement(facts.model, facts.image_id, when)
-        return Statement(CREATOR, None, when)
+            return Statement(facts.model, facts.model_fingerprint, facts.image_id, when)
+        return Statement(CREATOR, when=when)
 
 
 def _wrong_credential(data: bytes, sign: SignSpec, statement: Statement) -> str | None:

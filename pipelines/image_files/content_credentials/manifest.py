@@ -9,6 +9,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 
 import cbor2
@@ -83,8 +84,7 @@ class _Layout:
         self._unsigned, self._statement = unsigned, statement
         self._sha256 = hashlib.sha256(unsigned)
         signer = hashlib.sha256(b"".join(chain)).hexdigest()
-        said = [statement.software, statement.title, statement.when]
-        named = [self._sha256.hexdigest(), algorithm, signer, *said]
+        named = [self._sha256.hexdigest(), algorithm, signer, *astuple(statement)]
         self._image = uuid.uuid5(NAMESPACE, self._sha256.hexdigest())
         self._label = f"urn:c2pa:{uuid.uuid5(NAMESPACE, json.dumps(named))}"
         header = {COSE_ALGORITHM: COSE_ALGORITHMS[algorithm]}
@@ -137,9 +137,12 @@ class _Layout:
         return tuple(SuperBox(b"cbor", name, cbor2.dumps(c)) for name, c in contents.items())
 
     def _created(self) -> dict[str, Any]:
+        agent = {"name": self._statement.software}
+        if self._statement.version is not None:
+            agent["version"] = self._statement.version
         action: dict[str, Any] = {
             "action": "c2pa.created",
-            "softwareAgent": {"name": self._statement.software},
+            "softwareAgent": agent,
             "digitalSourceType": AI_GENERATED,
         }
         if self._statement.when is not None:

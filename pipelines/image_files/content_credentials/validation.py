@@ -105,6 +105,7 @@ class _Found:
         action = _assertion(box, manifest.ACTIONS)["actions"][0]
         statement = Statement(
             software=action["softwareAgent"]["name"],
+            version=action["softwareAgent"].get("version"),
             title=claim.get("dc:title"),
             when=_time(action.get("when")),
         )

@@ -59,7 +59,9 @@ def test_an_image_in_its_run_is_explained_and_its_credential_checked(run: Path) 
     assert lines[1] == ("digital source type trainedAlgorithmicMedia (AI-generated), by nightpress")
     assert lines[2].startswith("made by nightpress: image 00000000_00, builtin ffffffffffff, seed ")
     assert lines[3:5] == ["prompt: a red cat", "its checksums are right"]
-    said = "content credential: valid: made by an AI model, builtin, titled 00000000_00, 20"
+    said = (
+        "content credential: valid: made by an AI model, builtin ffffffffffff, titled 00000000_00"
+    )
     assert lines[5].startswith(said)
     assert lines[6].startswith("signed by CN=press,O=Studio, certificate sha256 ")
     assert "which expires on 20" in lines[6]

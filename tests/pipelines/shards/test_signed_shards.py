@@ -50,8 +50,16 @@ def job(kind: str, **provenance: Any) -> dict[str, Any]:
     return {"images": {"format": kind}, "provenance": provenance}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("packing", ["none", "webdataset", "parquet"])
+@pytest.mark.parametrize(
+    ("kind", "packing"),
+    [
+        ("png", "none"),
+        ("webp", "none"),
+        ("jpeg", "none"),
+        ("png", "webdataset"),
+        ("jpeg", "parquet"),
+    ],
+)
 def test_two_signed_runs_at_other_shard_sizes_have_the_same_bytes(
     tmp_path: Path, kind: str, packing: str
 ) -> None:

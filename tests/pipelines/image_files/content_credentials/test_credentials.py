@@ -35,7 +35,7 @@ from nightpress.pipelines.job.sections import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
 EMBEDS = ("full", "minimal", "none")
-SAID = Statement("s3://models/sdxl", "cat_00", "2026-11-28T22:00:00Z")
+SAID = Statement("s3://models/sdxl", "1f2e", "cat_00", "2026-11-28T22:00:00Z")
 
 
 @cache
@@ -69,7 +69,7 @@ def test_c2pa_python_trusts_what_our_authority_has_certified(
     (action,) = actions["data"]["actions"]
     assert action["action"] == "c2pa.created"
     assert action["digitalSourceType"].endswith("/trainedAlgorithmicMedia")
-    assert action["softwareAgent"] == {"name": "s3://models/sdxl"}
+    assert action["softwareAgent"] == {"name": "s3://models/sdxl", "version": "1f2e"}
     assert action["when"] == "2026-11-28T22:00:00Z"
     assert judged.manifest["signature_info"]["common_name"] == "press"
 
@@ -96,7 +96,7 @@ def test_taking_the_credential_out_gives_the_unsigned_bytes_back(
     kind: str, embed: str, algorithm: str, prompt: str, title: str | None, software: str
 ) -> None:
     unsigned = file_of(kind, replace(CAT, prompt=prompt), embed)
-    said = Statement(software, title)
+    said = Statement(software, title=title)
     data = studio(algorithm).sign.signed(unsigned, said)
     assert without_credential(data) == unsigned
     assert without_credential(unsigned) == unsigned
