@@ -78,6 +78,11 @@ class FileFormat:
         return facts if self.wrong_credential(data, facts) is None else None
 
     @property
+    def tells_nothing(self) -> bool:
+        """Whether the files have no metadata by which they could be recognised."""
+        return self.provenance.embed == "none"
+
+    @property
     def signed_by(self) -> str | None:
         """The signer, the SHA-256 of the certificate, and when it expires; None without one."""
         if self.provenance.sign is None:

@@ -73,8 +73,8 @@ class FileSink:
 
     def find(self, images: Sequence[PlannedImage]) -> dict[str, ImageRecord]:
         """Adopt the images that an earlier attempt stored."""
-        work = self._attempt.work
-        if not work.look_first or work.replaces:
+        work, form = self._attempt.work, self._attempt.record.file_format
+        if not work.look_first or work.replaces or form.tells_nothing:
             return {}
         present = self._attempt.store.present([image.file for image in images])
         stored = [image for image in images if image.file in present]
