@@ -11,6 +11,7 @@ from .errors import (
     UntrustedRun,
 )
 from .runs.again import AgainResult, again
+from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
 from .runs.inspect_file import Inspection, inspect
@@ -32,6 +33,7 @@ __all__ = [
     "AgainResult",
     "ClusterError",
     "ClusterUnavailable",
+    "Delivery",
     "Diagnosis",
     "Expansion",
     "ImageSetup",
@@ -59,6 +61,7 @@ __all__ = [
     "VerifyResult",
     "again",
     "compare_samplers",
+    "deliver",
     "doctor",
     "expand",
     "inspect",

@@ -46,6 +46,7 @@ COMMANDS = {
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "inspect": "Show what an image file says about itself, and which run has made it.",
+    "deliver": "Make copies of a run's images for clients, without what made them.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
@@ -66,6 +67,7 @@ WHAT_IS_LEFT = {
     "again": "committed work is kept: run the same command to resume",
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",
     "verify": "what was repaired is kept: run the same command to go on",
+    "deliver": "copies that are written stay: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""

@@ -4,6 +4,7 @@ from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
     AgainResult,
+    Delivery,
     Diagnosis,
     Expansion,
     ImageSetup,
@@ -23,6 +24,7 @@ from .jobs import (
     VerifyResult,
     again,
     compare_samplers,
+    deliver,
     doctor,
     expand,
     inspect,
@@ -50,6 +52,7 @@ from .pipelines import (
 
 __all__ = [
     "AgainResult",
+    "Delivery",
     "Diagnosis",
     "Expansion",
     "ImageSetup",
@@ -74,6 +77,7 @@ __all__ = [
     "VerifyResult",
     "again",
     "compare_samplers",
+    "deliver",
     "doctor",
     "expand",
     "import_lists",

@@ -7,8 +7,9 @@ attempt. The digest of a file is computed elsewhere; the XMP packet only has a p
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -243,6 +244,11 @@ def xmp_main(facts: Embedded, extension_guid: str, digest: str) -> bytes:
     return _packet([*_origin(facts), pointer], digest)
 
 
+def xmp_of(properties: Iterable[str], namespaces: Mapping[str, str]) -> bytes:
+    """An XMP packet of other properties, each an XML element; it has no digest."""
+    return _wrapped(_document(properties, None, namespaces))
+
+
 def embedded_from_xmp(packet: bytes) -> Embedded | None:
     """The facts in an XMP packet, or what stands for them, also if another program rewrote it.
 
@@ -289,13 +295,21 @@ def _content(facts: Embedded) -> list[str]:
 
 
 def _packet(properties: Iterable[str], digest: str | None) -> bytes:
+    return _wrapped(_document(properties, digest))
+
+
+def _wrapped(document: str) -> bytes:
     begin = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    return f'{begin}\n{_document(properties, digest)}\n<?xpacket end="r"?>'.encode()
+    return f'{begin}\n{document}\n<?xpacket end="r"?>'.encode()
 
 
-def _document(properties: Iterable[str], digest: str | None = None) -> str:
+def _document(
+    properties: Iterable[str],
+    digest: str | None = None,
+    namespaces: Mapping[str, str] = MappingProxyType(_NAMESPACES),
+) -> str:
     about = f"{_ABOUT}>" if digest is None else f'{_ABOUT}{DIGEST_NAME}{digest}">'
-    names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in _NAMESPACES.items())
+    names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in namespaces.items())
     body = "\n".join(properties)
     return (
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {names}>'

@@ -71,6 +71,7 @@ def issue(
     is_authority: bool = False,
     lasts: tuple[timedelta, timedelta] = (-DAY, 30 * DAY),
     purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.EMAIL_PROTECTION,
+    is_purpose_critical: bool = False,
 ) -> Issued:
     """A certificate as C2PA asks for it; without an issuer it signs itself."""
     key, now = new_key(algorithm), datetime.now(UTC)
@@ -86,7 +87,7 @@ def issue(
     signs = {"digital_signature": not is_authority, "key_cert_sign": is_authority}
     builder = builder.add_extension(x509.KeyUsage(**usage, **signs), critical=True)
     if purpose is not None and not is_authority:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), is_purpose_critical)
     public = by.key.public_key()
     authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(public)
     builder = builder.add_extension(authority, critical=False)

@@ -9,9 +9,9 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import (
     SigningKey,
     key_from_environment,
 )
-from nightpress.pipelines.job.provenance_section import PRIVATE_KEY, is_pem
+from nightpress.pipelines.job.provenance_section import PRIVATE_KEY, SignSpec, is_pem
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.storage import open_source, require_answers
+from nightpress.pipelines.storage import Options, open_source, require_answers
 
 MAX_FILE_BYTES = 2**20
 """More than any chain of certificates has."""
@@ -29,23 +29,35 @@ def with_certificate(spec: RunSpec) -> RunSpec:
     sign = spec.provenance.sign
     if sign is None:
         return spec
+    try:
+        signed = checked_section(sign, spec.storage)
+    except SpecError as error:
+        raise SpecError(f"job: {WHERE}: {error}") from error
+    provenance = spec.provenance.model_copy(update={"sign": signed})
+    return spec.model_copy(update={"provenance": provenance})
+
+
+def checked_section(sign: SignSpec, options: Options) -> SignSpec:
+    """The section with the text of its certificate, which can sign content credentials now.
+
+    Raises:
+        SpecError, StoreError: as `with_certificate` raises them.
+    """
     require_packages()
     from nightpress.pipelines.image_files.content_credentials.certificates import (
         CertificateChain,
         check_chain,
     )
 
-    where = WHERE if is_pem(sign.certificate) else f"{WHERE}: {sign.certificate}"
-    text = _text(spec, where)
+    where = "" if is_pem(sign.certificate) else f"{sign.certificate}: "
+    text = _text(sign.certificate, options)
     try:
         chain = CertificateChain.of_pem(text)
         check_chain(chain, sign.algorithm, datetime.now(UTC))
     except ValueError as error:
-        raise SpecError(f"job: {where}: {error}") from error
+        raise SpecError(f"{where}{error}") from error
     pem = "".join(map(ssl.DER_cert_to_PEM_cert, chain.ders))
-    signed = sign.model_copy(update={"certificate": pem})
-    provenance = spec.provenance.model_copy(update={"sign": signed})
-    return spec.model_copy(update={"provenance": provenance})
+    return sign.model_copy(update={"certificate": pem})
 
 
 def signing_key_of(spec: RunSpec) -> SigningKey | None:
@@ -58,8 +70,15 @@ def signing_key_of(spec: RunSpec) -> SigningKey | None:
         SpecError: there is none, or it does not belong to the certificate.
     """
     sign = spec.provenance.sign
-    if sign is None:
-        return None
+    return None if sign is None else checked_key(sign)
+
+
+def checked_key(sign: SignSpec) -> SigningKey:
+    """The key of a section, as `checked_section` returns it, from the environment.
+
+    Raises:
+        SpecError: there is none, or it does not belong to the certificate.
+    """
     require_packages()
     from nightpress.pipelines.image_files.content_credentials.signer import Signer
 
@@ -68,21 +87,19 @@ def signing_key_of(spec: RunSpec) -> SigningKey | None:
     return key
 
 
-def _text(spec: RunSpec, where: str) -> str:
-    """The PEM text of the certificate."""
-    sign = spec.provenance.sign
-    assert sign is not None  # noqa: S101 - asked for signed jobs only
-    if is_pem(sign.certificate):
-        return sign.certificate
-    require_answers([sign.certificate], spec.storage)
-    with open_source(sign.certificate, spec.storage) as stream:
+def _text(certificate: str, options: Options) -> str:
+    """The PEM text of a certificate, or of the file at a URL."""
+    if is_pem(certificate):
+        return certificate
+    require_answers([certificate], options)
+    with open_source(certificate, options) as stream:
         data = stream.read(MAX_FILE_BYTES + 1)
     text = data.decode("ascii", "replace")
     if len(data) > MAX_FILE_BYTES:
-        raise SpecError(f"job: {where}: larger than {MAX_FILE_BYTES:,} bytes, so no PEM file")
+        raise SpecError(f"{certificate}: larger than {MAX_FILE_BYTES:,} bytes, so no PEM file")
     if PRIVATE_KEY.search(text):
         raise SpecError(
-            f"job: {where}: holds a private key; keep the certificate in a file of its own, and "
+            f"{certificate}: holds a private key; keep the certificate in a file of its own, and "
             "the key where the environment says"
         )
     return text
