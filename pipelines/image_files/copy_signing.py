@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from pydantic import ValidationError
+
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.content_credentials.parts import split, without_credential
 from nightpress.pipelines.image_files.content_credentials.setup import checked_key, checked_section
@@ -61,6 +63,9 @@ class CopySigner:
         try:
             wanted = SignSpec(certificate=certificate, algorithm=asked.algorithm)
             sign = checked_section(wanted, options)
+        except ValidationError as error:
+            wrong = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise SpecError(f"certificate: {wrong}") from None  # it may quote a key
         except SpecError as error:
             raise SpecError(f"certificate: {error}") from error
         return cls(sign, checked_key(sign), tsa)

@@ -192,3 +192,23 @@ def test_copies_get_the_time_stamp_of_an_authority(
         deliver(str(run), str(tmp_path / "b"), signing=signing)
     with pytest.raises(SpecError, match="give a certificate too"):
         deliver(str(run), str(tmp_path / "c"), signing=CopySigning(tsa="http://127.0.0.1:1"))
+
+
+def test_wrong_certificates_are_refused_before_anything_is_written(
+    run: Path, tmp_path: Path, certificate: str
+) -> None:
+    other = tmp_path / "other.pem"
+    other.write_text(Studio.new().chain)
+    wrong = {
+        str(tmp_path / "none.pem"): "none.pem",
+        str(other): "is not the key of",
+        studio().signer.key_pem: "holds a private key",
+        "x" * 300: "the path is too long",
+    }
+    for value, reason in wrong.items():
+        result = nightpress("deliver", run, "--to", tmp_path / "out", "--certificate", value)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert reason in line
+        assert studio().signer.key_pem.splitlines()[1] not in line
+    assert not (tmp_path / "out").exists()
