@@ -11,9 +11,11 @@ from .errors import (
     UntrustedRun,
 )
 from .runs.again import AgainResult, again
+from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
 from .runs.export import ExportResult, export
+from .runs.inspect_file import Inspection, inspect
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
 from .runs.preview import preview
@@ -36,6 +38,7 @@ __all__ = [
     "AgainResult",
     "ClusterError",
     "ClusterUnavailable",
+    "Delivery",
     "Diagnosis",
     "Expansion",
     "ExportResult",
@@ -43,6 +46,7 @@ __all__ = [
     "GatesResult",
     "ImageSetup",
     "IncompleteRun",
+    "Inspection",
     "JobError",
     "NightpressError",
     "Plan",
@@ -66,10 +70,12 @@ __all__ = [
     "VerifyResult",
     "again",
     "compare_samplers",
+    "deliver",
     "doctor",
     "expand",
     "export",
     "gates",
+    "inspect",
     "list_runs",
     "plan",
     "preview",

@@ -49,6 +49,8 @@ COMMANDS = {
     "score": "Score the images of a run that lack a score, without touching them.",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "export": "Write a training set of the images of runs, in a layout that other tools read.",
+    "inspect": "Show what an image file says about itself, and which run has made it.",
+    "deliver": "Make copies of a run's images for clients, without what made them.",
     "runs": "List the runs of an output folder: state, exit code, images, duration and cost.",
     "status": "Show the progress of a run or a training run, from its store alone.",
     "schedule": "Write the files with which a scheduler runs a job every night.",
@@ -71,6 +73,7 @@ WHAT_IS_LEFT = {
     "verify": "what was repaired is kept: run the same command to go on",
     "score": "what was scored is kept: run the same command to go on",
     "export": "what is written is kept: run the same command to go on",
+    "deliver": "copies that are written stay: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""

@@ -1,6 +1,5 @@
 """`nightpress again`."""
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.ids_file import ids_in
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.again import AgainResult, again
 from nightpress.jobs.runs.again_request import settings_of
-from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import duration, plural
 
 
@@ -95,21 +94,6 @@ def command(
         )
     code = SOME_FAILED if result.num_failed else OK
     print_and_exit(ctx, code, asdict(result), summary(result), as_json)
-
-
-def ids_in(path: Path) -> list[str]:
-    """The lines of a file, without empty ones and blanks around them; `-` is stdin.
-
-    Raises:
-        SpecError: the file cannot be read, or is not UTF-8.
-    """
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise SpecError(f"--ids {path}: {reason}") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def summary(result: AgainResult) -> str:

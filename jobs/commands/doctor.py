@@ -11,7 +11,8 @@ from nightpress.jobs.commands.common import address_option, json_option, read_jo
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK
-from nightpress.jobs.runs.doctor import Diagnosis, State, doctor
+from nightpress.jobs.runs.doctor import Diagnosis, doctor
+from nightpress.jobs.runs.doctor_checks import State
 from nightpress.pipelines.formatting import plural
 
 COLOURS: dict[State, str] = {

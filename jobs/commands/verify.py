@@ -130,6 +130,8 @@ def as_text(result: VerifyResult) -> str:
         lines.append(f"... and {len(result.findings) - MAX_LISTED:,} more")
     wrong = plural(len(result.findings), "finding") if result.findings else "all as recorded"
     lines.append(f"{plural(result.num_checked, 'image')} read: {wrong}")
+    if result.signed_by is not None:
+        lines.append(f"their credentials must be those of {result.signed_by}")
     if result.num_failed:
         lines.append(
             f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them again"
@@ -186,6 +188,7 @@ def as_values(result: VerifyResult) -> dict[str, object]:
         "num_uncommitted": result.num_uncommitted,
         "findings": [asdict(finding) for finding in result.findings],
         "strays": result.orphans,
+        "signed_by": result.signed_by,
         "inputs": None if result.inputs is None else asdict(result.inputs),
         "selections": [asdict(each) for each in result.selections],
         "repaired": None if result.repaired is None else asdict(result.repaired),

@@ -31,6 +31,7 @@ from nightpress.diffusion_core.tuning.batch_size import (
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.jobs.dispatch.metrics import ActorMetrics
+from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
@@ -230,11 +231,13 @@ class SamplerActor:
         record: RunRecord,
         fence: FencingToken | None,
         inputs: InputSession | None = None,
+        key: SigningKey | None = None,
     ) -> ActorLocation:
         """Prepare for the shards of a run.
 
         Args:
             inputs: what the actors share about the pictures of rows, if there are any.
+            key: signs the images, if the run has them signed.
         """
         self.load(record.model.identity, record.batch_size)
         self._metrics.set_run(record.spec.name)
@@ -249,6 +252,7 @@ class SamplerActor:
             timeline=self._timeline,
             inputs=inputs,
             scorers=self._loaded_scorers,
+            key=key,
         )
         node_id = ray.get_runtime_context().get_node_id()
         return ActorLocation(

@@ -57,6 +57,8 @@ class ActorPool:
         # Only once for all actors of a node: a long run may have used a million pictures.
         inputs = () if config.inputs is None else (ray.put(config.inputs),)
         self._begin_args = (ray.put(store), ray.put(record), config.fence, *inputs)
+        # Not into the object store, which may spill to a disk: a call carries its small arguments.
+        self._key = {} if config.key is None else {"key": config.key}
         self._start_failures = 0
         self._next_scaling = self._next_stuck_check = 0.0
         self._notices: Notices | None = None
@@ -72,7 +74,7 @@ class ActorPool:
 
     def adopt(self, handle: RemoteActor) -> None:
         """Use an actor that is already started."""
-        pending = handle.begin.remote(*self._begin_args)
+        pending = handle.begin.remote(*self._begin_args, **self._key)
         self.workers.append(Worker(handle, pending, Startup(handle)))
 
     def scale_to_cluster(self, num_waiting: int) -> Iterator[Event]:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nightpress.pipelines.image_files.content_credentials.setup import signing_key_of
+from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import FencingToken, Lease
 from nightpress.pipelines.shards.input_history import InputSession
@@ -52,6 +54,8 @@ class DispatchConfig:
     inputs: InputSession | None = None
     """What the actors share about the pictures of rows; None if the run uses none."""
     budget: Budget | None = None
+    key: SigningKey | None = None
+    """Signs the images; None if they are not signed."""
 
 
 def dispatch_config_of(
@@ -62,7 +66,11 @@ def dispatch_config_of(
     inputs: InputSession | None = None,
     budget: Budget | None = None,
 ) -> DispatchConfig:
-    """The settings that a job asks for, under a lease."""
+    """The settings that a job asks for, under a lease.
+
+    Raises:
+        SpecError: the job has its images signed, and the environment has no key for that.
+    """
     cluster = spec.cluster
     # The first batch of each shape is compiled, which can take as long as loading a model.
     watchdog_s = cluster.load_timeout_s if spec.model.speed.compile else None
@@ -78,4 +86,5 @@ def dispatch_config_of(
         fence=lease.fence,
         inputs=inputs,
         budget=budget,
+        key=signing_key_of(spec),
     )

@@ -30,6 +30,10 @@ from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError, StoreMissing
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.image_files.content_credentials.setup import (
+    signing_key_of,
+    with_certificate,
+)
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import CheckedRows, PlanLayout, check_inputs
 from nightpress.pipelines.planning.again_rows import check_rows_again
@@ -108,6 +112,7 @@ def again(
     request = AgainRequest.of(ids, where, num_images, settings or {})
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)
+    signing_key_of(with_certificate(spec))
     chosen = None if _is_unfinished(run, request) else _chosen(run, spec, request)
     return _Session(run, spec, request, chosen, on_event).carry_out(take_over)
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from ray._private.authentication.authentication_token_setup import (
     AuthenticationMode,
@@ -25,8 +24,19 @@ from nightpress.jobs.cluster.node_facts import (
 )
 from nightpress.jobs.cluster.preflight import marker_near
 from nightpress.jobs.errors import ClusterError
+from nightpress.jobs.runs.doctor_checks import (
+    HERE,
+    Check,
+    clock,
+    condition,
+    difference,
+    fit,
+    home,
+    signing,
+    space,
+)
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.formatting import duration, plural, size
+from nightpress.pipelines.formatting import plural, size
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
@@ -34,27 +44,6 @@ from nightpress.pipelines.models.weight_size import weight_bytes
 from nightpress.pipelines.planning import manifest_sources
 from nightpress.pipelines.storage import Store, is_local, require_answers, require_readable
 from nightpress.pipelines.storage.urls import local_path
-
-State = Literal["ok", "warning", "fault", "not checked"]
-
-HERE = "this machine"
-
-SKEW_WARNING_S, SKEW_FAULT_S = 2.0, 300.0
-"""How far a clock may be off; stores refuse requests that are 15 minutes off."""
-
-LITTLE_DISK_BYTES, TOO_LITTLE_DISK_BYTES = 10 * 10**9, 10**9
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at."""
-
-    name: str
-    where: str
-    """A node, a URL, or this machine."""
-    state: State
-    text: str
-    """What was found, and what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +104,7 @@ class _Doctor:
         yield from self._output()
         yield self._inputs()
         yield from self._model()
+        yield from signing(self._job)
         if self._address is None:
             text = "no --address, cluster.address or RAY_ADDRESS"
             yield Check("cluster", HERE, "not checked", text)
@@ -126,13 +116,13 @@ class _Doctor:
         except ClusterError as error:
             yield Check("cluster", self._address, "fault", str(error))
             yield Check("nodes", self._address, "not checked", "the cluster was not joined")
-            yield from _home(HERE, self._here)
+            yield from home(HERE, self._here)
             return
         text = f"{plural(len(nodes), 'node')} alive"
         text += f", {gone:,} gone since the cluster started" if gone else ""
         yield Check("cluster", self._address, "ok", text)
         yield from rooms
-        yield from _home(HERE, self._here)
+        yield from home(HERE, self._here)
         for node in nodes:
             yield from self._of_node(node)
 
@@ -169,10 +159,10 @@ class _Doctor:
         try:
             store.check()
             yield Check("output", store.url, "ok", "objects can be listed, created and deleted")
-            yield _condition(store.url, "create-only", store.honours_create_only())
-            yield _condition(store.url, "replace-if-same", store.honours_if_match())
+            yield condition(store.url, "create-only", store.honours_create_only())
+            yield condition(store.url, "replace-if-same", store.honours_if_match())
             for path, free in free_bytes([store.url] if is_local(store.url) else []):
-                yield _space(HERE, path, free)
+                yield space(HERE, path, free)
         except StoreError as error:
             self._writes_here = False
             yield Check("output", store.url, "fault", str(error))
@@ -243,10 +233,10 @@ class _Doctor:
             return
         yield from self._versions(where, facts)
         if where != HERE:
-            yield _clock(where, node.ahead_s)
+            yield clock(where, node.ahead_s)
             yield self._grace(where, facts)
             yield from self._places(where, facts)
-        yield from _home(where, facts)
+        yield from home(where, facts)
         yield from self._disk(where, facts)
         yield from self._memory(where, facts)
 
@@ -255,7 +245,7 @@ class _Doctor:
         ours = {"Python": self._here.python} | self._here.versions
         theirs = {"Python": facts.python} | facts.versions
         differences = [
-            _difference(where, name, ours[name], theirs[name])
+            difference(where, name, ours[name], theirs[name])
             for name in ours
             if theirs[name] != ours[name] and not (name == "nightpress" and ships)
         ]
@@ -293,7 +283,7 @@ class _Doctor:
             if facts.home_fault is not None and Path(path).is_relative_to(facts.home):
                 continue
             needed = 0 if path != facts.cache or not self._is_mirrored else self._weights or 0
-            yield _space(where, path, free, needed)
+            yield space(where, path, free, needed)
 
     @property
     def _is_mirrored(self) -> bool:
@@ -307,7 +297,7 @@ class _Doctor:
         share = self._spec.gpus_per_actor
         part = share if facts.gpus and isinstance(share, float) and 0 < share < 1 else 1.0
         for name, num_bytes in gpus:
-            yield _fit(where, name, num_bytes, part, self._weights)
+            yield fit(where, name, num_bytes, part, self._weights)
 
 
 def what_nodes_read(job: RunSpec) -> Questions:
@@ -323,68 +313,3 @@ def what_nodes_read(job: RunSpec) -> Questions:
         paths=tuple(path for path in paths if Path(path).is_absolute()),
         options=job.storage,
     )
-
-
-def _difference(where: str, name: str, ours: str | None, theirs: str | None) -> Check:
-    """A package, or Python, that is not the same on a node as on this machine."""
-    if theirs is None:
-        text = f"{name} is not installed; install {name}=={ours} there"
-        return Check("versions", where, "fault", text)
-    text = f"{name} {theirs}, but {ours or 'from source'} on {HERE}; install the same"
-    is_fault = name in ("Python", "ray", "nightpress")
-    return Check("versions", where, "fault" if is_fault else "warning", text)
-
-
-def _space(where: str, path: str, free: int, needed: int = 0) -> Check:
-    """Free bytes on a disk, of which a copy of the model needs some."""
-    text = f"{size(free)} free at {path}"
-    if free < needed:
-        text = f"{text}, and the model's {size(needed)} are kept there; make room"
-    state: State = "ok" if free > LITTLE_DISK_BYTES + needed else "warning"
-    if free < max(needed, TOO_LITTLE_DISK_BYTES):
-        state = "fault"
-    return Check("disk", where, state, text)
-
-
-def _fit(where: str, name: str, num_bytes: int, part: float, weights: int | None) -> Check:
-    text = f"{name}: {size(num_bytes)}"
-    if weights is None:
-        return Check("memory", where, "not checked", f"{text}; the model's size is not known")
-    has = num_bytes * part
-    text += f", {part:g} of it for an actor" if part < 1 else ""
-    text += f"; weights {size(weights)}"
-    if weights / 2 > has:  # float32 files are read as bfloat16 on a GPU, which halves them
-        return Check("memory", where, "fault", f"{text}: they do not fit; use larger nodes")
-    if weights > 0.8 * has:
-        return Check("memory", where, "warning", f"{text}: little is left for batches")
-    return Check("memory", where, "ok", text)
-
-
-def _condition(url: str, name: str, honoured: bool) -> Check:
-    if honoured:
-        return Check(name, url, "ok", "the store refuses what it should")
-    text = (
-        "the store ignores the condition, so runs look before and after they write, which is safe "
-        "for one driver at a time; prefer a store that honours If-None-Match and If-Match"
-    )
-    return Check(name, url, "warning", text)
-
-
-def _home(where: str, facts: NodeFacts) -> Iterator[Check]:
-    if facts.home_fault is None:
-        yield Check("home", where, "ok", f"{facts.home} can be written")
-        return
-    text = (
-        f"{facts.home} cannot be written: {facts.home_fault}; set HOME to a folder that can: Ray's "
-        "token and copies of models are kept there"
-    )
-    yield Check("home", where, "fault", text)
-
-
-def _clock(where: str, ahead_s: float) -> Check:
-    off = abs(ahead_s)
-    if off < SKEW_WARNING_S:
-        return Check("clock", where, "ok", f"within {SKEW_WARNING_S:.0f} s of {HERE}")
-    side = "ahead" if ahead_s > 0 else "behind"
-    text = f"{duration(off)} {side} of {HERE}; set both by the same time server (NTP)"
-    return Check("clock", where, "fault" if off > SKEW_FAULT_S else "warning", text)

@@ -17,6 +17,7 @@ from nightpress.jobs.runs.table_manifest import (
     with_kept_table,
 )
 from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.image_files.content_credentials.setup import with_certificate
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
@@ -109,7 +110,7 @@ def plan(
     """Check a job and its whole manifest, and say what it would make, without writing anything.
 
     Ray is not used: `batch.size: auto` is that of a CPU unless `cluster.gpus_per_actor` is set.
-    Only `run` checks whether the cluster supports `model.speed`.
+    Only `run` checks that the cluster supports `model.speed`, and looks for the signing key.
 
     Args:
         spec: the job.
@@ -121,7 +122,8 @@ def plan(
         SpecError, ManifestError, ModelError: the job, a row, a picture or the model is unusable.
         StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
     """
-    options, found = ExtendOptions.of(extend, changed), look_for_run(spec)
+    options, spec = ExtendOptions.of(extend, changed), with_certificate(spec)
+    found = look_for_run(spec)
     if manifest is None and found.record is not None:
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)

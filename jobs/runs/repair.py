@@ -29,6 +29,10 @@ from nightpress.jobs.runs.shared import (
 )
 from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.watch import Watch
+from nightpress.pipelines.image_files.content_credentials.setup import (
+    signing_key_of,
+    with_certificate,
+)
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import planned_file_changes, rewrite_plan_part
 from nightpress.pipelines.reporting.report import write_report
@@ -81,11 +85,13 @@ def repair_rows(
         command: `retry` or `verify`, for the log of the run.
 
     Raises:
-        SpecError: earlier starts were paid for in another currency.
+        SpecError: earlier starts were paid for in another currency, or what signs the images is
+            not there.
         RunHeld: another process is working on this run.
         RunStopped: stopped early; what was made is kept.
         RunBlocked: likewise, or the model is no longer the one that the run was made with.
     """
+    signing_key_of(with_certificate(spec))
     log = StartLog(StartOptions(command), spec, on_event)
     log.read_earlier(run.store)
     run = Run(create_only_store(run.store, log.show), run.record)

@@ -15,23 +15,20 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.jobs.runs.repair_spec import require_pickles_allowed
+from nightpress.jobs.runs.stored_image import read_image, run_around
 from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
-from nightpress.pipelines.image_files.packing import member_of, split_member
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.records import ImageFacts
+from nightpress.pipelines.run_directory.origin import row_of_bytes
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.record import RunRecord, read_record
+from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import reproduce as reproduction
 from nightpress.pipelines.shards.recorded_inputs import recorded_inputs
 from nightpress.pipelines.shards.reproduce import Reproduction
 from nightpress.pipelines.shards.sound_facts import require_sound
-from nightpress.pipelines.storage import Options, Store, open_source, require_answers
-from nightpress.pipelines.storage.urls import absolute
-
-MAX_FOLDERS_UP = 8
-"""How many folders above an image are searched for its run."""
+from nightpress.pipelines.storage import Options, require_answers
 
 
 @dataclass(frozen=True)
@@ -98,9 +95,8 @@ def _reproduce(
     allow_pickle: bool,
     options: Options,
 ) -> ReproduceResult:
-    data = _read(url, options)
-    facts = _facts(url, data)
-    run = _run_around(url, options)
+    data = read_image(url, options)
+    facts, run = _facts_and_run(url, data, options)
     if run is not None:
         require_pickles_allowed(run, allow_pickle)
     record = None if run is None else run.record
@@ -108,7 +104,8 @@ def _reproduce(
         inputs = recorded_inputs(facts, run, inputs_root, read_inputs, options)
         loaded = _load(facts, record, model, device, options)
         images = _format(data, record)
-        comparison, again = reproduction.reproduce(data, facts, loaded, images, inputs)
+        embed = "full" if record is None else record.spec.provenance.embed
+        comparison, again = reproduction.reproduce(data, facts, loaded, images, inputs, embed)
     return ReproduceResult(facts, comparison, again)
 
 
@@ -134,26 +131,8 @@ def _url_of(run: Run, image_id: str | None) -> str:
     return "/".join(filter(None, (run.url, row["file"], row["member"])))
 
 
-def _read(url: str, options: Options) -> bytes:
-    """The bytes of an image file, or of a pack's member.
-
-    Raises:
-        StoreMissing: it does not exist.
-        ImageNotFound: it is a pack, or a pack without that member.
-    """
-    packed = split_member(url)
-    path, member = packed or (url, "")
-    require_answers([path], options)
-    with open_source(path, options) as stream:
-        data = stream.read()
-    try:
-        return data if packed is None else member_of(path, data, member)
-    except ValueError as error:
-        raise ImageNotFound(f"{path}: {error}") from error
-
-
-def _facts(url: str, data: bytes) -> ImageFacts:
-    """An image's embedded metadata, if it is sound and the image is of the size it says.
+def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts, Run | None]:
+    """An image's metadata, if it is sound and the image is of the size it says, and its run.
 
     Raises:
         ImageNotFound: there is none, it cannot be true, or the image is too large to open.
@@ -161,27 +140,20 @@ def _facts(url: str, data: bytes) -> ImageFacts:
     try:
         with opened(data):
             facts = read_facts(data)
+        run = run_around(url, options)
         if facts is None:
-            raise ValueError("not an image made by nightpress, or its metadata was stripped")
+            row = None if run is None else row_of_bytes(run, data)
+            facts = None if row is None else ImageFacts.from_dict(dict(row))
+        if facts is None:
+            raise ValueError(
+                "not an image made by nightpress, or its metadata was stripped"
+                if run is None
+                else f"it tells no metadata, and {run.url} has recorded no image with these bytes"
+            )
         reproduction.require_size(data, require_sound(facts))
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
-    return facts
-
-
-def _run_around(url: str, options: Options) -> Run | None:
-    """The run that holds an image: the nearest folder above it with a run.json."""
-    path, _ = split_member(url) or (url, "")
-    folder = absolute(path)
-    for _ in range(MAX_FOLDERS_UP):
-        folder, slash, _ = folder.rpartition("/")
-        if not slash or folder.endswith((":", ":/")) or not folder:
-            return None
-        store = Store(folder, options)
-        record = read_record(store)
-        if record is not None:
-            return Run(store, record)
-    return None
+    return facts, run
 
 
 def _load(

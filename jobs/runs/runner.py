@@ -51,6 +51,10 @@ from nightpress.jobs.runs.shared import (
 from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
 from nightpress.pipelines.errors import Change
+from nightpress.pipelines.image_files.content_credentials.setup import (
+    signing_key_of,
+    with_certificate,
+)
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
@@ -260,6 +264,8 @@ class _Session:
         store = Store(self._spec.url, self._spec.storage)
         store.check()
         require_answers(self._spec.sources, self._spec.storage)
+        self._spec = with_certificate(self._spec)
+        signing_key_of(self._spec)  # which the actors get; nothing is begun without it
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)

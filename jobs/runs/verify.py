@@ -51,6 +51,8 @@ class VerifyResult:
     """What was wrong, before any repair of images."""
     orphans: tuple[str, ...]
     """Images or packs that no commit names; none are looked for if a commit is damaged."""
+    signed_by: str | None = None
+    """Who signed the images, by the certificate that the run names; None if they are not signed."""
     inputs: InputsVerified | None = None
     """The pictures that images were made from, if they were to be checked."""
     repaired: RepairResult | None = None
@@ -167,6 +169,7 @@ def _check(
         num_uncommitted=run.record.layout.num_shards - len(shards),
         findings=findings,
         orphans=tuple(checks.orphan_images(run)) if all_named else (),
+        signed_by=run.record.file_format.signed_by,
     )
     if needs_all:
         _require_finished(result)

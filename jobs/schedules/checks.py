@@ -37,6 +37,11 @@ NAMES = {"namespace": LABEL, "image": r"\S+"}
 """What Kubernetes allows for an option; others are subdomains."""
 
 
+CERTIFICATE = "provenance.sign.certificate"
+TRAVELLING = ("manifest", CERTIFICATE)
+"""Keys whose files `submit` sends along."""
+
+
 @dataclass(frozen=True)
 class LocalPath:
     """A key of the job whose value is a path, not a URL."""
@@ -86,7 +91,7 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
     _require_text(schedule)
     _require_names(kind, schedule)
     for each in local_paths(schedule.job.spec):
-        travels = each.key == "manifest" and schedule.to is not None and not kind.runs_in_pods
+        travels = each.key in TRAVELLING and schedule.to is not None and not kind.runs_in_pods
         elsewhere = kind.runs_in_pods or schedule.to is not None
         if elsewhere and not each.is_absolute and not travels:
             raise SpecError(
@@ -206,6 +211,8 @@ def local_paths(spec: RunSpec) -> Iterator[LocalPath]:
         *([("inputs.root", spec.inputs.root)] if spec.inputs.root else []),
         *(("model", each) for each in sources if is_path(each)),
     ]
+    if spec.provenance.certificate_url is not None:
+        named.append((CERTIFICATE, spec.provenance.certificate_url))
     for key, url in named:
         if is_local(url):
             yield LocalPath(key, url.removeprefix("file://"))

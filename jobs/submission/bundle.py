@@ -14,6 +14,7 @@ import yaml
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import size
+from nightpress.pipelines.image_files.content_credentials.setup import with_certificate
 from nightpress.pipelines.job.scores_section import OwnSpec
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.campaigns import load_campaign
@@ -39,8 +40,9 @@ class Bundle:
 def write_bundle(spec: RunSpec, folder: Path, ship_package: bool) -> Bundle:
     """Write a job, and the manifests that it names by relative paths, into an empty folder.
 
-    Paths in the written job mean the same files there. Its cluster address is left out, because the
-    cluster that receives it is the one that it runs on.
+    Paths in the written job mean the same files there, and a certificate becomes its text. The
+    cluster address is left out, because the cluster that receives the job is the one that it runs
+    on.
 
     Args:
         spec: the job, as it was read on this machine.
@@ -52,6 +54,7 @@ def write_bundle(spec: RunSpec, folder: Path, ship_package: bool) -> Bundle:
             its manifests are too large to do so.
     """
     _require_urls(spec)
+    spec = with_certificate(spec)
     manifests = {path for url in spec.manifests for path in _travelling(url)}
     _copy(manifests | set(_python_files(spec)), folder)
     values = spec.as_dict()

@@ -4,9 +4,13 @@ It holds no time, worker or version, so equal facts give equal text on every mac
 attempt. The digest of a file is computed elsewhere; the XMP packet only has a place for it.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -149,37 +153,107 @@ def facts_json(facts: ImageFacts) -> str:
     return _NOT_XML.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def facts_from_json(text: str | bytes) -> ImageFacts | None:
-    """The inverse of `facts_json`; None if the text holds no facts."""
+@dataclass(frozen=True)
+class SealedFacts:
+    """What stands for the facts in an image that does not tell them: `provenance.embed: minimal`.
+
+    Who knows the facts can check that the image is made with them.
+    """
+
+    facts_sha256: str
+    """SHA-256 of `facts_json`."""
+    batch_size: int
+    inputs: tuple[str | None, ...] = ()
+    """SHA-256 of the pictures that the image was made from, in the order of its facts."""
+
+    @classmethod
+    def of(cls, facts: ImageFacts) -> Self:
+        """The seal of some facts."""
+        hashed = hashlib.sha256(facts_json(facts).encode()).hexdigest()
+        return cls(hashed, facts.batch_size, tuple(each.sha256 for each in facts.inputs))
+
+    def opened(self, planned: ImageFacts) -> ImageFacts | None:
+        """The facts that are sealed; None if they are not the planned ones.
+
+        Args:
+            planned: the facts, of a batch of `batch_size`; hashes of its inputs may be missing.
+        """
+        if len(planned.inputs) != len(self.inputs):
+            return None
+        pairs = zip(planned.inputs, self.inputs, strict=True)
+        inputs = tuple(replace(each, sha256=sha256) for each, sha256 in pairs)
+        facts = replace(planned, inputs=inputs)
+        return facts if SealedFacts.of(facts) == self else None
+
+    def to_json(self) -> str:
+        """The seal as JSON on one line."""
+        values = {"facts_sha256": self.facts_sha256, "batch_size": self.batch_size}
+        inputs = {"inputs": list(self.inputs)} if self.inputs else {}
+        return json.dumps(values | inputs, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: these are not the values of a seal.
+        """
+        if not isinstance(values["facts_sha256"], str) or not isinstance(values["batch_size"], int):
+            raise TypeError("not a seal of facts")
+        inputs = tuple(values.get("inputs", ()))
+        return cls(values["facts_sha256"], values["batch_size"], inputs)
+
+
+Embedded = ImageFacts | SealedFacts
+"""What an image file says about itself."""
+
+
+def embedded_json(embedded: Embedded) -> str:
+    """The facts, or what stands for them, as JSON on one line."""
+    return embedded.to_json() if isinstance(embedded, SealedFacts) else facts_json(embedded)
+
+
+def embedded_from_json(text: str | bytes) -> Embedded | None:
+    """The inverse of `embedded_json`; None if the text holds neither."""
     try:
-        return ImageFacts.from_dict(json.loads(text))
+        values = json.loads(text)
+        is_sealed = isinstance(values, dict) and "facts_sha256" in values
+        return SealedFacts.from_dict(values) if is_sealed else ImageFacts.from_dict(values)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
-def xmp_packet(facts: ImageFacts, digest: str | None = None) -> bytes:
+def xmp_packet(facts: Embedded, digest: str | None = None) -> bytes:
     """The XMP packet: the origin of the image, its prompt, and all of its facts.
 
     Args:
-        facts: the facts of the image.
+        facts: the facts of the image, or what stands for them.
         digest: digest of the file that holds the packet, so that the file can prove to be intact.
     """
     return _packet([*_origin(facts), *_content(facts)], digest)
 
 
-def xmp_extension(facts: ImageFacts) -> bytes:
+def xmp_extension(facts: Embedded) -> bytes:
     """The main content of the packet, for a format that cannot hold the packet in one piece."""
     return _document(_content(facts)).encode()
 
 
-def xmp_main(facts: ImageFacts, extension_guid: str, digest: str) -> bytes:
+def xmp_main(facts: Embedded, extension_guid: str, digest: str) -> bytes:
     """The rest of the packet; it names its extension by GUID (the MD5 in 32 hex digits)."""
     pointer = _element("xmpNote:HasExtendedXMP", extension_guid)
     return _packet([*_origin(facts), pointer], digest)
 
 
-def facts_from_xmp(packet: bytes) -> ImageFacts | None:
-    """The facts in an XMP packet, also if another program rewrote it; None if it has none."""
+def xmp_of(properties: Iterable[str], namespaces: Mapping[str, str]) -> bytes:
+    """An XMP packet of other properties, each an XML element; it has no digest."""
+    return _wrapped(_document(properties, None, namespaces))
+
+
+def embedded_from_xmp(packet: bytes) -> Embedded | None:
+    """The facts in an XMP packet, or what stands for them, also if another program rewrote it.
+
+    None if it has neither.
+    """
     if b"<!DOCTYPE" in packet:  # XMP has none; entities could expand without bound
         return None
     try:
@@ -190,20 +264,27 @@ def facts_from_xmp(packet: bytes) -> ImageFacts | None:
     for element in root.iter():
         text = element.text if element.tag == name else element.get(name)
         if text:
-            return facts_from_json(text)
+            return embedded_from_json(text)
     return None
 
 
-def _origin(facts: ImageFacts) -> list[str]:
-    return [
+def _origin(facts: Embedded) -> list[str]:
+    marking = [
         _element("xmp:CreatorTool", CREATOR),
         _element("Iptc4xmpExt:DigitalSourceType", AI_GENERATED),
+    ]
+    if isinstance(facts, SealedFacts):
+        return marking
+    return [
+        *marking,
         _element("Iptc4xmpExt:AISystemUsed", facts.model),
         _element("Iptc4xmpExt:AISystemVersionUsed", facts.model_fingerprint),
     ]
 
 
-def _content(facts: ImageFacts) -> list[str]:
+def _content(facts: Embedded) -> list[str]:
+    if isinstance(facts, SealedFacts):
+        return [_element("nightpress:facts", facts.to_json())]
     prompt = _text(facts.prompt)
     alternatives = f'<rdf:Alt><rdf:li xml:lang="x-default">{prompt}</rdf:li></rdf:Alt>'
     return [
@@ -214,13 +295,21 @@ def _content(facts: ImageFacts) -> list[str]:
 
 
 def _packet(properties: Iterable[str], digest: str | None) -> bytes:
+    return _wrapped(_document(properties, digest))
+
+
+def _wrapped(document: str) -> bytes:
     begin = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    return f'{begin}\n{_document(properties, digest)}\n<?xpacket end="r"?>'.encode()
+    return f'{begin}\n{document}\n<?xpacket end="r"?>'.encode()
 
 
-def _document(properties: Iterable[str], digest: str | None = None) -> str:
+def _document(
+    properties: Iterable[str],
+    digest: str | None = None,
+    namespaces: Mapping[str, str] = MappingProxyType(_NAMESPACES),
+) -> str:
     about = f"{_ABOUT}>" if digest is None else f'{_ABOUT}{DIGEST_NAME}{digest}">'
-    names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in _NAMESPACES.items())
+    names = " ".join(f'xmlns:{prefix}="{url}"' for prefix, url in namespaces.items())
     body = "\n".join(properties)
     return (
         f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {names}>'

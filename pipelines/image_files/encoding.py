@@ -17,17 +17,26 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.image_files.content_credentials import can_check
+from nightpress.pipelines.image_files.content_credentials.parts import (
+    PNG_CHUNK,
+    PNG_SIGNATURE,
+    split,
+)
 from nightpress.pipelines.image_files.embedded_metadata import (
     DIGEST_MARK,
     DIGEST_NAME,
-    facts_from_json,
-    facts_from_xmp,
-    facts_json,
+    Embedded,
+    SealedFacts,
+    embedded_from_json,
+    embedded_from_xmp,
+    embedded_json,
     parameters_text,
     xmp_extension,
     xmp_main,
     xmp_packet,
 )
+from nightpress.pipelines.job.provenance_section import Embed
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
@@ -50,10 +59,6 @@ XMP_EXTENSION_HEADER = b"http://ns.adobe.com/xmp/extension/\0"
 EXTENSION_PREFIX = struct.Struct(">32sII")
 """GUID, size of the whole extension in bytes, offset of this piece."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_CHUNK = struct.Struct(">I4s")
-"""Start of a chunk: size of its content, and its name, which the checksum covers as well."""
-
 NO_DIGEST = "0" * 64
 """Takes the place of a file's SHA-256 while that is computed."""
 
@@ -64,25 +69,38 @@ MAX_REASON = 200
 """Characters of another library's error in an error message."""
 
 
-def encode(pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec) -> bytes:
+def encode(
+    pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec, embed: Embed = "full"
+) -> bytes:
     """Encode an image file with embedded facts.
 
     Args:
         pixels: uint8 (H, W, 3), RGB.
         facts: the facts of the image.
         images: format and quality.
+        embed: whether the file has the facts, only what stands for them, or no metadata.
     """
     image = Image.fromarray(pixels)
-    file = BytesIO()
+    file, embedded = BytesIO(), _embedded(facts, embed)
     match images.format:
         case "png":
-            image.save(file, "PNG", **_png_options(facts))
+            image.save(file, "PNG", **_png_options(embedded))
             return file.getvalue()
         case "webp":
-            image.save(file, "WEBP", **_webp_options(facts, images.quality))
+            image.save(file, "WEBP", **_webp_options(embedded, images.quality))
         case "jpeg":
-            image.save(file, "JPEG", **_jpeg_options(facts, images.quality))
-    return _with_digest(file.getvalue())
+            image.save(file, "JPEG", **_jpeg_options(embedded, images.quality))
+    return file.getvalue() if embedded is None else _with_digest(file.getvalue())
+
+
+def _embedded(facts: ImageFacts, embed: Embed) -> Embedded | None:
+    match embed:
+        case "full":
+            return facts
+        case "minimal":
+            return SealedFacts.of(facts)
+        case "none":
+            return None
 
 
 def opened(data: bytes) -> Image.Image:
@@ -117,6 +135,12 @@ def decoded(data: bytes) -> Image.Image:
 
 def read_facts(data: bytes) -> ImageFacts | None:
     """The facts embedded in an image file; None if there are none, or it is not an image file."""
+    found = read_embedded(data)
+    return found if isinstance(found, ImageFacts) else None
+
+
+def read_embedded(data: bytes) -> Embedded | None:
+    """The facts embedded in an image file, or what stands for them; None if it has neither."""
     try:
         image = opened(data)
     except ValueError:
@@ -124,11 +148,11 @@ def read_facts(data: bytes) -> ImageFacts | None:
     with image:
         chunk = image.info.get("nightpress")
         if isinstance(chunk, str):
-            return facts_from_json(chunk)
-        for packet in _xmp_packets(image):
-            facts = facts_from_xmp(packet)
-            if facts is not None:
-                return facts
+            return embedded_from_json(chunk)
+        for packet in xmp_packets(image):
+            found = embedded_from_xmp(packet)
+            if found is not None:
+                return found
     return None
 
 
@@ -136,12 +160,30 @@ def is_whole(data: bytes) -> bool:
     """Whether the checksums in an image file show that every bit is as it was written.
 
     A PNG file has a checksum for each of its chunks; the other formats hold a digest of the whole
-    file. A file without a digest is not known to be whole.
+    file, but for its credential, which must be valid. A file without a digest is not known to be
+    whole, nor is one with the credential of another program.
     """
     if data.startswith(PNG_SIGNATURE):
         return _has_valid_checksums(data)
+    parts = split(data)
+    if parts is not None:
+        return _is_intact(parts.unsigned) and _is_valid_if_checked(data)
+    return _is_intact(data)
+
+
+def _is_intact(data: bytes) -> bool:
+    """Whether a file without a credential matches its digest."""
     digest = data[_digest_slice(data)]
     return bool(digest) and digest == _own_digest(data)
+
+
+def _is_valid_if_checked(data: bytes) -> bool:
+    """Whether a credential is valid; False where the packages that check it are not installed."""
+    if not can_check():
+        return False
+    from nightpress.pipelines.image_files.content_credentials import validation
+
+    return validation.has_valid_credential(data)
 
 
 def without_digest(data: bytes) -> bytes:
@@ -190,28 +232,33 @@ def _has_valid_checksums(png: bytes) -> bool:
     return name == b"IEND" and offset == len(png)
 
 
-def _png_options(facts: ImageFacts) -> dict[str, Any]:
+def _png_options(facts: Embedded | None) -> dict[str, Any]:
     text = PngInfo()
-    text.add_text("parameters", parameters_text(facts))
-    text.add_itxt("nightpress", facts_json(facts))
-    text.add_itxt("XML:com.adobe.xmp", xmp_packet(facts))
+    if isinstance(facts, ImageFacts):
+        text.add_text("parameters", parameters_text(facts))
+    if facts is not None:
+        text.add_itxt("nightpress", embedded_json(facts))
+        text.add_itxt("XML:com.adobe.xmp", xmp_packet(facts))
     return {"pnginfo": text, "compress_level": 1, "compress_type": ZLIB_RLE}
 
 
-def _webp_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
-    embedded = {"xmp": xmp_packet(facts, NO_DIGEST), "exif": _exif(facts)}
+def _webp_options(facts: Embedded | None, quality: int | None) -> dict[str, Any]:
+    embedded = {} if facts is None else {"xmp": xmp_packet(facts, NO_DIGEST)}
+    if isinstance(facts, ImageFacts):
+        embedded["exif"] = _exif(facts)
     if quality is None:
         return {"lossless": True, "method": WEBP_LOSSLESS_METHOD, **embedded}
     return {"quality": quality, **embedded}
 
 
-def _jpeg_options(facts: ImageFacts, quality: int | None) -> dict[str, Any]:
+def _jpeg_options(facts: Embedded | None, quality: int | None) -> dict[str, Any]:
     """Options for JPEG, with full colour resolution: drawings have edges between pure colours."""
     options: dict[str, Any] = {"quality": quality or JPEG_QUALITY, "subsampling": "4:4:4"}
-    exif = _exif(facts)
-    if len(exif) <= SEGMENT_BYTES:
-        options["exif"] = exif
-    return options | {"extra": b"".join(_xmp_segments(facts))}
+    if isinstance(facts, ImageFacts):
+        exif = _exif(facts)
+        if len(exif) <= SEGMENT_BYTES:
+            options["exif"] = exif
+    return options if facts is None else options | {"extra": b"".join(_xmp_segments(facts))}
 
 
 def _exif(facts: ImageFacts) -> bytes:
@@ -227,7 +274,7 @@ def _exif(facts: ImageFacts) -> bytes:
     return b"Exif\0\0" + head + comment
 
 
-def _xmp_segments(facts: ImageFacts) -> Iterator[bytes]:
+def _xmp_segments(facts: Embedded) -> Iterator[bytes]:
     """APP1 segments with the XMP packet, split into a main part and extension pieces if it is long.
 
     References: XMP specification part 3, section 1.1.3.1, "Extended XMP in JPEG".
@@ -249,7 +296,8 @@ def _app1(content: bytes) -> bytes:
     return struct.pack(">HH", 0xFFE1, len(content) + 2) + content
 
 
-def _xmp_packets(image: Image.Image) -> Iterator[bytes]:
+def xmp_packets(image: Image.Image) -> Iterator[bytes]:
+    """The XMP packets of an opened file, an extension of a JPEG's joined."""
     packet = image.info.get("xmp")
     if packet:
         yield packet

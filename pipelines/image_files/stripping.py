@@ -1,160 +1,174 @@
-"""Image files without what their embedded metadata tells, with the same pixels.
+"""Take all metadata out of an image file, and put an XMP packet in; the pixels stay as they are.
 
-The content of a PNG, JPEG or WebP file is copied chunk by chunk and never decoded. What stays is
-what decides colours, and XMP that says that a model made the picture.
+Nothing is decoded or compressed again, so a lossy file loses nothing.
+References: PNG specification (third edition), section 11; ITU-T T.81, annex B; WebP container
+specification, "Extended file format"; XMP specification part 3, section 1.1.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
 
-from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED, CREATOR
-from nightpress.pipelines.image_files.encoding import (
+from PIL import Image
+
+from nightpress.pipelines.image_files.content_credentials.parts import (
+    AFTER_IHDR,
+    JPEG_APP0,
+    JPEG_SCAN,
+    JPEG_SEGMENT,
+    JPEG_START,
     PNG_CHUNK,
     PNG_SIGNATURE,
-    XMP_HEADER,
-    read_facts,
+    RIFF_CHUNK,
+    RIFF_HEADER_BYTES,
 )
+from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED, CREATOR, xmp_of
+from nightpress.pipelines.image_files.encoding import XMP_HEADER, read_facts
 
-PNG_KEPT = frozenset(
+MARKING = xmp_of(
     (
-        *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"cHRM", b"gAMA", b"iCCP", b"sBIT"),
-        *(b"sRGB", b"cICP", b"mDCV", b"cLLI", b"bKGD", b"pHYs"),
-    )
+        f"<xmp:CreatorTool>{CREATOR}</xmp:CreatorTool>",
+        f"<Iptc4xmpExt:DigitalSourceType>{AI_GENERATED}</Iptc4xmpExt:DigitalSourceType>",
+    ),
+    {
+        "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+        "xmp": "http://ns.adobe.com/xap/1.0/",
+        "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    },
 )
-"""Chunks that decide how a picture looks. Reference: PNG specification (third edition), 5.6."""
-
-WEBP_KEPT = frozenset((b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"ANIM", b"ANMF"))
-"""Reference: developers.google.com/speed/webp/docs/riff_container."""
-
-RIFF_HEADER_BYTES = 8
-
-VP8X_XMP, VP8X_EXIF = 0x04, 0x08
-"""Flags in the extended header of a WebP file: which metadata it has."""
-
-JPEG_SOI, JPEG_SOS, JPEG_COM = 0xD8, 0xDA, 0xFE
-JPEG_APP0, JPEG_APP1, JPEG_APP2, JPEG_APP14 = 0xE0, 0xE1, 0xE2, 0xEE
-
-_NAMESPACES = (
-    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
-    'xmlns:xmp="http://ns.adobe.com/xap/1.0/" '
-    'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-)
-
-MARKING = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
-    f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF {_NAMESPACES}><rdf:Description rdf:about="">\n'
-    f"<xmp:CreatorTool>{CREATOR}</xmp:CreatorTool>\n"
-    f"<Iptc4xmpExt:DigitalSourceType>{AI_GENERATED}</Iptc4xmpExt:DigitalSourceType>\n"
-    "</rdf:Description></rdf:RDF></x:xmpmeta>\n"
-    '<?xpacket end="r"?>'
-).encode()
 """XMP that says only that a trained model made the picture."""
 
 
-def stripped(data: bytes) -> bytes:
-    """A PNG, JPEG or WebP file with no metadata but the marking as made by a model.
+PNG_METADATA = {b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"tIME", b"caBX"}
 
-    Stripping what is stripped already changes nothing.
+JPEG_METADATA = {*range(0xFFE1, 0xFFF0), 0xFFFE} - {0xFFE2, 0xFFEE}
+"""APP1 to APP15 and comments, but for colour profiles (APP2) and Adobe's colour transform (APP14),
+which decide the colours."""
+
+WEBP_METADATA = {b"EXIF", b"XMP ", b"C2PA"}
+WEBP_EXTENDED = struct.Struct("<B3x3s3s")
+"""Flags, then width and height less one, each in 24 bits."""
+HAS_EXIF, HAS_XMP = 0x08, 0x04
+
+
+def stripped(data: bytes, packet: bytes | None = None) -> bytes:
+    """An image file without metadata, but for an XMP packet.
+
+    Args:
+        data: an intact PNG, JPEG or WebP file.
+        packet: what to put in, at most 65,502 bytes for a JPEG.
 
     Raises:
-        ValueError: another format, or not whole.
+        ValueError: another format, or the file ends early.
     """
-    if data.startswith(PNG_SIGNATURE):
-        return b"".join([PNG_SIGNATURE, *_png_chunks(data)])
-    if data.startswith(b"\xff\xd8"):
-        return b"".join(_jpeg_segments(data))
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
+    try:
+        if data.startswith(PNG_SIGNATURE):
+            return _png(data, packet)
+        if data.startswith(JPEG_START):
+            return _jpeg(data, packet)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _webp(data, packet)
+    except struct.error as error:
+        raise ValueError("the image file ends early") from error
     raise ValueError("not a PNG, WebP or JPEG file")
 
 
 def without_facts(data: bytes) -> bytes:
-    """An image file that tells no prompt; one that tells none already stays as it is.
+    """An image file that tells no prompt, only that a model made it.
+
+    One that tells no prompt already stays as it is.
 
     Raises:
-        ValueError: another format, or not whole.
+        ValueError: another format, or the file ends early.
     """
-    return data if read_facts(data) is None else stripped(data)
+    return data if read_facts(data) is None else stripped(data, MARKING)
 
 
-def _png_chunks(data: bytes) -> Iterator[bytes]:
-    offset, is_marked, name = len(PNG_SIGNATURE), False, b""
-    while name != b"IEND":
-        if offset + PNG_CHUNK.size > len(data):
-            raise ValueError("truncated PNG file")
+def _png(data: bytes, packet: bytes | None) -> bytes:
+    kept = [PNG_SIGNATURE]
+    offset = len(PNG_SIGNATURE)
+    while offset < len(data):
         length, name = PNG_CHUNK.unpack_from(data, offset)
-        end = offset + PNG_CHUNK.size + length + 4
-        if name == b"IDAT" and not is_marked:
-            is_marked = True
-            yield _png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + MARKING)
-        if name in PNG_KEPT:
-            yield data[offset:end]
+        end = _end(data, offset + PNG_CHUNK.size + length + 4)
+        if name not in PNG_METADATA:
+            kept.append(data[offset:end])
+        if end == AFTER_IHDR and packet is not None:
+            kept.append(_png_text(packet))
         offset = end
+    return b"".join(kept)
 
 
-def _png_chunk(name: bytes, content: bytes) -> bytes:
-    checksum = zlib.crc32(name + content)
-    return PNG_CHUNK.pack(len(content), name) + content + checksum.to_bytes(4)
+def _end(data: bytes, end: int) -> int:
+    """The end of a part of a file, which must lie in the file."""
+    if end > len(data):
+        raise ValueError("the image file ends early")
+    return end
 
 
-def _jpeg_segments(data: bytes) -> Iterator[bytes]:
-    """The segments up to the first scan without metadata, then the rest as it is.
+def _png_text(packet: bytes) -> bytes:
+    body = b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + packet
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
-    JFIF, colour profiles and Adobe's colour transform stay. Reference: ITU-T T.81, B.1.1.
-    """
-    yield data[:2]
-    content = XMP_HEADER + MARKING
-    marking, offset = struct.pack(">HH", 0xFF00 | JPEG_APP1, len(content) + 2) + content, 2
+
+def _jpeg(data: bytes, packet: bytes | None) -> bytes:
+    kept, xmp = [JPEG_START], b"" if packet is None else _app1(XMP_HEADER + packet)
+    for marker, start, end in _jpeg_segments(data):
+        if xmp and marker != JPEG_APP0:  # JFIF's own segment comes first
+            kept.append(xmp)
+            xmp = b""
+        if marker not in JPEG_METADATA:
+            kept.append(data[start:end])
+    return b"".join(kept)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment; the scan and all behind it count as one."""
+    offset = len(JPEG_START)
     while True:
-        if offset + 4 > len(data) or data[offset] != 0xFF:
-            raise ValueError("truncated or invalid JPEG file")
-        marker, (length,) = data[offset + 1], struct.unpack_from(">H", data, offset + 2)
-        if marker == JPEG_SOS:
-            yield marking + data[offset:]
+        marker, length = JPEG_SEGMENT.unpack_from(data, offset)
+        if marker == JPEG_SCAN:
+            yield marker, offset, len(data)
             return
-        segment = data[offset : offset + 2 + length]
-        if marking and marker != JPEG_APP0:  # right behind JFIF, where readers look for XMP
-            yield marking
-            marking = b""
-        if _is_kept(marker, segment[4:]):
-            yield segment
+        if marker < 0xFF00:
+            raise ValueError("not a JPEG segment")
+        yield marker, offset, offset + 2 + length
         offset += 2 + length
 
 
-def _is_kept(marker: int, content: bytes) -> bool:
-    if marker == JPEG_APP2:
-        return content.startswith(b"ICC_PROFILE\0")
-    is_application = JPEG_APP0 <= marker <= 0xEF
-    return marker in (JPEG_APP0, JPEG_APP14) or not (is_application or marker == JPEG_COM)
+def _app1(content: bytes) -> bytes:
+    return JPEG_SEGMENT.pack(0xFFE1, len(content) + 2) + content
 
 
-def _webp(data: bytes) -> bytes:
-    if len(data) < RIFF_HEADER_BYTES + struct.unpack_from("<I", data, 4)[0]:
-        raise ValueError("truncated WebP file")
-    chunks = dict[bytes, list[bytes]]()
-    body = list[bytes]()
-    for name, content in _riff_chunks(data):
-        chunks.setdefault(name, []).append(content)
-        if name in WEBP_KEPT:
-            body.append(_riff_chunk(name, content))
-    header = chunks.get(b"VP8X", [b""])[0]
-    if header:  # without it, the format has no place for metadata
-        header = bytes([header[0] & ~VP8X_EXIF | VP8X_XMP]) + header[1:]
-        body = [_riff_chunk(b"VP8X", header), *body, _riff_chunk(b"XMP ", MARKING)]
-    content = b"WEBP" + b"".join(body)
-    return b"RIFF" + struct.pack("<I", len(content)) + content
+def _webp(data: bytes, packet: bytes | None) -> bytes:
+    chunks = [(name, body) for name, body in _webp_chunks(data) if name not in WEBP_METADATA]
+    if packet is not None:
+        chunks = [*_extended(data, chunks), (b"XMP ", packet)]
+    elif chunks[0][0] == b"VP8X":
+        flags = chunks[0][1][0] & ~(HAS_EXIF | HAS_XMP)
+        chunks[0] = (b"VP8X", bytes([flags]) + chunks[0][1][1:])
+    parts = [
+        RIFF_CHUNK.pack(name, len(body)) + body + bytes(len(body) % 2) for name, body in chunks
+    ]
+    content = b"WEBP" + b"".join(parts)
+    return RIFF_CHUNK.pack(b"RIFF", len(content)) + content
 
 
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    offset = 12
-    while offset + 8 <= len(data):
-        name, (length,) = data[offset : offset + 4], struct.unpack_from("<I", data, offset + 4)
-        if offset + 8 + length > len(data):
-            raise ValueError("truncated WebP file")
-        yield name, data[offset + 8 : offset + 8 + length]
-        offset += 8 + length + length % 2
+def _extended(data: bytes, chunks: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The chunks of a file in the extended format, which says that it has XMP."""
+    if chunks[0][0] == b"VP8X":
+        flags = chunks[0][1][0] & ~HAS_EXIF | HAS_XMP
+        return [(b"VP8X", bytes([flags]) + chunks[0][1][1:]), *chunks[1:]]
+    with Image.open(BytesIO(data), formats=("WEBP",)) as image:
+        sides = ((side - 1).to_bytes(3, "little") for side in image.size)
+    return [(b"VP8X", WEBP_EXTENDED.pack(HAS_XMP, *sides)), *chunks]
 
 
-def _riff_chunk(name: bytes, content: bytes) -> bytes:
-    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    _end(data, RIFF_CHUNK.size + RIFF_CHUNK.unpack_from(data)[1])
+    offset = RIFF_HEADER_BYTES
+    while offset < len(data):
+        name, length = RIFF_CHUNK.unpack_from(data, offset)
+        start = offset + RIFF_CHUNK.size
+        yield name, data[start : _end(data, start + length)]
+        offset = start + length + length % 2

@@ -20,6 +20,7 @@ def job_identity(
     speed: Mapping[str, Any] | None,
     scores: Mapping[str, ScorerSpec],
     gates: GatesSpec | None,
+    provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The part of a job that decides names and pixels, as JSON values.
 
@@ -27,6 +28,7 @@ def job_identity(
         job: the whole job as JSON values, with defaults filled in.
         speed: what the job has chosen of `model.speed`.
         scores, gates: its sections.
+        provenance: what its section adds to the identity.
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
     model = values["model"] | {"speed": speed}
@@ -39,9 +41,11 @@ def job_identity(
     values["inputs"] = {"fit": fit} if fit != InputsSpec().fit else None
     values["scores"] = {name: _scorer_identity(each) for name, each in scores.items()}
     values["gates"] = None if gates is None else gates.identity()
+    values["provenance"] = provenance
     if not values["batch"]["order"]:
         values["batch"] = {k: v for k, v in values["batch"].items() if k != "order"}
-    unused = [key for key in ("inputs", "passes", "scores", "gates") if not values[key]]
+    left_out = ("inputs", "passes", "scores", "gates", "provenance")
+    unused = [key for key in left_out if not values[key]]
     return {key: value for key, value in values.items() if key not in unused}
 
 

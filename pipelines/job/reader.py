@@ -147,6 +147,7 @@ def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, 
     for detail, keys, _, value in [item for item in located if item[2]] or located:
         omit_value = isinstance(value, Mapping) or detail["type"] == "extra_forbidden"
         omit_value |= keys[:1] == ["notify"] and "/" in str(value)  # the URL of a webhook
+        omit_value |= keys == ["provenance", "sign", "key"] or "-----BEGIN" in str(value)
         shown = "" if omit_value else f"{value!r}: "
         where = f"{'.'.join(keys)}: {shown}" if keys else ""
         messages.setdefault(where, []).append(_message(detail, root))

@@ -55,7 +55,7 @@ def check_path_length(source: str) -> str:
     return source
 
 
-def _existing_or_stripped(url: str) -> str:
+def existing_or_stripped(url: str) -> str:
     """The URL without spaces around it, unless a file has exactly this name."""
     if "\0" in url:
         raise ValueError("a path cannot contain a NUL character")
@@ -68,7 +68,7 @@ def _existing_or_stripped(url: str) -> str:
 Url = Annotated[
     str,
     StringConstraints(min_length=1),
-    AfterValidator(_existing_or_stripped),
+    AfterValidator(existing_or_stripped),
     AfterValidator(check_path_length),
 ]
 Auto = Literal["auto"]

@@ -28,6 +28,7 @@ from nightpress.pipelines.job.identity import job_identity
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
+from nightpress.pipelines.job.provenance_section import ProvenanceSpec
 from nightpress.pipelines.job.reader import (
     apply_overrides,
     explain,
@@ -112,6 +113,7 @@ class RunSpec(Section):
             "seeds: {require: [sharpness > 40], max_draws: 16}."
         ),
     ] = None
+    provenance: ProvenanceSpec = ProvenanceSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS
@@ -164,6 +166,7 @@ class RunSpec(Section):
             *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
             ("inputs.root", self.inputs.root or ""),
+            ("provenance.sign.certificate", self.provenance.certificate_url or ""),
         ):
             if has_credentials(url):
                 raise ValueError(f"the {key} URL contains credentials; {ADVICE}")
@@ -292,7 +295,9 @@ class RunSpec(Section):
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON values."""
         speed = self.model.speed.chosen()
-        return job_identity(self.as_dict(), speed, self.scores, self.gates)
+        return job_identity(
+            self.as_dict(), speed, self.scores, self.gates, self.provenance.identity
+        )
 
 
 SETTING_COLUMNS = (

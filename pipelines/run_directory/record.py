@@ -16,6 +16,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
+from nightpress.pipelines.image_files.file_format import FileFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.files import ManifestFile
@@ -84,6 +85,11 @@ class RunRecord:
     def batch_sizes(self) -> BatchSizes:
         """The batch size of each kind of image."""
         return BatchSizes(self.batch_size, self.measured)
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How its image files are written."""
+        return FileFormat(self.spec.images, self.spec.provenance, self.created_at)
 
     @property
     def fingerprint(self) -> str:

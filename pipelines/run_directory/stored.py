@@ -47,7 +47,8 @@ def stored_facts(
 ) -> Iterator[ImageFacts]:
     """The embedded facts of the images that `num_stored` counts, of the first `MAX_READ` of them.
 
-    Of a PNG or JPEG file, only the beginning is read.
+    Of a PNG or JPEG file, only the beginning is read. Files that do not tell their facts, as
+    `provenance.embed` says, are left out.
 
     Raises:
         StoreError: the store fails.
@@ -57,7 +58,8 @@ def stored_facts(
         found = read_facts(store.read_part(path, 0, HEAD_BYTES))
         return found or read_facts(store.read_if_any(path) or b"")
 
-    paths = sorted(_stored(store, record, committed))[:MAX_READ]
+    tells = record.spec.provenance.embed == "full"
+    paths = sorted(_stored(store, record, committed))[:MAX_READ] if tells else []
     with ThreadPoolExecutor(READ_THREADS) as pool:
         yield from (found for found in pool.map(facts, paths) if found is not None)
 

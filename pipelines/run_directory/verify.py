@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.hashing import Hashes, hash64
-from nightpress.pipelines.image_files.encoding import decoded, opened, read_facts
+from nightpress.pipelines.image_files.content_credentials import require_packages
+from nightpress.pipelines.image_files.encoding import decoded, opened
+from nightpress.pipelines.image_files.file_format import FileFormat
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes, is_intact_pack
 from nightpress.pipelines.manifest.python_values import python_values
@@ -59,6 +61,8 @@ class Damage(StrEnum):
     """The bytes are as stored, but not a complete image of the planned size and format."""
     FACTS = "facts"
     """The metadata embedded in an image differs from its metadata row."""
+    CREDENTIAL = "credential"
+    """The credential signed into an image is not valid, or is not the run's."""
     METADATA = "metadata"
     """A metadata part is damaged, or differs from the plan."""
     PLAN = "plan"
@@ -104,6 +108,7 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
 
     Raises:
         StoreError: the store fails.
+        SpecError: the images are signed, and the packages that check credentials are missing.
     """
     yield from _verify(run, run.committed, sample, seed)
 
@@ -116,6 +121,8 @@ def verify_shards(
 
 
 def _verify(run: Run, shards: Sequence[int], sample: float, seed: int) -> Iterator[ShardVerified]:
+    if run.spec.provenance.sign is not None:
+        require_packages()
     with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as readers:
         check = partial(_verify_shard, run, sample=sample, seed=seed, pool=images)
         yield from map_ahead(readers, check, shards, SHARDS_AHEAD)
@@ -231,7 +238,7 @@ def _verify_member(
         return Finding(Damage.MISSING, shard, path, "the pack is not in the store", row)
     start = values["member_offset"]
     data = pack[start : start + values["num_bytes"]]
-    damage, text = _damage(data, values, run.spec.images.format)
+    damage, text = _damage(data, values, run.record.file_format)
     return None if damage is None else Finding(damage, shard, path, text, row)
 
 
@@ -277,17 +284,17 @@ def _verify_image(run: Run, shard: int, row: int, values: dict[str, Any]) -> Fin
         data = image_bytes(run.store, values)
     except StoreMissing:
         return Finding(Damage.MISSING, shard, path, "the image is not in the store", row)
-    damage, text = _damage(data, values, run.spec.images.format)
+    damage, text = _damage(data, values, run.record.file_format)
     return None if damage is None else Finding(damage, shard, path, text, row)
 
 
-def _damage(data: bytes, values: dict[str, Any], image_format: str) -> tuple[Damage | None, str]:
+def _damage(data: bytes, values: dict[str, Any], form: FileFormat) -> tuple[Damage | None, str]:
     digest = hashlib.sha256(data).hexdigest()
     if len(data) != values["num_bytes"] or digest != values["sha256"]:
         found = f"{len(data):,} bytes with sha256 {digest[:12]}"
         recorded = f"{values['num_bytes']:,} bytes with sha256 {values['sha256'][:12]}"
         return Damage.CHANGED, f"{found}, but the metadata has {recorded}"
-    planned_shape = (image_format, values["width"], values["height"])
+    planned_shape = (form.images.format, values["width"], values["height"])
     try:
         with opened(data) as image:
             shape = (image.format or "").lower(), *image.size
@@ -296,8 +303,11 @@ def _damage(data: bytes, values: dict[str, Any], image_format: str) -> tuple[Dam
         decoded(data)
     except ValueError as error:
         return Damage.UNREADABLE, str(error)
-    if read_facts(data) != ImageFacts.from_dict(values):
-        return Damage.FACTS, "the embedded metadata differs from the metadata row"
+    facts = ImageFacts.from_dict(values)
+    if (wrong := form.wrong_facts(data, facts)) is not None:
+        return Damage.FACTS, wrong
+    if (wrong := form.wrong_credential(data, facts)) is not None:
+        return Damage.CREDENTIAL, wrong
     return None, ""
 
 

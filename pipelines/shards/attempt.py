@@ -2,10 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from nightpress.pipelines.image_files.encoding import is_whole, read_facts
+from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -121,20 +121,36 @@ class Attempt:
         The batch size may be smaller than planned, since a batch that did not fit was made smaller.
         With gates it may be any of the draws of the image; its seed tells which.
         """
-        facts = read_facts(data) if is_whole(data) else None
-        if facts is None or not 1 <= facts.batch_size <= self.record.batch_size:
-            return None
-        if (gates := self.record.spec.gates) is not None:
-            planned = image.seed, image.id, image.variant
-            draw = draw_of_seed(facts.seed, *planned, gates.max_draws)
-            image = image if draw is None else image.drawn(draw)
-        if facts.without_hashes != self.facts(image, facts.batch_size):
-            return None
-        try:
-            scores = self.scores.of_file(image, data)
-        except ValueError:  # its checksums are right, and its pixels cannot be decoded
-            return None
-        return self.ok(EncodedImage(image, facts, data, scores, started_at))
+        for draw in self._possible_draws(image, data):
+            facts = self._recognized(draw, data)
+            if facts is None:
+                continue
+            try:
+                scores = self.scores.of_file(draw, data)
+            except ValueError:  # its checksums are right, and its pixels cannot be decoded
+                return None
+            return self.ok(EncodedImage(draw, facts, data, scores, started_at))
+        return None
+
+    def _possible_draws(self, image: PlannedImage, data: bytes) -> Iterator[PlannedImage]:
+        """The image, or with gates the draws of it that a file may hold."""
+        gates = self.record.spec.gates
+        if gates is None:
+            yield image
+            return
+        facts = read_facts(data)
+        if facts is None:  # the file does not tell its seed
+            yield from (image.drawn(draw) for draw in range(gates.max_draws))
+            return
+        draw = draw_of_seed(facts.seed, image.seed, image.id, image.variant, gates.max_draws)
+        if draw is not None:
+            yield image.drawn(draw)
+
+    def _recognized(self, image: PlannedImage, data: bytes) -> ImageFacts | None:
+        """The facts of a file that is exactly this image; None if it is not."""
+        return self.record.file_format.recognized(
+            data, lambda batch_size: self.facts(image, batch_size), self.record.batch_size
+        )
 
     def failed(
         self,

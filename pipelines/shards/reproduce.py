@@ -12,7 +12,10 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db
+from nightpress.pipelines.image_files.content_credentials import require_packages
+from nightpress.pipelines.image_files.content_credentials.parts import split, with_store
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
+from nightpress.pipelines.job.provenance_section import Embed
 from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
@@ -52,6 +55,7 @@ def reproduce(
     model: LoadedModel,
     images: ImagesSpec,
     inputs: RecordedInputs | None = None,
+    embed: Embed = "full",
 ) -> tuple[Reproduction, bytes]:
     """Make an image again and compare it with the original.
 
@@ -61,6 +65,7 @@ def reproduce(
         model: the model that the metadata names.
         images: format and quality of the new file.
         inputs: the pictures that it is made from; none by default.
+        embed: what the new file has of the metadata.
 
     Returns:
         The comparison and the new file.
@@ -68,6 +73,7 @@ def reproduce(
     Raises:
         ValueError: the file is not an intact image, or its size is not the one in its metadata.
         ModelError: the image was made with other LoRAs than the model has.
+        SpecError: the image is signed, and the packages that check credentials are missing.
     """
     require_size(data, facts)
     inputs = inputs or RecordedInputs(conditioning_of(facts))
@@ -79,8 +85,26 @@ def reproduce(
         images=inputs.pictures,
     )
     params = _params(facts, model, inputs.conditioning)
-    again = encode(sampler.sample([request], params).pixels[0], facts, images)
+    again = encode(sampler.sample([request], params).pixels[0], facts, images, embed)
+    again = signed_like(data, again)
     return compare(data, again), again
+
+
+def signed_like(data: bytes, again: bytes) -> bytes:
+    """A new file with the credential of the original, if that is valid for it too.
+
+    Equal files get equal credentials from a key, so the key is not needed to say that they are.
+
+    Raises:
+        SpecError: the original is signed, and the packages that check credentials are missing.
+    """
+    parts = split(data)
+    if parts is None or parts.unsigned != again:
+        return again
+    require_packages()
+    from nightpress.pipelines.image_files.content_credentials.validation import has_valid_credential
+
+    return with_store(again, parts.store) if has_valid_credential(data) else again
 
 
 def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -> SamplingParams:

@@ -14,7 +14,7 @@ from itertools import chain
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.sampler import Fault, Sampler
-from nightpress.pipelines.image_files.encoding import encode
+from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
@@ -85,6 +85,7 @@ class ShardRunner:
         timeline: records what the process does; a new one by default.
         inputs: what it shares with other processes about the pictures of rows.
         scorers: name in the job -> scorer.
+        key: signs the images, if the run has them signed.
     """
 
     def __init__(
@@ -98,9 +99,11 @@ class ShardRunner:
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
         scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
+        key: SigningKey | None = None,
     ) -> None:
         self.store = store
         self.record = record
+        self._encode_file = record.file_format.encoder(key)
         self._supports_per_image_guidance = sampler.supports_per_image_guidance
         cuts = record.spec.model.prompts.long == "cut"
         self._lost: LostText = sampler.lost_text if cuts else nothing_lost
@@ -301,7 +304,7 @@ class ShardRunner:
         facts = attempt.facts(image, sampled.batch_size, inputs)
         pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
         try:
-            data = encode(pixels, facts, self.record.spec.images)
+            data = self._encode_file(pixels, facts)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)

@@ -73,8 +73,8 @@ class FileSink:
 
     def find(self, images: Sequence[PlannedImage]) -> dict[str, ImageRecord]:
         """Adopt the images that an earlier attempt stored."""
-        work = self._attempt.work
-        if not work.look_first or work.replaces:
+        work, form = self._attempt.work, self._attempt.record.file_format
+        if not work.look_first or work.replaces or form.tells_nothing:
             return {}
         present = self._attempt.store.present([image.file for image in images])
         stored = [image for image in images if image.file in present]
@@ -89,7 +89,10 @@ class FileSink:
             adopted = attempt.adopt_file(encoded.image, encoded.started_at)
             if adopted is not None:
                 return adopted
-            if not is_damaged_copy(attempt.store.read(path), data):
+            found = attempt.store.read(path)
+            if found == data:  # without embedded metadata it is not recognised, but it is the same
+                return attempt.ok(encoded)
+            if not is_damaged_copy(found, data):
                 error = f"{path} already exists and is a different file"
                 used = encoded.facts.inputs
                 return attempt.failed(encoded.image, FailureType.NAME_TAKEN, error, used)

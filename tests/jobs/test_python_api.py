@@ -22,9 +22,11 @@ from nightpress.pipelines.run_directory.verify import Damage
 MakeSpec = Callable[..., RunSpec]
 
 COMMANDS = [
+    "deliver",
     "doctor",
     "export",
     "gates",
+    "inspect",
     "plan",
     "preview",
     "reproduce",
@@ -104,7 +106,7 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     values = printed("verify", spec.url)
     assert list(values) == [
         *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays"),
-        *("inputs", "selections", "repaired"),
+        *("signed_by", "inputs", "selections", "repaired"),
         *("exit_code", "error"),
     ]
     assert values["strays"] == ["images/old.png"]

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from support.signers import Studio
 
 from nightpress.jobs import cli
 from nightpress.jobs.cluster.node_facts import Node, NodeFacts, Questions, facts_here
 from nightpress.jobs.cluster.node_facts import facts_of_nodes as real_facts_of_nodes
 from nightpress.jobs.errors import ClusterError
 from nightpress.jobs.runs import doctor as module
-from nightpress.jobs.runs.doctor import Check, doctor
+from nightpress.jobs.runs.doctor import doctor
+from nightpress.jobs.runs.doctor_checks import Check
+from nightpress.pipelines.image_files.content_credentials.signing_key import KEY, KEY_FILE
 from nightpress.pipelines.job.spec import RunSpec
 
 HEALTHY = replace(
@@ -187,6 +190,25 @@ def test_a_manifest_that_this_machine_does_not_find_is_a_fault(
     (tmp_path / "rows").mkdir()
     assert not doctor(job(tmp_path, inputs={"root": str(tmp_path / "photos")})).is_healthy
     assert doctor(job(tmp_path, inputs={"root": str(tmp_path / "rows")})).is_healthy
+
+
+def test_a_certificate_or_key_that_is_not_there_is_a_fault(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_FILE, raising=False)
+    monkeypatch.delenv(KEY, raising=False)
+    studio = Studio.new()
+    signing = job(tmp_path, provenance=studio.job())
+
+    def check() -> Check:
+        (found,) = [each for each in doctor(signing).checks if each.name == "signing"]
+        return found
+
+    assert check().state == "fault"
+    assert KEY in check().text
+    monkeypatch.setenv(KEY, studio.signer.key_pem)
+    assert check().state == "ok"
+    assert "signing" not in {each.name for each in doctor(job(tmp_path)).checks}
 
 
 def test_an_output_on_a_full_disk_is_a_fault(

@@ -32,7 +32,7 @@ from nightpress.pipelines.export.sources import open_sources
 from nightpress.pipelines.export.spec import WITH_SETTINGS, ExportSpec
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.image_files.encoding import read_facts
-from nightpress.pipelines.image_files.stripping import stripped
+from nightpress.pipelines.image_files.stripping import without_facts
 from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
 from nightpress.pipelines.storage import Store
 
@@ -96,7 +96,7 @@ def test_without_metadata_there_are_only_images_and_captions(run: Run, tmp_path:
     for row in rows_of(spec.url):
         assert set(row) == {"image", "caption"}
         source = run.store.read(f"images/{row['image']['path']}")
-        assert row["image"]["bytes"] == stripped(source)
+        assert row["image"]["bytes"] == without_facts(source)
         assert read_facts(row["image"]["bytes"]) is None
 
 

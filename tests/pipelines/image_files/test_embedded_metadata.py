@@ -16,8 +16,8 @@ from nightpress.pipelines.image_files.embedded_metadata import (
     A1111_SAMPLERS,
     AI_GENERATED,
     SCHEDULE_TYPES,
-    facts_from_json,
-    facts_from_xmp,
+    embedded_from_json,
+    embedded_from_xmp,
     facts_json,
     parameters_text,
     xmp_packet,
@@ -96,8 +96,8 @@ def test_every_sampler_has_the_name_that_a1111_uses() -> None:
 @given(st.text(), st.text())
 def test_facts_survive_json_and_xmp_whatever_the_prompt(prompt: str, negative: str) -> None:
     facts = replace(FACTS, prompt=prompt, negative_prompt=negative)
-    assert facts_from_json(facts_json(facts)) == facts
-    assert facts_from_xmp(xmp_packet(facts)) == facts
+    assert embedded_from_json(facts_json(facts)) == facts
+    assert embedded_from_xmp(xmp_packet(facts)) == facts
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
@@ -129,12 +129,12 @@ def test_facts_are_found_when_another_tool_has_rewritten_the_xmp() -> None:
     description = ElementTree.Element(
         "Description", {"{urn:nightpress:1.0#}facts": facts_json(FACTS)}
     )
-    assert facts_from_xmp(ElementTree.tostring(description)) == FACTS
+    assert embedded_from_xmp(ElementTree.tostring(description)) == FACTS
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '"text"', '{"image_id": "a"}', "[" * 100_000])
 def test_other_json_holds_no_facts(text: str) -> None:
-    assert facts_from_json(text) is None
+    assert embedded_from_json(text) is None
 
 
 @pytest.mark.parametrize(
@@ -149,18 +149,18 @@ def test_other_json_holds_no_facts(text: str) -> None:
     ],
 )
 def test_other_xmp_holds_no_facts(packet: bytes) -> None:
-    assert facts_from_xmp(packet) is None
+    assert embedded_from_xmp(packet) is None
 
 
 def test_without_acceleration_the_facts_have_no_speed() -> None:
     assert "speed" not in facts_json(FACTS)
-    assert facts_from_json(facts_json(FACTS)) == FACTS
+    assert embedded_from_json(facts_json(FACTS)) == FACTS
 
 
 def test_speed_settings_survive_json_and_xmp() -> None:
     fast = replace(FACTS, speed='{"channels_last":true}')
-    assert facts_from_json(facts_json(fast)) == fast
-    assert facts_from_xmp(xmp_packet(fast)) == fast
+    assert embedded_from_json(facts_json(fast)) == fast
+    assert embedded_from_xmp(xmp_packet(fast)) == fast
 
 
 PHOTO = InputInfo("init_image", "photos/a, b.png", "a" * 64, "cover")
@@ -213,8 +213,8 @@ def test_passes_after_the_first_are_numbered_and_rounded_sizes_are_spelled_out()
 
 def test_facts_with_pictures_and_passes_survive_in_json_and_xmp() -> None:
     facts = replace(CONDITIONED, passes=(Pass(1.3, 0.5, 4, 16, 16, 640, 512),))
-    assert facts_from_json(facts_json(facts)) == facts
-    assert facts_from_xmp(xmp_packet(facts)) == facts
+    assert embedded_from_json(facts_json(facts)) == facts
+    assert embedded_from_xmp(xmp_packet(facts)) == facts
     assert b"photos/a, b.png" in xmp_packet(facts)
 
 

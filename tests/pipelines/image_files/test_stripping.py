@@ -13,7 +13,7 @@ from support.made_runs import FACTS
 
 from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_facts
-from nightpress.pipelines.image_files.stripping import stripped, without_facts
+from nightpress.pipelines.image_files.stripping import MARKING, stripped, without_facts
 from nightpress.pipelines.job.sections import ImagesSpec
 
 FORMATS = [
@@ -50,8 +50,8 @@ def test_nothing_stays_but_the_pixels_and_the_marking(images: ImagesSpec) -> Non
 
 @pytest.mark.parametrize("images", FORMATS, ids=str)
 def test_stripping_again_changes_nothing(images: ImagesSpec) -> None:
-    once = stripped(file_of(images))
-    assert stripped(once) == once
+    once = stripped(file_of(images), MARKING)
+    assert stripped(once, MARKING) == once
     assert without_facts(once) == once
 
 
@@ -86,7 +86,7 @@ def test_a_colour_profile_stays(kind: str) -> None:
 def test_a_file_that_is_cut_is_refused(images: ImagesSpec) -> None:
     data = file_of(images)
     for length in (4, 30, len(data) // 3):
-        with pytest.raises(ValueError, match=r"truncated|not a PNG|invalid"):
+        with pytest.raises(ValueError, match=r"ends early|not a PNG|not a JPEG"):
             stripped(data[:length])
     with pytest.raises(ValueError, match="not a PNG, WebP or JPEG file"):
         stripped(b"GIF89a")

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import LeaseLost
+from nightpress.pipelines.image_files import file_format
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import (
     commit_shard,
@@ -24,7 +25,6 @@ from nightpress.pipelines.run_directory.commit import (
 )
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards import runner
 from nightpress.pipelines.shards.batching import batches, planned_images
 from nightpress.pipelines.shards.events import (
     BatchDone,
@@ -182,14 +182,14 @@ def test_an_image_that_cannot_be_encoded_fails_alone(
     prepared: tuple[Store, RunRecord, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, record, rows = prepared
-    plain = runner.encode
+    plain = file_format.encode
 
-    def picky(pixels, facts, images):  # type: ignore[no-untyped-def]
+    def picky(pixels, facts, images, embed):  # type: ignore[no-untyped-def]
         if facts.prompt == "picture 2":
             raise TypeError("no such picture")
-        return plain(pixels, facts, images)
+        return plain(pixels, facts, images, embed)
 
-    monkeypatch.setattr(runner, "encode", picky)
+    monkeypatch.setattr(file_format, "encode", picky)
     events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=5, num_failed=1)
 

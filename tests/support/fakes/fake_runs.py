@@ -15,6 +15,7 @@ from nightpress.diffusion_core.sampling.sampler import (
     SampledBatch,
     SamplingParams,
 )
+from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
@@ -67,11 +68,12 @@ def prepare(
     prompts: Sequence[str],
     shard_size: int = 100,
     packing: str = "none",
-    **job: Any,
+    **others: Any,
 ) -> tuple[Store, RunRecord, pa.Table]:
     """Plan a run in memory, with an empty store: store, record, first part of the plan.
 
-    `job` holds further keys of its job file.
+    Args:
+        others: other sections of the job; `images` is merged with the packing.
     """
     tmp_path.mkdir(parents=True, exist_ok=True)
     path = tmp_path / "prompts.txt"
@@ -82,9 +84,9 @@ def prepare(
             "manifest": str(path),
             "output": str(tmp_path / "runs"),
             "batch": {"size": 4, "shard_size": shard_size},
-            "images": {"packing": packing},
+            **others,
+            "images": {"packing": packing} | others.get("images", {}),
         }
-        | job
     )
     layout = check(spec, MODEL, 4)
     record = new_record(spec, MODEL, "cpu", 4, layout)
@@ -112,9 +114,10 @@ def make_shard(
     rows: pa.Table,
     sampler: FakeSampler,
     work: ShardWork | None = None,
+    key: SigningKey | None = None,
 ) -> list[ShardEvent]:
     """Make shard 0, or do other work; returns the events except signs of life."""
-    runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
+    runner = ShardRunner(store, record, sampler, "here:1", key=key)  # type: ignore[arg-type]
     events = runner.run(work or work_on(rows), rows)
     telling = [event for event in events if not isinstance(event, BatchSampled | ShardBegun)]
     runner.close()
@@ -126,13 +129,14 @@ def finished_run(
     prompts: Sequence[str],
     shard_size: int = 4,
     packing: str = "none",
-    **job: Any,
+    key: SigningKey | None = None,
+    **others: Any,
 ) -> tuple[Store, RunRecord]:
-    """A whole run: record, plan, images and commits."""
-    store, record, _ = prepare(folder, prompts, shard_size, packing, **job)
+    """A whole run: record, plan, images and commits; see `prepare`."""
+    store, record, _ = prepare(folder, prompts, shard_size, packing, **others)
     store.create(RUN_FILE, record.to_json())
     list(write_plan(record.spec, MODEL, record.layout, store))
     for shard in range(record.layout.num_shards):
         rows = read_shard(store, record.layout, shard)
-        make_shard(store, record, rows, FakeSampler(), work_on(rows, shard))
+        make_shard(store, record, rows, FakeSampler(), work_on(rows, shard), key)
     return store, record

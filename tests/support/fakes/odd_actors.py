@@ -122,8 +122,8 @@ class RacingActor(SamplerActor):
 
     winner: int
 
-    def begin(self, *args: Any) -> Any:
-        location = super().begin(*args)
+    def begin(self, *args: Any, **others: Any) -> Any:
+        location = super().begin(*args, **others)
         plain = self._runner.run
         self._runner.run = lambda work, *rest: self._race(plain(work, *rest), work)
         return location

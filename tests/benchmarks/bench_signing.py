@@ -1,0 +1,115 @@
+"""What content credentials cost: encoding and signing single images, and whole runs in pairs.
+
+Single images: a picture of soft colours with fine grain is encoded with and without a credential,
+by turns; the medians of both, in milliseconds of CPU time, and the bytes that are added.
+
+Whole runs: pairs of a signed and an unsigned run of the same job, the order changing from pair to
+pair, timed as `bench_run.py` does. The median of their ratios is the result.
+
+    python tests/benchmarks/bench_signing.py --pairs 5 --images 64
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench_run import job, run_rate
+from support.cat_facts import CAT
+from support.signers import Studio
+
+from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
+from nightpress.pipelines.image_files.encoding import encode
+from nightpress.pipelines.image_files.file_format import FileFormat
+from nightpress.pipelines.job.provenance_section import ProvenanceSpec
+from nightpress.pipelines.job.sections import ImagesSpec
+
+SIDES = (512, 1024)
+
+
+def main() -> None:
+    """Print what signing costs, alone and in whole runs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=64, help="of each run")
+    parser.add_argument("--pairs", type=int, default=5, help="of runs")
+    parser.add_argument("--repeats", type=int, default=40, help="of each single image")
+    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--output", help="URL of a folder for the runs; default: a temporary one")
+    options = parser.parse_args()
+    for algorithm in ("es256", "ed25519"):
+        single_images(Studio.new(algorithm), options.repeats)
+    if options.pairs:
+        whole_runs(options)
+
+
+def single_images(studio: Studio, repeats: int) -> None:
+    """Time encoding with and without a credential, by turns."""
+    signing = ProvenanceSpec.model_validate(studio.job())
+    for kind in ("png", "webp", "jpeg"):
+        images = ImagesSpec(format=kind)
+        sign = FileFormat(images, signing, "2026-01-01T00:00:00+00:00").encoder(studio.key)
+        for side in SIDES:
+            pixels = picture(side)
+            plain_ms, signed_ms = list[float](), list[float]()
+            for _ in range(repeats):
+                plain_ms.append(timed(lambda: encode(pixels, CAT, images)))  # noqa: B023
+                signed_ms.append(timed(lambda: sign(pixels, CAT)))  # noqa: B023
+            added = len(sign(pixels, CAT)) - len(encode(pixels, CAT, images))
+            plain, signed = statistics.median(plain_ms), statistics.median(signed_ms)
+            more = statistics.median(b - a for a, b in zip(plain_ms, signed_ms, strict=True))
+            print(
+                f"{studio.algorithm} {kind} {side} x {side}: {plain:.2f} ms, signed {signed:.2f} "
+                f"ms, median difference of a pair {more:.2f} ms, {added:,} bytes more",
+                flush=True,
+            )
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Milliseconds of CPU that a call takes; other processes do not count."""
+    start = time.thread_time()
+    function()
+    return 1000 * (time.thread_time() - start)
+
+
+def picture(side: int) -> np.ndarray:
+    """Soft colours with fine grain; (side, side, 3) uint8."""
+    rng = np.random.default_rng(7)
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = [np.sin(3 * x + 5 * y), np.cos(4 * x * y), np.sin(6 * (x - y))]
+    soft = 127 + 90 * np.stack(waves, axis=-1) + rng.normal(0, 4, (side, side, 3))
+    return np.clip(soft, 0, 255).astype(np.uint8)
+
+
+def whole_runs(options: argparse.Namespace) -> None:
+    """Time pairs of a signed and an unsigned run."""
+    studio, ratios = Studio.new(), list[float]()
+    os.environ[KEY] = studio.signer.key_pem
+    signing = ProvenanceSpec.model_validate(studio.job())
+    with tempfile.TemporaryDirectory() as scratch:
+        for pair in range(options.pairs):
+            plain = job(options, scratch, 2 * pair)
+            signed = job(options, scratch, 2 * pair + 1)
+            signed = signed.model_copy(update={"provenance": signing})
+            order = (plain, signed) if pair % 2 == 0 else (signed, plain)
+            rates = {spec.name: run_rate(spec, options.actors)[0] for spec in order}
+            ratios.append(rates[signed.name] / rates[plain.name])
+            print(
+                f"pair {pair}: unsigned {rates[plain.name]:.2f} images/s, signed "
+                f"{rates[signed.name]:.2f} images/s, ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+    print(f"median ratio {statistics.median(ratios):.3f} over {options.pairs} pairs")
+
+
+if __name__ == "__main__":
+    main()
