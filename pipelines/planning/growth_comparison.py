@@ -227,7 +227,8 @@ def _stand_ins(new: ImageHashes, earlier: Earlier, run_seed: int) -> tuple[Hashe
         hashes_of_names(_texts(ids), run_seed)
         for ids in ([*made, *earlier.again], current, current.values())
     )
-    retired = np.setdiff1d(np.concatenate([planned, every]), stand_ins)
+    retired = np.unique(np.concatenate([planned, every]))
+    retired = retired[~among(retired, stand_ins)]
     wanted = new.images.copy()
     if len(planned):
         order = np.argsort(planned)

@@ -74,7 +74,8 @@ def named(ids: pa.Array, variants: Ints) -> pa.Array:
 
 
 def among(values: Hashes, others: Hashes) -> Mask:
-    """Where a value is one of the others; (n,). Faster than `np.isin` for millions of hashes."""
+    """Where a value is one of the others; (n,). Faster than `np.isin` for millions of hashes,
+    which in NumPy 2.0 also fails for some of them."""
     if not len(others):
         return np.zeros(len(values), np.bool_)
     ordered = np.sort(others)

@@ -21,6 +21,7 @@ from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.rows import Rows, concat_rows, take_each
 from nightpress.pipelines.manifest.types import to_text
 from nightpress.pipelines.planning.coverage import covering_rows
+from nightpress.pipelines.planning.image_hashes import among
 from nightpress.pipelines.planning.images import Planner, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
@@ -162,7 +163,7 @@ class _Candidates:
         for index, seen in enumerate(self._seen):
             if len(seen) <= MAX_VALUES:
                 values, firsts = np.unique(rows[:, 3 + index], return_index=True)
-                new = ~np.isin(values, np.array(sorted(seen), np.uint64))
+                new = ~among(values, np.array(sorted(seen), np.uint64))
                 self._firsts[index].append(rows[np.sort(firsts[new])[: MAX_VALUES + 1]])
                 seen.update(values[new].tolist())
 

@@ -71,7 +71,7 @@ def test_a_job_runs_with_its_manifest_and_its_own_exit_code(
     assert "3 of 3 images" in log
     assert open_run(str(tmp_path / "press/cats")).progress().num_ok == 3
     # A job that is refused ends as `run` would.
-    (tmp_path / "rows/cats.jsonl").write_text('{"id": "r0"}\n')
+    (tmp_path / "rows/cats.jsonl").write_text('{"id": "r0", "prompt": "a dog"}\n')
     second = submit(job, head)
     out, log = second.communicate(timeout=240)
     assert second.returncode == 2, log
