@@ -66,6 +66,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "log_error": found.log_error,
         "num_editions": found.num_editions,
         "num_gone": found.num_gone,
+        "scorers": dict(found.scorers),
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -97,6 +98,7 @@ def describe(found: RunStatus) -> str:
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
+        *([f"scores   {scorers_line(found)}"] if found.scorers else []),
         f"started  {found.created_at}",
         *([f"extended {extended_line(found)}"] if found.num_editions else []),
         *([f"spent    {spent_line(found)}"] if found.num_starts or found.log_error else []),
@@ -111,6 +113,11 @@ def describe(found: RunStatus) -> str:
         lines.append(f"held by  {holder_line(found.holder)}")
         lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
     return "\n".join(lines)
+
+
+def scorers_line(found: RunStatus) -> str:
+    """`clip 3f2a90c1d7e4, nsfw 81b7aa02c6d1`."""
+    return ", ".join(f"{name} {value[:12]}" for name, value in found.scorers.items())
 
 
 def extended_line(found: RunStatus) -> str:

@@ -1,6 +1,7 @@
 """`status`: the progress of a run or a training run, read from its store alone."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.runs.targets import Target, open_any
@@ -40,6 +41,8 @@ class RunStatus:
     """How often the run was extended."""
     num_gone: int = 0
     """Images of the run that its manifest did not plan any more when it was extended last."""
+    scorers: Mapping[str, str] = field(default_factory=dict)
+    """Name -> fingerprint of what scores its images; late scorers are not among them."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         log_error=log_error,
         num_editions=len(run.record.editions),
         num_gone=run.record.num_gone,
+        scorers=run.record.scorers,
     )
 
 

@@ -17,7 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.records import ADDED_TO_METADATA, with_carried_renamed
+from nightpress.pipelines.records import (
+    ADDED_AFTER_PASSES,
+    ADDED_TO_METADATA,
+    with_carried_renamed,
+)
 from nightpress.pipelines.reporting.scores import ScoreRow, ScoreTable
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
@@ -25,7 +29,12 @@ from nightpress.pipelines.run_directory.commit import (
     read_columns,
     summary_of,
 )
-from nightpress.pipelines.run_directory.late_scores import LatePart, current_parts, read_late
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    newest_parts,
+    read_late,
+    with_late_scores,
+)
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
@@ -115,7 +124,7 @@ def collect(run: Run, limits: Limits) -> Collected:
     shown = evenly_spaced(sorted(sizes), limits.images, endpoint=False)
     images_per_shard = math.ceil(limits.images / len(shown)) if shown else 0
     num_images = dict.fromkeys(shown, images_per_shard)
-    late = current_parts(run.store, sizes)
+    late = newest_parts(run.store)
     read = partial(_read_part, run, sizes, late, num_images, limits.failures)
     totals, images = dict[int, CommitTotals](), list[Row]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
@@ -161,9 +170,10 @@ def _read_part(
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
         cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
-        scores = read_columns(file, ["scores"])["scores"]
+        scored = read_columns(file, ["sha256", *ADDED_AFTER_PASSES])
         if shard in late:
-            scores = read_late(run.store, late[shard]).rows["scores"]
+            scored = with_late_scores(scored, read_late(run.store, late[shard]))
+        scores = scored["scores"]
         return _Part(
             summary_of(file),
             rows,

@@ -2,7 +2,8 @@
 
 A part holds every row of one commit, with more scores. It is created once and never rewritten: more
 scores come in another part, one layer above. Parts belong to the commit of one size, and a commit
-that is amended grows, so that what was said about images that were made again does not count.
+that is amended grows: of the parts from before, only the scores of images count that have the same
+bytes still.
 """
 
 import json
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, SpecError
+from nightpress.pipelines.records import ADDED_AFTER_PASSES, METADATA_SCHEMA
+from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
 from nightpress.pipelines.storage import Store
 
@@ -68,14 +71,13 @@ def late_parts(store: Store, shard: int | None = None) -> list[LatePart]:
     return sorted(LatePart(*map(int, match.groups())) for match in found if match)
 
 
-def current_parts(store: Store, commit_sizes: Mapping[int, int]) -> dict[int, LatePart]:
-    """Shard -> the part that takes the place of its commit, for shards that have one.
+def newest_parts(store: Store) -> dict[int, LatePart]:
+    """Shard -> its newest part, for shards that have one.
 
-    Args:
-        commit_sizes: shard -> bytes of its commit.
+    If its commit has been amended since, it still has the scores of images that stayed the same;
+    see `with_late_scores`.
     """
-    parts = late_parts(store)  # in order, so the highest layer comes last
-    return {each.shard: each for each in parts if commit_sizes.get(each.shard) == each.num_bytes}
+    return {each.shard: each for each in late_parts(store)}  # in order, so the newest comes last
 
 
 def read_late(store: Store, part: LatePart) -> LateScores:
@@ -95,6 +97,29 @@ def read_late(store: Store, part: LatePart) -> LateScores:
             part.shard,
         ) from error
     return LateScores(rows.replace_schema_metadata(None), scorers)
+
+
+def with_late_scores(rows: pa.Table, late: LateScores) -> pa.Table:
+    """Rows of a commit, with the late scores of the images whose bytes are still those scored.
+
+    Args:
+        rows: all rows of the commit, with at least the column `sha256`.
+        late: the content of a part of its shard, for this commit or for one before it.
+    """
+    names = ("sha256", *ADDED_AFTER_PASSES)
+    own, other = metadata_columns(rows, names).to_pylist(), late.rows.select(names).to_pylist()
+    merged = [
+        after if after["sha256"] == before["sha256"] else before
+        for before, after in zip(own, other, strict=True)
+    ]
+    for name in ADDED_AFTER_PASSES:
+        field = METADATA_SCHEMA.field(name)
+        values = pa.array([row[name] for row in merged], field.type)
+        if name in rows.column_names:
+            rows = rows.set_column(rows.schema.get_field_index(name), field, values)
+        else:
+            rows = rows.append_column(field, values)
+    return rows
 
 
 def create_late(store: Store, part: LatePart, scores: LateScores, commit_sha256: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from io import BytesIO
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
 from nightpress.pipelines.records import (
+    ADDED_AFTER_PASSES,
     ADDED_TO_METADATA,
     METADATA_SCHEMA,
     carried_under_later_names,
@@ -32,17 +34,18 @@ from nightpress.pipelines.records import (
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
     committed_shards,
-    decode_commit,
     metadata_columns,
     read_commit,
+    read_commit_if_any,
     shard_path,
 )
 from nightpress.pipelines.run_directory.draws import draws_dataset
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
-    current_parts,
     late_parts,
+    newest_parts,
     read_late,
+    with_late_scores,
 )
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.metadata_schema import full_schema, with_carried
@@ -138,12 +141,23 @@ class Run:
         sizes = commit_sizes(self.store)
         if not sizes:
             return ds.dataset(METADATA_SCHEMA.empty_table())
-        parts, shards = current_parts(self.store, sizes), sorted(sizes)
-        firsts = self._first_of_sections(shards)
-        stored = [self._stored_schema(_path(shard, parts)) for shard in firsts]
+        shards, late = sorted(sizes), newest_parts(self.store)
+        stored = [self._stored_schema(shard) for shard in self._first_of_sections(shards)]
         if any(carried_under_later_names(schema, ADDED_TO_METADATA) for schema in stored):
-            return self._renamed(shards, parts)
-        return self._dataset([_path(shard, parts) for shard in shards], full_schema(stored))
+            return self._renamed(shards, late)
+        schema = full_schema(stored)
+        paths = {
+            shard: late[shard].path if shard in late else shard_path(shard)
+            for shard in shards
+            if shard not in late or late[shard].num_bytes == sizes[shard]
+        }
+        parts = [
+            self._dataset([paths[shard] for shard in group], schema)
+            if are_read
+            else ds.dataset([with_carried(self._part(n, late), schema) for n in group])
+            for are_read, group in groupby(shards, paths.__contains__)
+        ]
+        return parts[0] if len(parts) == 1 else ds.dataset(parts)
 
     @property
     def draws(self) -> ds.Dataset:
@@ -183,16 +197,30 @@ class Run:
         return selection_names(self.store)
 
     def row(self, image_id: str) -> dict[str, Any] | None:
-        """The metadata row of an image, read from one commit; None if it is not committed.
+        """The metadata row of an image, with late scores; None if it is not committed.
 
         Raises:
             StoreError: the metadata cannot be read.
         """
+        found = self._find(image_id)
+        if found is None:
+            return None
+        shard, row = found
+        if late := late_parts(self.store, shard):
+            rows = read_late(self.store, late[-1]).rows
+            same = (pc.field("image_id") == image_id) & (pc.field("sha256") == row["sha256"])
+            for scored in metadata_rows(rows.filter(same).select(list(ADDED_AFTER_PASSES))):
+                row |= scored
+        return row
+
+    def _find(self, image_id: str) -> tuple[int, dict[str, Any]] | None:
+        """The shard of an image and its row in the commit; None if it is not committed."""
         layout, seed = self.record.layout, self.spec.seed
-        shards = candidate_shards(self.store, layout, seed, image_id)
+        shards = list(candidate_shards(self.store, layout, seed, image_id))
         with ThreadPoolExecutor(READ_THREADS) as pool:
             rows = pool.map(partial(self._row_in_shard, image_id), shards)
-            return next((row for row in rows if row is not None), None)
+            found = zip(shards, rows, strict=True)
+            return next(((shard, row) for shard, row in found if row is not None), None)
 
     def image(self, image_id: str) -> Image.Image:
         """Read one image by its id.
@@ -202,9 +230,10 @@ class Run:
         Raises:
             ImageNotFound: no such image is committed, or it failed.
         """
-        row = self.row(image_id)
-        if row is None:
+        found = self._find(image_id)
+        if found is None:
             raise ImageNotFound(f"{self.url}: no image {image_id!r} is committed")
+        row = found[1]
         if row["status"] != "ok":
             raise ImageNotFound(
                 f"{self.url}: image {image_id!r} failed: {row['error_type']}: {row['error']}"
@@ -282,34 +311,32 @@ class Run:
                 "verify tells which, and nightpress verify --repair makes it again"
             ) from error
 
-    def _stored_schema(self, path: str) -> pa.Schema:
+    def _stored_schema(self, shard: int) -> pa.Schema:
         filesystem, root = self.store.arrow()
         with self.reading():
-            return pq.read_schema(f"{root}/{path}", filesystem=filesystem)
+            return pq.read_schema(f"{root}/{shard_path(shard)}", filesystem=filesystem)
 
     def _renamed(self, shards: list[int], late: Mapping[int, LatePart]) -> ds.Dataset:
         """The metadata of a run that an older version began with a carried column called `mode`.
 
         Its commits are read whole, because such a column has another name now.
         """
-        parts = [
-            read_late(self.store, late[shard]).rows
-            if shard in late
-            else read_commit(self.store, shard)
-            for shard in shards
-        ]
+        parts = [self._part(shard, late) for shard in shards]
         schema = full_schema([part.schema for part in parts])
         tables = [with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
+    def _part(self, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
+        """A commit, with late scores."""
+        part = read_commit(self.store, shard)
+        if shard not in late:
+            return part
+        return with_late_scores(part, read_late(self.store, late[shard]))
+
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
-        data = self.store.read_if_any(shard_path(shard))
-        if data is None:
+        part = read_commit_if_any(self.store, shard)
+        if part is None:
             return None
-        late = [each for each in late_parts(self.store, shard) if each.num_bytes == len(data)]
-        part = (
-            read_late(self.store, late[-1]).rows if late else decode_commit(self.store, shard, data)
-        )
         rows = metadata_rows(metadata_columns(part).filter(pc.field("image_id") == image_id))
         return rows[0] if rows else None
 
@@ -334,11 +361,6 @@ def open_run(url: str, storage: Mapping[str, Mapping[str, Any]] | None = None) -
     store = Store(url, storage or {})
     store.require_answer()
     return Run(store, require_record(store))
-
-
-def _path(shard: int, late: Mapping[int, LatePart]) -> str:
-    """Where readers find the metadata of a shard."""
-    return late[shard].path if shard in late else shard_path(shard)
 
 
 def _iso(seconds: float) -> str:

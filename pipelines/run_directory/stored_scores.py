@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.run_directory.draws import draws_dataset
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.where import score_field
+from nightpress.pipelines.run_directory.where import SCORE_PREFIX, score_field
 
 HOW_TO_SCORE = "nightpress score makes scores of images that have none"
 
@@ -42,7 +42,7 @@ def no_such_score(name: str, known: tuple[str, ...], where: str) -> str:
     """What to say about a score that no image has."""
     if not known:
         return f"no image of {where} has a score {name!r}, or any other; {HOW_TO_SCORE}"
-    near = get_close_matches(name, known, 1)
+    near = get_close_matches(name.removeprefix(SCORE_PREFIX), known, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(known[:MAX_NAMED])
     more = f" and {len(known) - MAX_NAMED:,} more" if len(known) > MAX_NAMED else ""

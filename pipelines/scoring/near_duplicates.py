@@ -36,6 +36,14 @@ PAIRS_AT_ONCE = 1 << 21
 LEAF = 512
 """So many hashes are compared each with each."""
 
+MANY = 1 << 16
+"""From so many hashes on, a band is looked up together with the level that differs most."""
+
+NUM_LEVELS = 16
+
+SAMPLE = 10_000
+"""So many hashes tell which level differs most."""
+
 _HASH = re.compile(f"[0-9a-f]{{{HASH_DIGITS}}}")
 
 Levels = NDArray[np.uint8]
@@ -103,8 +111,9 @@ def first_near(hashes: HashArray, others: HashArray) -> Positions:
     """For each hash the position of the first of `others` that is near it; (n,), -1 for none.
 
     Each of four bands of 16 bits is looked up as it is and with one of its bits flipped; see
-    `NUM_BANDS`. A million hashes against a million others take seconds unless very many of them
-    are alike in a band.
+    `NUM_BANDS`. Among many hashes, only those are compared whose most telling level is near, too.
+    A million hashes against a million others take half a minute unless very many are alike in a
+    band and in that level.
 
     Reference: Norouzi, Punjani and Fleet, Fast Search in Hamming Space with Multi-Index Hashing,
     2012.
@@ -169,15 +178,38 @@ def _candidates(hashes: HashArray, others: HashArray) -> Iterator[tuple[Position
         left, right = np.indices((len(hashes), len(others))).reshape(2, -1)
         yield left, right
         return
+    cell = _most_varied_cell(others) if len(others) >= MANY else None
+    levels = _cell_levels(hashes, cell)
+    lowest = np.maximum(levels - MOST_LEVELS, 0)
+    highest = np.minimum(levels + MOST_LEVELS, NUM_LEVELS - 1)
+    width = 1 if cell is None else NUM_LEVELS
     for band in range(NUM_BANDS):
-        keys, values = _band(hashes, band), _band(others, band)
+        keys = _band(hashes, band)
+        values = _band(others, band) * width + _cell_levels(others, cell)
         order = np.argsort(values, kind="stable")
-        ends = np.cumsum(np.bincount(values, minlength=BAND_VALUES))
+        ends = np.cumsum(np.bincount(values, minlength=BAND_VALUES * width))
         starts = np.concatenate([[0], ends[:-1]])
         for flipped in (0, *(1 << bit for bit in range(BAND_BITS))):
-            probed = keys ^ flipped
-            for left, places in _ranges(starts[probed], ends[probed]):
+            probed = (keys ^ flipped) * width
+            first, last = (probed, probed) if cell is None else (probed + lowest, probed + highest)
+            for left, places in _ranges(starts[first], ends[last]):
                 yield left, order[places]
+
+
+def _most_varied_cell(hashes: HashArray) -> tuple[int, int]:
+    """The byte and the shift of the level that differs most from hash to hash."""
+    some = hashes.levels[:: max(1, len(hashes) // SAMPLE)]
+    spreads = np.stack([(some & 15).std(axis=0), (some >> 4).std(axis=0)])
+    half, byte = np.unravel_index(int(spreads.argmax()), spreads.shape)
+    return int(byte), 4 * int(half)
+
+
+def _cell_levels(hashes: HashArray, cell: tuple[int, int] | None) -> Positions:
+    """(n,) one level of each hash; 0 without a cell."""
+    if cell is None:
+        return np.zeros(len(hashes), np.int64)
+    byte, shift = cell
+    return (hashes.levels[:, byte].astype(np.int64) >> shift) & (NUM_LEVELS - 1)
 
 
 def _band(hashes: HashArray, band: int) -> Positions:

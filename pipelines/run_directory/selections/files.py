@@ -32,7 +32,7 @@ SELECTION_SCHEMA = pa.schema(
 REASONS = b"nightpress.selection"
 """Key in the schema's metadata: everything about a selection but its images, as JSON."""
 
-_FILE = re.compile(r"selections/(.+)\.parquet")
+_FILE = re.compile(r"selections/([^/]+)\.parquet")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from support.fakes.fake_runs import finished_run
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs
+from nightpress.jobs.cli import command
 from nightpress.jobs.errors import RunBlocked, UntrustedRun
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.record import RUN_FILE
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -112,3 +117,12 @@ def test_a_job_without_scores_has_the_identity_that_it_had(make_spec: MakeSpec) 
     spec = make_spec()
     assert "scores" not in spec.identity()
     assert "scores" in make_spec(scores={"nsfw": {"scorer": "nsfw"}}).identity()
+
+
+def test_status_names_the_scorers_of_a_run(tmp_path: Path) -> None:
+    store, record = finished_run(tmp_path, ["a"])
+    store.put(RUN_FILE, replace(record, scorers={"clip": "ab" * 32}).to_json())
+    told = CliRunner().invoke(command, ["status", store.url])
+    assert "scores   clip abababababab\n" in told.stdout
+    values = json.loads(CliRunner().invoke(command, ["status", store.url, "--json"]).stdout)
+    assert values["scorers"] == {"clip": "ab" * 32}

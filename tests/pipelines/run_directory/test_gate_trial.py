@@ -4,7 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare
 from support.scored_runs import Scored, begin, made, part
 
 from nightpress.pipelines import Run
@@ -70,6 +72,28 @@ def test_rows_that_differ_take_more_draws_than_one_chance_for_all(tmp_path: Path
     trial = try_gates(made(str(tmp_path / "mixed"), mixed, 200), SHARP_AND_SAFE)
     assert trial.correlation == 0.0
     assert trial.expected == expected_draws(0.5, 1, 16)
+
+
+@pytest.mark.parametrize("best_of", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_gated_run_takes_the_draws_that_a_run_without_gates_foretells(
+    tmp_path: Path, best_of: int
+) -> None:
+    gates = {"require": ["exposure > 0.45"], "max_draws": 12, "best_of": best_of}
+    gates |= {"rank_by": "exposure"} if best_of > 1 else {}
+    prompts = [f"picture {n}" for n in range(100)]
+    store, record, rows = prepare(tmp_path / "without", prompts, 100)
+    make_shard(store, record, rows, FakeSampler())
+    foretold = try_gates(Run(store, record), GatesSpec.model_validate(gates))
+
+    store, record, rows = prepare(tmp_path / "with", prompts, 100, gates=gates)
+    make_shard(store, record, rows, FakeSampler())
+    made = Run(store, record).metadata.to_table(columns=["draws", "scores"])
+    assert foretold.expected.draws == pytest.approx(pc.mean(made["draws"]).as_py(), rel=0.2)
+    if foretold.rank is not None:
+        taken = [dict(scores)["exposure"] for scores in made["scores"].to_pylist()]
+        assert foretold.rank.best == pytest.approx(sum(taken) / 100, rel=0.05)
+    again = try_gates(Run(store, record), GatesSpec.model_validate(gates))
+    assert again.expected.draws == pytest.approx(foretold.expected.draws, rel=0.2)
 
 
 def test_the_lowest_may_be_the_best(run: Run) -> None:

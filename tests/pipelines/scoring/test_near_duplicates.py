@@ -56,9 +56,11 @@ def greedy(hashes: Sequence[str]) -> list[int]:
     return groups
 
 
-@pytest.fixture(params=["each with each", "by bands"])
+@pytest.fixture(params=["each with each", "by bands", "by bands and a level"])
 def _lookup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "by bands":
+    if request.param == "by bands and a level":
+        monkeypatch.setattr(near_duplicates, "MANY", 0)
+    if request.param != "each with each":
         monkeypatch.setattr(near_duplicates, "ALL_PAIRS", 0)
         monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 7)
         monkeypatch.setattr(near_duplicates, "LEAF", 2)

@@ -134,13 +134,32 @@ def test_a_score_of_other_bytes_does_not_count(tmp_path: Path) -> None:
     LateScorer(run, Asked().scorer()).score(0)
     before = red(run)
     remade(run, 1)
-    assert set(red(run).values()) == {None}  # until they are scored again, or taken over
+    assert red(run) == before | {"b": None}  # until it is scored again
+    for name, row in (("a", "00000000_00"), ("b", "00000001_00")):
+        assert (run.row(row) or {})["scores"].get("red") == red(run)[name]
     asked = Asked()
     done = LateScorer(run, asked.scorer()).score(0)
     assert (done.num_scored, asked.prompts) == (1, ["b"])
     after = red(run)
     assert {name: after[name] for name in "acd"} == {name: before[name] for name in "acd"}
     assert after["b"] == 255 - (before["b"] or 0)
+
+
+def test_rows_stay_in_the_order_of_the_run_where_commits_and_parts_alternate(
+    tmp_path: Path,
+) -> None:
+    prompts = [f"prompt {n}" for n in range(12)]
+    run = Run(*finished_run(tmp_path, prompts, shard_size=2))
+    scorer = LateScorer(run, Asked().scorer())
+    for shard in (0, 2, 3):
+        scorer.score(shard)
+    remade(run, 1)
+    table = run.metadata.to_table(columns=["prompt", "scores"])
+    assert table["prompt"].to_pylist() == prompts
+    with_red = [number for number, each in enumerate(red(run).values()) if each is not None]
+    assert with_red == [0, 4, 5, 6, 7]
+    ids = [row["image_id"] for row, _ in run.images()]
+    assert ids == [f"{number:08d}_00" for number in range(12)]
 
 
 def test_a_run_of_an_older_version_is_measured(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Scores in the commits of a run: of the bytes as stored, in every format, also when adopted."""
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,13 @@ from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
+from nightpress.pipelines.scoring.image_scorer import LoadedScorer, ScorerNote
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.shards import runner as runner_module
+from nightpress.pipelines.shards.events import BatchDone
 from nightpress.pipelines.shards.runner import ShardRunner
-from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.storage import Store
 
 FORMATS = [("png", None), ("webp", None), ("webp", 60), ("jpeg", None)]
@@ -57,16 +61,13 @@ class ScoredRun:
         spec = record.spec.model_copy(update={"images": spec})
         self.record: RunRecord = replace(record, spec=spec)
 
-    def make(
-        self, scorers: Mapping[str, LoadedScorer] | None = None, timeline: Timeline | None = None
-    ) -> list[dict[str, Any]]:
+    def make(self, scorers: Mapping[str, LoadedScorer] | None = None) -> list[dict[str, Any]]:
         """Make what is missing; returns the metadata rows."""
         runner = ShardRunner(
             self.store,
             self.record,
             NoisySampler(),  # type: ignore[arg-type]
             "here:1",
-            timeline=timeline,
             scorers=scorers or {},
         )
         self.events = list(runner.run(work_on(self.rows, look_first=True), self.rows))
@@ -131,14 +132,41 @@ def test_an_image_that_a_scorer_fails_on_is_ok_and_its_score_is_null(tmp_path: P
     assert [row["scores"]["text"] for row in rows[:3]] == [1.0, None, 1.0]
 
 
-def test_waiting_for_scorers_has_an_activity_of_its_own(tmp_path: Path) -> None:
-    import time
+def test_a_scorer_that_hangs_is_noticed_as_a_batch_that_hangs_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "SCORING_HANG_S", 0.05)
+    entered, leave = threading.Event(), threading.Event()
 
-    def slow(image: ScoredImage) -> dict[str, float]:
-        time.sleep(0.05)
+    def hang(image: ScoredImage) -> dict[str, float]:
+        entered.set()
+        leave.wait(10)
         return {"": 1.0}
 
-    timeline = Timeline("here:1")
-    ScoredRun(tmp_path).make({"slow": loaded(slow)}, timeline)
-    spent = timeline.spent().seconds
-    assert spent[Activity.OUTPUT] < 0.05
+    run = ScoredRun(tmp_path)
+    runner = ShardRunner(
+        run.store,
+        run.record,
+        NoisySampler(),  # type: ignore[arg-type]
+        "here:1",
+        scorers={"slow": loaded(hang)},
+    )
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(lambda: list(runner.run(work_on(run.rows), run.rows)))
+        assert entered.wait(10)
+        time.sleep(0.1)
+        assert runner.is_sampling(0)
+        leave.set()
+        work.result()
+    assert not runner.is_sampling(0)
+    runner.close()
+
+
+def test_what_is_told_of_scorers_travels_with_the_batches(tmp_path: Path) -> None:
+    def fail(image: ScoredImage) -> dict[str, float]:
+        raise RuntimeError("no text found")
+
+    run = ScoredRun(tmp_path)
+    run.make({"text": loaded(fail)})
+    notes = [note for each in run.events if isinstance(each, BatchDone) for note in each.notes]
+    assert notes == [ScorerNote("text", "no text found", 3, True)]

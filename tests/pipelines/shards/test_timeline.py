@@ -75,3 +75,23 @@ def test_only_the_latest_pauses_are_kept() -> None:
     kept = timeline.spent().between_batches_s
     assert len(kept) == MAX_PAUSES
     assert (kept[0], kept[-1]) == (5.0, MAX_PAUSES + 4.0)
+
+
+def test_waiting_for_output_counts_as_waiting_for_scores_while_an_image_is_scored() -> None:
+    clock = iter(float(second) for second in range(100))
+    timeline = Timeline("here:1", max_spans=10, clock=lambda: next(clock))
+    timeline.switch(Activity.BUSY)
+    timeline.note_scoring(True)  # beside the sampling: nobody waits
+    timeline.switch(Activity.OUTPUT)
+    timeline.note_scoring(False)
+    timeline.note_scoring(True)
+    timeline.switch(Activity.INPUT)
+    timeline.note_scoring(False)
+    assert [span.activity for span in timeline.spent().spans] == [
+        Activity.LOADING,
+        Activity.BUSY,
+        Activity.SCORING,
+        Activity.OUTPUT,
+        Activity.SCORING,
+        Activity.INPUT,
+    ]
