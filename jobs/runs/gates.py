@@ -13,6 +13,12 @@ from nightpress.pipelines.scoring.loading import score_names
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import DrawsJudged
 
+MIN_HOPELESS = 16
+"""Draws of a row that must fail one after the other before the row is named."""
+
+MAX_NAMED = 20
+"""Rows that are named one by one."""
+
 
 @dataclass(frozen=True)
 class PlannedDraws:
@@ -22,13 +28,6 @@ class PlannedDraws:
     expected: float | None
     """By earlier runs with this model and these gates; None if there are none."""
     most: int
-
-
-MIN_HOPELESS = 16
-"""Draws of a row in a row that must fail before the row is named."""
-
-MAX_NAMED = 20
-"""Rows that are named one by one."""
 
 
 def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) -> None:
@@ -67,7 +66,8 @@ def gate_lines(gates: GatesSpec | None, draws: PlannedDraws | None) -> Iterator[
     if gates is None or draws is None:
         return
     best = f"best of {gates.best_of} by {gates.rank_by}" if gates.best_of > 1 else ""
-    yield "; ".join(filter(None, (", ".join(map(str, gates.conditions)), best)))
+    kept = f"if none passes, the best by {gates.rank_by}" if gates.exhausted == "keep" else ""
+    yield "; ".join(filter(None, (", ".join(map(str, gates.conditions)), best, kept)))
     about = "how many is not known before a run with these gates"
     if draws.expected is not None:
         about = f"about {draws.expected:,.0f} by earlier runs with these gates"

@@ -9,7 +9,12 @@ from hashlib import sha256
 import pyarrow as pa
 
 from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
-from nightpress.pipelines.run_directory.late_scores import LatePart, late_parts, read_late
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    newest_parts,
+    read_late,
+    with_late_scores,
+)
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_schema import with_carried
 from nightpress.pipelines.run_directory.reader import Run
@@ -40,22 +45,17 @@ def committed_parts(run: Run, schema: pa.Schema) -> Iterator[CommittedPart]:
         Damaged: a part is not what was written.
         StoreError: the metadata cannot be read.
     """
-    # In order, so that of several layers the highest stays.
-    late = {(each.shard, each.num_bytes): each for each in late_parts(run.store)}
+    late = newest_parts(run.store)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = partial(_read, run, schema, late)
         yield from map_ahead(pool, read, run.committed, READ_THREADS)
 
 
-def _read(
-    run: Run, schema: pa.Schema, late: Mapping[tuple[int, int], LatePart], shard: int
-) -> CommittedPart:
+def _read(run: Run, schema: pa.Schema, late: Mapping[int, LatePart], shard: int) -> CommittedPart:
     data = run.store.read(shard_path(shard))
-    found = late.get((shard, len(data)))
-    if found is None:
-        rows = decode_commit(run.store, shard, data)
-    else:
-        rows = read_late(run.store, found).rows
+    rows, found = decode_commit(run.store, shard, data), late.get(shard)
+    if found is not None:
+        rows = with_late_scores(rows, read_late(run.store, found))
     with run.reading():
         rows = with_carried(rows, schema)
     path = None if found is None else found.path

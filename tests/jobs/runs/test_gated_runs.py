@@ -113,6 +113,12 @@ def test_a_gated_run_is_resumed_repaired_retried_and_reproduced(
     retried = nightpress("retry", job)
     assert retried.exit_code == 0, retried.output
     assert f"{num_rejected} images rejected by the gates" in retried.output
+    made = jobs.again(spec, ids=[rows[0]["image_id"]], num_images=2)
+    assert (made.num_ok + made.num_failed, jobs.verify(spec).is_sound) == (2, True)
+    variants = [row for row in decided(spec) if row not in rows]
+    assert len(variants) == 2
+    assert all(row["draws"] in (1, 2) for row in variants)
+
     other = nightpress("run", job, "--set", "gates.max_draws=3")
     assert other.exit_code == 2
     assert "gates.max_draws" in other.stderr

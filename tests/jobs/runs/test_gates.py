@@ -6,7 +6,14 @@ import pytest
 
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.progress.rejection_limit import RejectionLimit
-from nightpress.jobs.runs.gates import MAX_NAMED, MIN_HOPELESS, GateNotes, check_gate_scores
+from nightpress.jobs.runs.gates import (
+    MAX_NAMED,
+    MIN_HOPELESS,
+    GateNotes,
+    check_gate_scores,
+    gate_lines,
+    planned_draws,
+)
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.scoring.scorer import ScorerInfo
@@ -89,3 +96,24 @@ def test_gates_may_judge_by_measurements_and_by_every_score_of_a_scorer() -> Non
 def test_a_gate_on_a_score_that_there_is_not_is_refused(name: str) -> None:
     with pytest.raises(SpecError, match=f"no score '{name}'; the scores of this job are: sharp"):
         check_gate_scores(GatesSpec.model_validate({"require": [f"{name} > 1"]}), INFOS)
+
+
+def lines(measured: float | None, **values: Any) -> list[str]:
+    gates = GatesSpec.model_validate({"require": ["sharpness>40"]} | values)
+    return list(gate_lines(gates, planned_draws(gates, 1000, measured)))
+
+
+def test_a_plan_says_what_images_must_be_and_how_many_draws_that_takes() -> None:
+    assert lines(2.5) == [
+        "sharpness > 40",
+        "from 1,000 to 16,000 draws, about 2,500 by earlier runs with these gates",
+    ]
+    assert lines(None, best_of=4, rank_by="-clip", exhausted="keep", max_draws=8) == [
+        "sharpness > 40; best of 4 by -clip; if none passes, the best by -clip",
+        "from 4,000 to 8,000 draws, how many is not known before a run with these gates",
+    ]
+
+
+def test_a_plan_without_gates_says_nothing_of_draws() -> None:
+    assert planned_draws(None, 1000, None) is None
+    assert list(gate_lines(None, None)) == []

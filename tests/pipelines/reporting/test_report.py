@@ -342,3 +342,24 @@ def test_a_log_that_cannot_be_read_costs_the_report_its_costs_alone(tmp_path: Pa
     write_report(run, run.store)
     page = run.store.read("report.html").decode()
     assert "unknown: the log cannot be read" in page
+
+
+def test_the_report_of_a_gated_run_counts_draws_and_rejected_images(tmp_path: Path) -> None:
+    gates = {"require": ["exposure > 0.6"], "max_draws": 2}
+    prompts = [f"picture {number}" for number in range(8)]
+    run = Run(*finished_run(tmp_path, prompts, gates=gates))
+    table = run.metadata.to_table(columns=["draws", "status"]).to_pydict()
+    num_rejected = table["status"].count("failed")
+    assert num_rejected
+    assert run.progress().num_rejected == num_rejected
+    words = Page(html(run)).words
+    place = words.index("draws")
+    assert f"{sum(table['draws'])}" in words[place - 2 : place + 3]
+    assert "of them rejected by gates" in words
+    assert any(EXPLANATIONS[FailureType.REJECTED] in word for word in words)
+
+
+def test_the_report_of_a_run_without_gates_says_nothing_of_draws(tmp_path: Path) -> None:
+    words = Page(html(Run(*finished_run(tmp_path, ["a", "b"])))).words
+    assert "draws" not in words
+    assert "of them rejected by gates" not in words

@@ -330,12 +330,12 @@ def test_scores_that_were_made_later_count_and_are_named(tmp_path: Path) -> None
         select(run, by="clip")
 
 
-def test_late_scores_of_another_commit_do_not_count(tmp_path: Path) -> None:
+def test_late_scores_of_images_that_were_made_again_since_do_not_count(tmp_path: Path) -> None:
     run = made(str(tmp_path), [replace(each, scores={}) for each in EIGHT], shard_size=4)
-    other = LatePart(0, commit_sizes(run.store)[0] + 1, 0)
-    create_late(run.store, other, LateScores(part(EIGHT[:4]), {"clip": "f"}), "0" * 64)
-    with pytest.raises(SpecError, match="has a score 'clip'"):
-        select(run, by="clip")
+    before = LatePart(0, commit_sizes(run.store)[0] - 1, 0)
+    scored = [EIGHT[0], *(replace(each, content="old") for each in EIGHT[1:4])]
+    create_late(run.store, before, LateScores(part(scored), {"clip": "f"}), "0" * 64)
+    assert chosen(select(run, by="clip")) == ["cat_00"]
 
 
 def test_commits_of_older_versions_have_no_scores(tmp_path: Path) -> None:
