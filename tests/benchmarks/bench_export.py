@@ -32,6 +32,7 @@ from support.made_runs import FACTS, record_of  # noqa: E402
 from nightpress import ExportSpec, export, open_run  # noqa: E402
 from nightpress.jobs.runs.export import ExportResult  # noqa: E402
 from nightpress.pipelines import Run  # noqa: E402
+from nightpress.pipelines.export.splits import SPLITS, TRAIN, splits_of  # noqa: E402
 from nightpress.pipelines.image_files.encoding import encode  # noqa: E402
 from nightpress.pipelines.image_files.packing import Member, Pack, pack, pack_path  # noqa: E402
 from nightpress.pipelines.job.sections import ImagesSpec  # noqa: E402
@@ -89,6 +90,9 @@ def main() -> None:
             if what == "one changed shard":
                 change(run, 0)
             told(what, spec, arguments.in_process)
+        if arguments.planted:
+            across = planted_across_splits(spec, arguments.distinct, arguments.planted)
+            print(f"{across:,} of {arguments.planted:,} planted pairs lie across train and another")
 
 
 def told(what: str, spec: ExportSpec, in_process: bool) -> None:
@@ -106,6 +110,13 @@ def told(what: str, spec: ExportSpec, in_process: bool) -> None:
         f"worker {most[0] / 1e6:.0f} MB",
         flush=True,
     )
+
+
+def planted_across_splits(spec: ExportSpec, distinct: int, planted: int) -> int:
+    """How many planted pairs have one picture in train and the other in another split."""
+    ids = pa.table({"id": [f"{place:08d}" for place in range(distinct)]})
+    in_train = splits_of(ids, spec.split, spec.seed) == SPLITS.index(TRAIN)
+    return int((in_train[:planted] != in_train[distinct - planted :]).sum())
 
 
 Told = tuple[dict[str, int], int, dict[str, int], int]
