@@ -93,6 +93,12 @@ def test_a_signed_run_is_trusted_verified_reproduced_and_repaired(
     assert (repaired.num_same, repaired.num_different) == (2, 0)
     assert images_of(spec) == made
 
+    others = jobs.again(spec.url, ids=["00000000_00"])
+    assert (others.num_ok, others.num_images) == (1, 1)
+    new = images_of(spec)["images/00000000_01.png"]
+    assert studio.judged(new, "png").state == "Trusted"
+    assert jobs.verify(spec.url).is_sound
+
     monkeypatch.delenv(KEY_FILE)
     again = jobs.reproduce(root / first)
     assert again.comparison.same_file
