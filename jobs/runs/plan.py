@@ -134,9 +134,10 @@ def plan(
         scorers = _scorers(spec, layout)
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
-        deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
-        job = rooted, model, layout
-        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
+        told = None
+        if deadline_at is not None:
+            deadline, job = Deadline(deadline_at, starts_at), (rooted, model, layout)
+            told = forecast(found, state, job, measured.rates, deadline)
         planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
         return replace(planned, scorers=scorers, forecast=told)
 
