@@ -114,8 +114,7 @@ def plan(
 
     Args:
         spec: the job.
-        manifest: a table to plan instead of the job's `manifest`; see `run`.
-        extend, changed: as they would be passed to `run`.
+        manifest, extend, changed: as for `run`.
         deadline_at: say how far the run gets by then, started at `starts_at` (s since the epoch).
 
     Raises:
@@ -134,10 +133,9 @@ def plan(
         scorers = _scorers(spec, layout)
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
-        told = None
-        if deadline_at is not None:
-            deadline, job = Deadline(deadline_at, starts_at), (rooted, model, layout)
-            told = forecast(found, state, job, measured.rates, deadline)
+        deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
+        job = rooted, model, layout
+        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
         planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
         return replace(planned, scorers=scorers, forecast=told)
 
