@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-EXTRAS = "t5,train,quantization"
+EXTRAS = "t5,train,quantization,scoring"
 
-TRIED = ["manifest", "job", "planning", "run_directory", "shards", "image_files"]
+TRIED = ["manifest", "job", "planning", "run_directory", "shards", "image_files", "scoring"]
 """The folders of tests/pipelines that are run, beside sampling and models of diffusion_core."""
 
 JOB = """\

@@ -116,10 +116,7 @@ def scores_of(file: Path | None, overrides: tuple[str, ...]) -> dict[str, Any] |
 def summary(result: ScoreResult) -> str:
     """What was scored, and which images have no score."""
     by = f" by {', '.join(result.scorers)}" if result.scorers else ""
-    had = result.num_images - result.num_scored
-    lines = [
-        f"{plural(result.num_scored, 'image')} scored{by}, {had:,} had their scores or are left"
-    ]
+    lines = [f"{result.num_scored:,} of {plural(result.num_images, 'image')} scored now{by}"]
     if result.num_uncommitted:
         left = plural(result.num_uncommitted, "shard")
         lines.append(f"{left} not committed yet: their images are scored by a later call")

@@ -91,6 +91,9 @@ def refuse_what_is_not_text(values: Mapping[str, Any], where: str) -> None:
 TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")
 """Keys whose values are text, whatever YAML would read in them: `{scene}/{image_id}.png`."""
 
+TEXTS_OF_SCORERS = ("text", "expect")
+"""The same for keys of a scorer: `scores.headline.expect={headline}`."""
+
 NO_TEXT = ("", "null", "~")
 """What such a key is set to for no value."""
 
@@ -102,7 +105,7 @@ def _override(override: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not all(path):
         raise SpecError(f"--set {override}: must be key=value, such as batch.size=8")
     plain = text.strip()
-    is_text = key.strip() in TEXT_KEYS and plain not in NO_TEXT
+    is_text = _is_text(path) and plain not in NO_TEXT
     is_text |= key.strip() in NIGHT_KEYS and PLACEHOLDER in plain and plain[0] != "["
     if is_text and plain[0] not in "'\"":
         return path, plain
@@ -114,6 +117,11 @@ def _override(override: str) -> tuple[tuple[str, ...], Any]:
         problem = str(error).removeprefix("line 1: ")
         quoted = "" if "quotes" in problem else f"; a text needs quotes: {key}='...'"
         raise SpecError(f"--set {override}: {problem}{quoted}") from error
+
+
+def _is_text(path: Sequence[str]) -> bool:
+    of_a_scorer = path[0] == "scores" and len(path) == 3 and path[2] in TEXTS_OF_SCORERS
+    return of_a_scorer or ".".join(path) in TEXT_KEYS
 
 
 def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:

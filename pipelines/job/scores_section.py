@@ -22,6 +22,8 @@ from nightpress.pipelines.job.sections import Section, Url
 MEASURED = ("sharpness", "exposure", "clipping", "contrast")
 """The scores that every image gets without being asked for."""
 
+FILE_AND_CLASS = r".+\.py:[A-Za-z_]\w*"
+
 RESERVED_NAMES = (*MEASURED, "perceptual_hash")
 """What no scorer may be called."""
 
@@ -128,7 +130,7 @@ class FacesSpec(ScorerSection):
 
 
 def _file_and_class(scorer: str) -> str:
-    if not re.fullmatch(r".+\.py:[A-Za-z_]\w*", scorer):
+    if not re.fullmatch(FILE_AND_CLASS, scorer):
         raise ValueError("a scorer of your own is named FILE.py:Class, such as brand.py:Logo")
     return scorer
 
@@ -149,7 +151,10 @@ class OwnSpec(ScorerSection):
 
     scorer: Annotated[
         str,
-        Field(description="FILE.py:Class, a class with a method score(image)."),
+        Field(
+            description="FILE.py:Class, a class with a method score(image).",
+            json_schema_extra={"pattern": f"^{FILE_AND_CLASS}$"},
+        ),
         AfterValidator(_file_and_class),
     ]
     args: Annotated[

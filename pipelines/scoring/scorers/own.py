@@ -26,6 +26,8 @@ from nightpress.pipelines.scoring.scorer import ScoredImage, ScorerInfo
 from nightpress.pipelines.storage.urls import public
 
 CODE = 1
+MOST_SHOWN = 100
+"""Characters of a wrong score that an error shows."""
 
 
 class OwnScorer:
@@ -46,22 +48,7 @@ class OwnScorer:
             ScorerError: the file fails, lacks the class, or the class does not take the arguments.
             ModelNotFound, StoreError: the file cannot be read.
         """
-        code = fetch.python_file(spec.file)
-        own = _class(spec, code)
-        labels = getattr(own, "labels", ("",))
-        if not _are_labels(labels):
-            raise ScorerError(
-                f"{spec.scorer}: its attribute labels is {labels!r}; expected a tuple of texts"
-            )
-        try:
-            inspect.signature(own).bind(**spec.args)
-        except TypeError as error:
-            raise ScorerError(
-                f"{spec.scorer}: {error}; it is called as {spec.class_name}"
-                f"{inspect.signature(own)} with args"
-            ) from error
-        content = {"file": hashlib.sha256(code).hexdigest(), "class": spec.class_name}
-        return ScorerInfo(fingerprints.of_scorer(spec, CODE, content), tuple(labels))
+        return _described(spec, fetch)[0]
 
     @classmethod
     def load(cls, spec: OwnSpec, fetch: Fetch, device: str) -> Self:
@@ -70,8 +57,7 @@ class OwnScorer:
         Raises:
             ScorerError, ModelNotFound, StoreError: as `describe`; or the class fails.
         """
-        info = cls.describe(spec, fetch)
-        own = _class(spec, fetch.python_file(spec.file))
+        info, own = _described(spec, fetch)
         with _naming_the_line(spec):
             return cls(spec, info, own(**spec.args))
 
@@ -86,8 +72,9 @@ class OwnScorer:
         Raises:
             ScorerError: it fails, or returns something else than its labels and numbers.
         """
+        own = ScoredImage(image.pixels.copy(), dict(image.columns))  # whatever it does to them
         with self._one_at_a_time, _naming_the_line(self._spec):
-            returned = self._scorer.score(image)
+            returned = self._scorer.score(own)
         scores = returned if isinstance(returned, Mapping) else {"": returned}
         if set(scores) != set(self._info.labels):
             raise ScorerError(
@@ -105,6 +92,26 @@ class OwnScorer:
                 f"{self._spec.scorer}: the score{of} is {_shown(value)}; expected a finite number"
             )
         return number
+
+
+def _described(spec: OwnSpec, fetch: Fetch) -> tuple[ScorerInfo, Any]:
+    """What is known about the scorer, and its class."""
+    code = fetch.python_file(spec.file)
+    own = _class(spec, code)
+    labels = getattr(own, "labels", ("",))
+    if not _are_labels(labels):
+        raise ScorerError(
+            f"{spec.scorer}: its attribute labels is {labels!r}; expected a tuple of texts"
+        )
+    try:
+        inspect.signature(own).bind(**spec.args)
+    except TypeError as error:
+        raise ScorerError(
+            f"{spec.scorer}: {error}; it is called as {spec.class_name}{inspect.signature(own)} "
+            "with args"
+        ) from error
+    content = {"file": hashlib.sha256(code).hexdigest(), "class": spec.class_name}
+    return ScorerInfo(fingerprints.of_scorer(spec, CODE, content), tuple(labels)), own
 
 
 def _class(spec: OwnSpec, code: bytes) -> Any:
@@ -169,4 +176,5 @@ def _expected(labels: tuple[str, ...]) -> str:
 
 
 def _shown(value: object) -> str:
-    return f"{value!r:.100}" if len(repr(value)) <= 100 else f"{repr(value)[:100]}..."
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."

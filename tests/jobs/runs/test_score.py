@@ -81,7 +81,7 @@ def test_the_command_takes_a_file_and_says_what_it_did(
     assert "scores.mood: 1 image without a score" in told.stderr
     shown = run(command, ["score", spec.url, "--scores", str(file)])
     assert shown.exit_code == 3
-    assert "0 images scored by mood" in shown.stdout
+    assert f"0 of {PROMPTS} images scored now by mood" in shown.stdout
     wrong = run(command, ["score", spec.url, "--set", "seed=7"])
     assert wrong.exit_code == 2
     assert "--set seed: only keys of scores can be set here" in wrong.stderr

@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from nightpress.pipelines.job.reader import explain
+from nightpress.pipelines.job.reader import apply_overrides, explain
 from nightpress.pipelines.job.scores_section import (
     NO_SCORERS,
     ClassifierSpec,
@@ -51,6 +52,22 @@ def test_the_section_survives_its_own_json() -> None:
     job = Job.model_validate({"scores": SCORES})
     assert Job.model_validate(json.loads(job.model_dump_json())) == job
     assert Job.model_json_schema()
+
+
+def test_editors_accept_each_scorer_and_refuse_others() -> None:
+    validator = Draft202012Validator(Job.model_json_schema())
+    assert list(validator.iter_errors({"scores": SCORES})) == []
+    for wrong in ({"scorer": "nfsw"}, {"scorer": "clip"}, {"scorer": "brand.py"}, {}):
+        assert not validator.is_valid({"scores": {"a": wrong}})
+
+
+def test_overrides_need_no_quotes_around_templates() -> None:
+    values: dict[str, Any] = {"scores": {"text": {"scorer": "ocr", "expect": "x"}}}
+    apply_overrides(values, ["scores.text.expect={headline}", "scores.clip.scorer=clip"])
+    apply_overrides(values, ["scores.clip.model=s3://m/clip", "scores.clip.text={style}: {prompt}"])
+    scores = Job.model_validate(values).scores
+    assert scores["text"] == OcrSpec(scorer="ocr", expect="{headline}")
+    assert scores["clip"] == ClipSpec(scorer="clip", model="s3://m/clip", text="{style}: {prompt}")
 
 
 def test_sources_are_known_for_checks() -> None:

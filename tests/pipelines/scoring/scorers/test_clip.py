@@ -9,19 +9,20 @@ import pytest
 import torch
 from support import tiny_models, tiny_scorer_models
 from support.scored_images import noise, scored
-from transformers import CLIPModel, SiglipModel
+from transformers import CLIPModel, Siglip2Model, SiglipModel
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import ClipSpec
 from nightpress.pipelines.scoring.fetch import Fetch
 from nightpress.pipelines.scoring.scorer import remarks_of
-from nightpress.pipelines.scoring.scorers import saved_network
 from nightpress.pipelines.scoring.scorers.clip import ClipScorer
+from nightpress.pipelines.scoring.scorers.saved_network import SavedNetwork
 
 MODELS = {
     "clip": (tiny_scorer_models.save_clip, CLIPModel),
     "siglip": (tiny_scorer_models.save_siglip, SiglipModel),
+    "naflex": (tiny_scorer_models.save_naflex, Siglip2Model),
 }
 
 
@@ -49,7 +50,7 @@ def test_the_score_is_the_cosine_that_the_network_itself_computes(
     images = processor(images=noise(1), return_tensors="pt")
     with torch.inference_mode():
         logit = network(**texts, **images).logits_per_image.item()
-    bias = network.logit_bias.item() if name == "siglip" else 0.0
+    bias = 0.0 if name == "clip" else network.logit_bias.item()
     expected = (logit - bias) / network.logit_scale.exp().item()
     score = loaded(folders[name], device).score(scored(noise(1), prompt="a cat"))
     assert score == {"": pytest.approx(expected, abs=2e-5 if device == "cpu" else 1e-3)}
@@ -77,7 +78,7 @@ def test_the_text_is_a_template_over_the_columns(folders: dict[str, Path]) -> No
 
 @pytest.mark.parametrize(("name", "length"), [("clip", 77), ("siglip", 16)])
 def test_a_text_that_is_too_long_is_cut_and_that_is_said(
-    name: str, length: int, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+    name: str, length: int, folders: dict[str, Path]
 ) -> None:
     scorer = loaded(folders[name])
     scorer.score(scored(noise(1), prompt="ab"))
@@ -86,8 +87,20 @@ def test_a_text_that_is_too_long_is_cut_and_that_is_said(
     scores = [scorer.score(image) for image in long]
     assert [*remarks_of(scorer).values()] == [3]
     assert f"only the first {length} tokens were compared" in next(iter(remarks_of(scorer)))
-    assert f"only the first {length} are compared" in caplog.text
     assert scores[0] == scorer.score(scored(noise(0), prompt="ab" * 100 + "z"))
+
+
+def test_a_tokenizer_that_reads_fewer_tokens_than_the_network_decides(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "short"))
+    tokenizer = tiny_models.clip_tokenizer()
+    tokenizer.model_max_length = 12
+    tokenizer.save_pretrained(folder)
+    scorer = loaded(folder)
+    ten, eleven = (scorer.score(scored(noise(1), prompt="a " * number)) for number in (10, 11))
+    assert ten == eleven
+    assert [*remarks_of(scorer).values()] == [1]
 
 
 def test_the_fingerprint_tells_weights_and_texts_apart_but_not_places(
@@ -124,14 +137,15 @@ def test_images_are_resized_by_pillow_even_where_torchvision_is_installed(
     image_processing_auto.AutoImageProcessor.from_pretrained(folders["clip"])
     assert chosen == ["torchvision"]  # what transformers takes when it is free to choose
     for folder in folders.values():
-        assert type(saved_network.load_image_processor(folder)).__name__.endswith("Pil")
+        processor = SavedNetwork.open(folder, lambda *_: None).image_processor()
+        assert type(processor).__name__.endswith("Pil")
     assert set(chosen[1:]) == {"pil"}
 
 
-def test_the_weights_that_are_counted_are_those_of_the_files(folders: dict[str, Path]) -> None:
+def test_the_bytes_of_the_loaded_weights_are_known(folders: dict[str, Path]) -> None:
     spec = ClipSpec(scorer="clip", model=str(folders["clip"]))
-    file = folders["clip"] / "model.safetensors"
-    assert ClipScorer.describe(spec, Fetch()).weight_bytes == file.stat().st_size
+    weights = CLIPModel.from_pretrained(folders["clip"]).parameters()
+    assert ClipScorer.describe(spec, Fetch()).weight_bytes == 4 * sum(w.numel() for w in weights)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +163,58 @@ def test_a_folder_that_lacks_a_file_is_refused(
     (folder / missing).unlink()
     with pytest.raises((ScorerError, ModelError), match=said):
         loaded(folder)
+
+
+def test_a_folder_without_its_tokenizer_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "lacking"))
+    for file in folder.glob("token*"):
+        file.unlink()
+    said = r"is missing; expected tokenizer\.json or vocab\.json and merges\.txt"
+    with pytest.raises(ScorerError, match=said):
+        ClipScorer.describe(ClipSpec(scorer="clip", model=str(folder)), Fetch())
+
+
+def test_a_token_that_the_network_does_not_know_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "other"))
+    tokenizer = tiny_models.clip_tokenizer()
+    tokenizer.add_tokens(["<blue>"])
+    tokenizer.save_pretrained(folder)
+    scorer = loaded(folder)
+    scorer.score(scored(noise(1), prompt="blue"))
+    with pytest.raises(ScorerError, match=r"a token that the network of \d+ tokens does not know"):
+        scorer.score(scored(noise(1), prompt="a <blue> bird"))
+
+
+def test_an_image_processor_of_another_model_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "other"))
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_center_crop": False}))
+    loaded(folder)  # a square image has the same size without cutting
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"shortest_edge": 48}}))
+    with pytest.raises(ScorerError, match=r"does not take what belongs to it: .*image size"):
+        loaded(folder)
+
+
+def test_older_and_newer_layouts_of_the_image_processor_give_the_same_scores(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    older, newer = (
+        Path(shutil.copytree(folders["clip"], tmp_path / name)) for name in ("older", "newer")
+    )
+    settings = json.loads((older / "preprocessor_config.json").read_text())
+    (newer / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    (newer / "preprocessor_config.json").unlink()
+    del settings["image_processor_type"]
+    settings |= {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 32}
+    (older / "preprocessor_config.json").write_text(json.dumps(settings))
+    scores = [loaded(each).score(scored(noise(1))) for each in (folders["clip"], older, newer)]
+    assert scores[0] == scores[1] == scores[2]
 
 
 def test_a_network_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,26 @@ def test_an_image_without_a_face_has_zeros(scorer: FacesScorer) -> None:
         assert scorer.score(scored(pixels)) == dict.fromkeys(faces.LABELS, 0.0)
 
 
+@pytest.mark.parametrize("side", [200, 1024])
+def test_a_face_that_fills_the_image_is_found_once(side: int, scorer: FacesScorer) -> None:
+    whole = portrait()
+    left, top, width, height, _ = scorer.find(whole)[0] * (512, 600, 512, 600, 1)
+    box = (left, top, left + width, top + height)
+    face = Image.fromarray(whole).resize((side, side), box=box)
+    scores = scorer.score(scored(np.asarray(face)))
+    assert scores["count"] == 1.0
+    assert 0.8 < scores["largest"] <= 1.0
+
+
+def test_a_face_of_a_20th_of_the_image_is_found(scorer: FacesScorer) -> None:
+    canvas = np.full((1024, 1024, 3), 120, np.uint8)
+    small = np.asarray(Image.fromarray(portrait()).resize((123, 144)))
+    canvas[10:154, 10:133] = small  # her face has a third of its height
+    scores = scorer.score(scored(canvas))
+    assert scores["count"] == 1.0
+    assert 0.001 < scores["largest"] < 0.004
+
+
 def test_shares_do_not_depend_on_the_size_of_the_image(scorer: FacesScorer) -> None:
     large = np.asarray(Image.fromarray(portrait()).resize((1536, 1800)))
     small, big = (scorer.score(scored(pixels)) for pixels in (portrait(), large))

@@ -53,6 +53,22 @@ def test_the_class_is_called_with_its_arguments_and_scores_images(tmp_path: Path
     assert scorer.score(scored(pixels, prompt="abc")) == {"": pytest.approx(pixels.mean() * 1.5)}
 
 
+def test_what_the_class_does_to_an_image_does_not_reach_other_scorers(tmp_path: Path) -> None:
+    code = """
+    class Logo:
+        def score(self, image):
+            image.pixels[:] = 0
+            image.columns["prompt"] = "changed"
+            return 1
+    """
+    pixels = noise(1)
+    pixels.flags.writeable = False
+    image = scored(pixels, prompt="kept")
+    assert loaded(written(tmp_path, code)).score(image) == {"": 1.0}
+    assert image.columns["prompt"] == "kept"
+    assert np.array_equal(image.pixels, noise(1))
+
+
 def test_several_scores_need_their_labels(tmp_path: Path) -> None:
     scorer = returning(tmp_path, "{'b': 2, 'a': True}", "LABELS = ('a', 'b')")
     assert scorer.score(scored(noise(1))) == {"a": 1.0, "b": 2.0}
