@@ -266,8 +266,8 @@ _repair_failures_option = max_failures_option(
 allow_pickle_option = click.option(
     "--allow-pickle",
     is_flag=True,
-    help="Load pickled weights, which runs code, if the run was made with them. A run's own record "
-    "is not enough to allow that.",
+    help="Load pickled weights, which runs code, if the run was made with them, and run the Python "
+    "files that score its images. A run's own record is not enough to allow that.",
 )
 
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import TableManifest
 from nightpress.pipelines.errors import Change, ChangedRunError, ManifestGrown, SpecError
 from nightpress.pipelines.formatting import plural
@@ -114,10 +115,12 @@ class Extension:
 
         Raises:
             ManifestError: a row cannot be used.
+            ScorerError: a scorer needs a column that the manifest lost.
             StoreError: the manifest or a picture cannot be read.
         """
         if self.is_checked:
             return self
+        check_scored_columns(self.spec, self.growth.files)
         layout = self.record.layout
         rows = check_added_rows(self.spec, model, layout, self.growth, self.added)
         layout = check_inputs(self.spec, rows.layout, EarlierRuns(store.url, store.options))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from support.fakes.fake_runs import finished_run
+from support.growing_runs import begin, cats, extend
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs
@@ -126,3 +127,11 @@ def test_status_names_the_scorers_of_a_run(tmp_path: Path) -> None:
     assert "scores   clip abababababab\n" in told.stdout
     values = json.loads(CliRunner().invoke(command, ["status", store.url, "--json"]).stdout)
     assert values["scorers"] == {"clip": "ab" * 32}
+
+
+def test_a_manifest_does_not_grow_without_the_columns_that_scorers_read(tmp_path: Path) -> None:
+    scores = {"text": {"scorer": "ocr", "expect": "{mood}"}}
+    spec = begin(tmp_path, cats(1, 2, mood="calm"), scores=scores)
+    assert extend(spec, cats(1, 2, 3, mood="calm")).layout.num_images == 3
+    with pytest.raises(ScorerError, match=r"scores\.text\.expect: there is no column 'mood'"):
+        extend(spec, cats(1, 2, 3, 4), changed="new-variant")

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.fakes.fake_runs import FakeSampler, finished_run, make_shard, work_on
 from support.fakes.fake_scorers import loaded
+from support.servers import Folder
 
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import Damaged, SpecError
@@ -22,6 +23,7 @@ from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.shards.late_scoring import LateScorer
 from nightpress.pipelines.shards.work import Amendment
+from nightpress.pipelines.storage import Store
 
 
 class Asked:
@@ -238,3 +240,19 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match=r"scores/shard-00000/.*is damaged.*delete it"):
         LateScorer(run, Asked().scorer()).score(0)
     assert read_commit(run.store, 0).num_rows == 1
+
+
+def test_late_scores_are_made_and_read_on_object_storage(tmp_path: Path, bucket: Folder) -> None:
+    local, record = finished_run(tmp_path, ["a", "b", "c", "d", "e"])
+    store = Store(f"{bucket.url}/night", bucket.options)
+    for path in local.list():
+        store.create(path, local.read(path))
+    run = Run(store, record)
+    LateScorer(run, Asked().scorer()).score(0)
+    remade(run, 1)
+    found = red(run)
+    assert list(found) == ["a", "b", "c", "d", "e"]
+    assert [name for name, each in found.items() if each is None] == ["b", "e"]
+    assert (run.row("00000000_00") or {})["scores"]["red"] == found["a"]
+    assert [LateScorer(run, Asked().scorer()).score(n).num_scored for n in (0, 1)] == [1, 1]
+    assert None not in red(run).values()
