@@ -249,7 +249,7 @@ class Run:
         """
         parts = [read_commit(self.store, shard) for shard in shards]
         schema = _full_schema([part.schema for part in parts])
-        tables = [with_every_column(part, schema) for part in parts]
+        tables = [_with_carried(part, schema) for part in parts]
         return ds.dataset(tables)
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
@@ -298,7 +298,7 @@ def _full_schema(parts: Iterable[pa.Schema]) -> pa.Schema:
     return pa.schema([*METADATA_SCHEMA, *carried.values()])
 
 
-def with_every_column(part: pa.Table, schema: pa.Schema) -> pa.Table:
+def _with_carried(part: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of a part in the order and with the types of a full schema."""
     known = metadata_columns(part)
     carried = [
