@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.export.captions import Caption
 from nightpress.pipelines.export.columns import exported_rows
+from nightpress.pipelines.export.commits import read_rows
 from nightpress.pipelines.export.decisions import decide, rows_by_split
 from nightpress.pipelines.export.images import LOCATION, ShardImages
 from nightpress.pipelines.export.index import (
@@ -30,8 +31,6 @@ from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.export.preferences import with_pairs
 from nightpress.pipelines.export.statistics import ShardStatistics
 from nightpress.pipelines.image_files.naming import FOLDER
-from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
-from nightpress.pipelines.run_directory.metadata_schema import with_carried
 from nightpress.pipelines.storage import READ_THREADS, Store
 
 PART_BYTES = 256 * 2**20
@@ -100,11 +99,8 @@ class _Shard:
     @classmethod
     def read(cls, plan: ExportPlan, task: ShardTask) -> Self:
         """Read the rows of the shard."""
-        store = plan.stores[task.source]
-        data = store.read(shard_path(task.shard))
-        part = decode_commit(store, task.shard, data)
-        full = with_carried(part, plan.schemas[task.source])
-        return cls(plan, task, full, sha256(data).hexdigest())
+        commit = read_rows(plan, task)
+        return cls(plan, task, commit.rows, commit.sha256)
 
     def _ordered(self, part: pa.Table) -> dict[str, list[int]]:
         """Split -> the rows that are exported in it, in order."""

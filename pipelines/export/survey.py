@@ -7,7 +7,6 @@ that have changed are looked at again.
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged
+from nightpress.pipelines.export.commits import read_rows
 from nightpress.pipelines.export.decisions import decide
 from nightpress.pipelines.export.images import LOCATION, ShardImages
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.export.shard import write_object
 from nightpress.pipelines.export.tables import parquet_bytes
 from nightpress.pipelines.image_files.encoding import decoded
-from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
-from nightpress.pipelines.run_directory.metadata_schema import with_carried
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.storage import READ_THREADS, Store
 
@@ -58,12 +56,9 @@ def survey_shard(plan: ExportPlan, task: ShardTask) -> Surveyed:
         Damaged: its commit is not what was written.
         StoreError: a store failed.
     """
-    store = plan.stores[task.source]
-    data = store.read(shard_path(task.shard))
-    commit = decode_commit(store, task.shard, data)
-    part = with_carried(commit, plan.schemas[task.source])
-    path = task.key.path(sha256(data).hexdigest(), SURVEY_FOLDER)
-    write_object(plan.store, path, parquet_bytes(_survey(plan, task, part)))
+    commit = read_rows(plan, task)
+    path = task.key.path(commit.sha256, SURVEY_FOLDER)
+    write_object(plan.store, path, parquet_bytes(_survey(plan, task, commit.rows)))
     return Surveyed(task.source, task.shard, path)
 
 

@@ -12,7 +12,7 @@ from nightpress.pipelines.export.events import (
     ShardSurveyed,
 )
 from nightpress.pipelines.export.finish import finish
-from nightpress.pipelines.export.index import IndexKey, listed_entries
+from nightpress.pipelines.export.index import listed_entries
 from nightpress.pipelines.export.leaks import find_leaks
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask, tasks_of, with_wanted
 from nightpress.pipelines.export.shard import export_shard
@@ -67,8 +67,12 @@ class ExportWriter:
         entries = listed_entries(plan.store)
         paths = [entries[task.key] for task in tasks if task.key in entries]
         missing = [task for task in tasks if task.key not in entries]
-        if missing or self._was_other(tasks, entries):
-            plan.store.delete(SUMMARY_FILE)
+        done = read_summary_file(plan.store)
+        if done is not None and not missing and done.index == index_hash(paths):
+            self._summary = done
+            return
+        plan.store.delete(SUMMARY_FILE)
+        if missing:
             yield ExportPlanned(len(tasks), len(paths))
             yield from self._export(missing, paths)
         self._summary = finish(plan, self._sources, sorted(paths), [each.path for each in surveys])
@@ -96,9 +100,3 @@ class ExportWriter:
                 paths.append(done.path)
                 self.num_written += 1
                 yield ShardExported(done.num_images, done.num_bytes)
-
-    def _was_other(self, tasks: Sequence[ShardTask], entries: dict[IndexKey, str]) -> bool:
-        """Whether the export was finished with other index objects than those of its tasks."""
-        done = read_summary_file(self._plan.store)
-        found = [entries[task.key] for task in tasks if task.key in entries]
-        return done is not None and done.index != index_hash(found)
