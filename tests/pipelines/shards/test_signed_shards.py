@@ -270,3 +270,24 @@ def test_a_run_that_signs_makes_nothing_without_the_key(tmp_path: Path) -> None:
         with pytest.raises(SpecError, match=r"no key|not the key"):
             make_shard(store, record, rows, FakeSampler(), key=key)
     assert not store.list("images")
+
+
+@pytest.mark.parametrize("embed", ["full", "minimal", "none"])
+@pytest.mark.parametrize("packing", ["none", "webdataset"])
+def test_signed_draws_that_were_taken_are_found_again_without_a_commit(
+    tmp_path: Path, embed: str, packing: str
+) -> None:
+    gates = {"require": ["exposure > 0.45"], "best_of": 2, "rank_by": "exposure", "max_draws": 8}
+    sections = {"provenance": signed(embed=embed), "gates": gates}
+    store, record, rows = prepare(tmp_path, PROMPTS, packing=packing, **sections)
+    make_shard(store, record, rows, FakeSampler(), key=studio().key)
+    part, made = read_commit(store, 0), images_of(store, record)
+    assert max(part.column("draw").drop_null().to_pylist()) > 0
+    store.put(shard_path(0), b"damaged")
+    again = Amendment(tuple(range(len(rows))), recommits=True)
+    work = work_on(rows, amends=again, attempt=2, look_first=True)
+    make_shard(store, record, rows, sampler := FakeSampler(), work, studio().key)
+    assert images_of(store, record) == made
+    assert read_commit(store, 0).column("draw").equals(part.column("draw"))
+    assert bool(sampler.seeds) == (embed == "none")
+    assert findings(store, record) == []
