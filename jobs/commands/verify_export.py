@@ -47,11 +47,12 @@ def or_an_export(command: Callable[..., Any]) -> Callable[..., Any]:
         target = export_target(options["run"], options["storage_overrides"])
         if target is None:
             return command(ctx, **options)
+        given = options | options["remake"]
         for name in REFUSED:
-            if options[name]:
+            if given[name]:
                 option = f"--{name.replace('_', '-')}"
                 raise SpecError(f"{option}: this is an export, which is checked without it")
-        return _verify(ctx, target, options)
+        return _verify(ctx, target, given)
 
     return verify_either
 
