@@ -97,7 +97,8 @@ def _cosines() -> NDArray[np.float64]:
     """The lowest rows of the DCT-II matrix in whole numbers; (8, 32)."""
     frequencies = np.arange(LOW_FREQUENCIES)[:, None]
     places = np.arange(DCT_SIZE)[None, :] + 0.5
-    return np.rint(np.cos(np.pi * frequencies * places / DCT_SIZE) * COSINE_UNIT)
+    cosines: NDArray[np.float64] = np.cos(np.pi * frequencies * places / DCT_SIZE)
+    return np.rint(cosines * COSINE_UNIT)
 
 
 _COSINES = _cosines()
