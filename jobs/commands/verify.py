@@ -133,9 +133,9 @@ def as_text(result: VerifyResult) -> str:
     if result.signed_by is not None:
         lines.append(f"their credentials must be those of {result.signed_by}")
     if result.num_failed:
-        lines.append(
-            f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them again"
-        )
+        failed = f"{plural(result.num_failed, 'row')} failed; nightpress retry tries them again"
+        but = f", but for {result.num_rejected:,} that gates rejected"
+        lines.append(failed + (but if result.num_rejected else ""))
     if result.num_uncommitted:
         lines.append(f"{plural(result.num_uncommitted, 'shard')} not committed yet")
     lines += _orphan_lines(result)
@@ -185,6 +185,7 @@ def as_values(result: VerifyResult) -> dict[str, object]:
         "url": result.url,
         "num_checked": result.num_checked,
         "num_failed": result.num_failed,
+        "num_rejected": result.num_rejected,
         "num_uncommitted": result.num_uncommitted,
         "findings": [asdict(finding) for finding in result.findings],
         "strays": result.orphans,

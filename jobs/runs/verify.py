@@ -62,6 +62,8 @@ class VerifyResult:
     selections: tuple[SelectionChanges, ...] = ()
     """Selections with images that were made again since, or that cannot be read; none are compared
     if a commit is damaged."""
+    num_rejected: int = 0
+    """How many of the rows that failed were rejected by the job's gates."""
 
     @property
     def is_sound(self) -> bool:
@@ -166,6 +168,7 @@ def _check(
         url=run.url,
         num_checked=sum(shard.num_checked for shard in shards),
         num_failed=sum(shard.num_failed for shard in shards),
+        num_rejected=sum(shard.num_rejected for shard in shards),
         num_uncommitted=run.record.layout.num_shards - len(shards),
         findings=findings,
         orphans=tuple(checks.orphan_images(run)) if all_named else (),

@@ -29,6 +29,7 @@ from nightpress.pipelines.records import (
     METADATA_SCHEMA,
     NOT_IN_OLDER_COMMITS,
     PLAN_SCHEMA,
+    FailureType,
     ImageFacts,
 )
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
@@ -96,6 +97,8 @@ class ShardVerified:
     num_failed: int
     """Rows with status `failed`, which have no image."""
     findings: tuple[Finding, ...]
+    num_rejected: int = 0
+    """Failed rows that the job's gates rejected."""
 
 
 def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerified]:
@@ -210,7 +213,8 @@ def _verify_shard(
     if run.spec.images.is_packed and findings and sample < 1:
         # A pack is repaired as a whole, so all of its damaged images must be known.
         return _verify_shard(run, shard, sample=1.0, seed=seed, pool=pool)
-    return ShardVerified(shard, len(chosen), num_failed, findings)
+    num_rejected = part.column("error_type").to_pylist().count(FailureType.REJECTED)
+    return ShardVerified(shard, len(chosen), num_failed, findings, num_rejected)
 
 
 def _verify_packs(

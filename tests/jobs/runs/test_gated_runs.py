@@ -110,6 +110,7 @@ def test_a_gated_run_is_resumed_repaired_retried_and_reproduced(
     assert nightpress("verify", job, "--repair").exit_code == 0
     assert (decided(spec), hashes(spec)) == (rows, files)
 
+    assert f"but for {num_rejected} that gates rejected" in nightpress("verify", job).stdout
     retried = nightpress("retry", job)
     assert retried.exit_code == 0, retried.output
     assert f"{num_rejected} images rejected by the gates" in retried.output
