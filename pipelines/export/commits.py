@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
+from nightpress.pipelines.run_directory.late_scores import read_late, with_late_scores
 from nightpress.pipelines.run_directory.metadata_schema import with_carried
 
 
@@ -15,7 +16,7 @@ class CommitRows:
     """The rows of one commit."""
 
     rows: pa.Table
-    """With every column of the run."""
+    """With every column of the run, and with late scores."""
     sha256: str
     """Of the commit."""
 
@@ -24,10 +25,12 @@ def read_rows(plan: ExportPlan, task: ShardTask) -> CommitRows:
     """Read the rows of a shard.
 
     Raises:
-        Damaged: its commit is not what was written.
+        Damaged: its commit, or the part with its late scores, is not what was written.
         StoreError: the store failed.
     """
     store = plan.stores[task.source]
     data = store.read(shard_path(task.shard))
     part = decode_commit(store, task.shard, data)
+    if task.late is not None:
+        part = with_late_scores(part, read_late(store, task.late))
     return CommitRows(with_carried(part, plan.schemas[task.source]), sha256(data).hexdigest())

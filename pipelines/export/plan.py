@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from nightpress.pipelines.export.sources import ExportSource, one_column
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.job.spec import canonical_json
 from nightpress.pipelines.run_directory.commit import read_commit
+from nightpress.pipelines.run_directory.late_scores import LatePart
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.storage import READ_THREADS, Store
@@ -76,6 +77,8 @@ class ShardTask:
     """SHA-256 of the run's selection, if the export has one."""
     leaks: Mapping[int, Leak] = field(default_factory=dict)
     """Row -> why it leaves train."""
+    late: LatePart | None = None
+    """The part with its late scores, if it has one."""
     wanted: Mapping[int, str] | None = None
     """Row -> SHA-256 that the selection has for it; None if the export has no selection."""
 
@@ -83,7 +86,8 @@ class ShardTask:
     def key(self) -> IndexKey:
         """What the shard's index object will be called, but for the hash of the commit."""
         leaks = [[row, each.reason, each.other] for row, each in sorted(self.leaks.items())]
-        text = canonical_json([self.selection, leaks])
+        late = [] if self.late is None else [self.late.path]
+        text = canonical_json([self.selection, leaks, *late])
         variant = sha256(text.encode()).hexdigest()[:SHA_DIGITS]
         return IndexKey(self.source, self.shard, self.commit_bytes, variant)
 
@@ -104,6 +108,7 @@ def tasks_of(
             commit_bytes=each.sizes[shard],
             selection=None if each.selection is None else each.selection.sha256,
             leaks=leaks.get((number, shard), {}),
+            late=each.late.get(shard),
         )
         for number, each in enumerate(sources)
         for shard in sorted(each.sizes)
@@ -130,4 +135,4 @@ def _wanted(sources: tuple[ExportSource, ...], task: ShardTask) -> ShardTask:
         return task
     part = read_commit(source.run.store, task.shard, ["image_id"])
     wanted = source.selection.wanted(one_column(part, "image_id"))
-    return ShardTask(task.source, task.shard, task.commit_bytes, task.selection, task.leaks, wanted)
+    return replace(task, wanted=wanted)

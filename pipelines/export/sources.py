@@ -18,6 +18,12 @@ from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.run_directory.commit import commit_sizes, read_commit
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    newest_parts,
+    read_late,
+    with_late_scores,
+)
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
 from nightpress.pipelines.run_directory.where import parse_condition
@@ -86,6 +92,8 @@ class ExportSource:
     """The names of the scores that its images have."""
     sizes: Mapping[int, int]
     """Shard -> bytes of its commit, as listed."""
+    late: Mapping[int, LatePart]
+    """Shard -> the part with its late scores, of those that have one."""
     selection: Selection | None
 
     @property
@@ -147,21 +155,28 @@ def _opened(spec: ExportSpec, url: str) -> ExportSource:
     with run.reading():
         schema = run.metadata.schema
     selection = Selection.read(store, spec.select) if isinstance(spec.select, str) else None
-    return ExportSource(run, schema, _score_names(run, schema), sizes, selection)
+    late = newest_parts(store)
+    return ExportSource(run, schema, _score_names(run, schema, late), sizes, late, selection)
 
 
-def _score_names(run: Run, schema: pa.Schema) -> tuple[str, ...]:
-    """The names of the scores in the first commit of each edition."""
+def _score_names(run: Run, schema: pa.Schema, late: Mapping[int, LatePart]) -> tuple[str, ...]:
+    """The names of the scores in the first shard of each edition."""
     if SCORES not in schema.names or not pa.types.is_map(schema.field(SCORES).type):
         return ()
     names: dict[str, None] = {}
     for section in run.record.layout.sections:
         if section.parts:
-            part = read_commit(run.store, section.parts[0].first_shard)
+            part = _with_scores(run.store, section.parts[0].first_shard, late)
             if SCORES in part.column_names:
                 for scores in part.column(SCORES).to_pylist():
                     names |= dict.fromkeys(name for name, _ in scores or ())
     return tuple(names)
+
+
+def _with_scores(store: Store, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
+    """A commit, with late scores if it has any."""
+    rows = read_commit(store, shard)
+    return with_late_scores(rows, read_late(store, late[shard])) if shard in late else rows
 
 
 def one_column(table: pa.Table, name: str) -> pa.Array:

@@ -28,7 +28,7 @@ class ExportSummary:
     num_objects: int
     """Files or objects with images."""
     commits: str
-    """A hash of the commits and selections that it was made of; see `state_of`."""
+    """A hash of the commits, late scores and selections that it was made of; see `state_of`."""
     index: str
     """A hash of the names of its index objects; see `index_hash`."""
     finished_at: str
@@ -70,9 +70,13 @@ def read_summary_file(store: Store) -> ExportSummary | None:
 
 
 def state_of(sources: Sequence[ExportSource]) -> str:
-    """A hash of the commits of some runs, by their sizes, and of their selections."""
+    """A hash of the commits of some runs, by their sizes, their late scores and selections."""
     state = [
-        [sorted(each.sizes.items()), None if each.selection is None else each.selection.sha256]
+        [
+            sorted(each.sizes.items()),
+            None if each.selection is None else each.selection.sha256,
+            sorted(part.path for part in each.late.values()),
+        ]
         for each in sources
     ]
     return sha256(canonical_json(state).encode()).hexdigest()

@@ -33,7 +33,14 @@ from nightpress.pipelines.export.spec import WITH_SETTINGS, ExportSpec
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.stripping import without_facts
-from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
+from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.run_directory.commit import (
+    amend_commit,
+    decode_commit,
+    metadata_columns,
+    shard_path,
+)
+from nightpress.pipelines.run_directory.late_scores import LatePart, LateScores, create_late
 from nightpress.pipelines.storage import Store
 
 LAYOUTS = sorted(set(WRITERS) - {"preference"})
@@ -411,3 +418,29 @@ def test_scores_are_columns_of_their_own(tmp_path: Path) -> None:
     for row in rows_of(spec.url):
         assert row["scores.clip"] == 0.5 + int(row["id"]) % 4
         assert row["scores.nsfw"] is None
+
+
+def add_late_scores(run: Run, shard: int, layer: int, clip: float) -> None:
+    """Give every image of a shard the score `clip`, as `nightpress score` does."""
+    data = run.store.read(shard_path(shard))
+    rows = metadata_columns(decode_commit(run.store, shard, data))
+    scores = pa.array([[("clip", clip)]] * len(rows), METADATA_SCHEMA.field("scores").type)
+    rows = rows.set_column(rows.schema.get_field_index("scores"), "scores", scores)
+    part = LatePart(shard, len(data), layer)
+    assert create_late(run.store, part, LateScores(rows, {"clip": "f"}), "c")
+
+
+def test_late_scores_are_exported_and_newer_ones_rewrite_their_shards_alone(
+    run: Run, tmp_path: Path
+) -> None:
+    spec = spec_of(tmp_path, run.url, select={"where": "scores.clip > 0.5"})
+    add_late_scores(run, 0, 0, 0.9)
+    add_late_scores(run, 1, 0, 0.1)
+    written(spec)
+    assert {row["image_id"] for row in rows_of(spec.url)} == {f"{n}_00" for n in range(4)}
+    assert {row["scores.clip"] for row in rows_of(spec.url)} == {0.9}
+    add_late_scores(run, 1, 1, 0.8)
+    _, _, num_written = written_with_events(spec)
+    assert num_written == 1
+    assert {row["scores.clip"] for row in rows_of(spec.url)} == {0.8, 0.9}
+    assert written_with_events(spec)[1:] == ([], 0)
