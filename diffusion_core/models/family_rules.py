@@ -22,12 +22,14 @@ REFUSED = {
     "fetches models of its own and stops a whole call for one prompt",
     "GlmImagePipeline": "draws its image tokens from torch's global random numbers, not from a "
     "row's seed",
+    "OnnxStableDiffusionPipeline": "runs in ONNX Runtime and not in torch",
     "PRXPipeline": "has a text encoder (T5GemmaEncoder) that this transformers does not export",
     "StableCascadeCombinedPipeline": "has a decoder (PaellaVQModel) that this diffusers cannot "
     "load from a folder",
     "StableDiffusionGLIGENPipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionGLIGENTextImagePipeline": "needs gligen_phrases and gligen_boxes",
     "StableDiffusionLDM3DPipeline": "makes depth maps beside its images",
+    "StableDiffusionOnnxPipeline": "runs in ONNX Runtime and not in torch",
     "StableDiffusionPanoramaPipeline": "mixes up the prompts of a batch",
     "StableDiffusionParadigmsPipeline": "runs with the parallel schedulers of diffusers only",
     "VersatileDiffusionTextToImagePipeline": "changes its own U-Net when it is made",

@@ -106,7 +106,8 @@ def test_verify_finds_repairs_and_deletes(finished: MakeSpec) -> None:
     assert (found.repaired, found.deleted) == (None, ())
     values = printed("verify", spec.url)
     assert list(values) == [
-        *("url", "num_checked", "num_failed", "num_uncommitted", "findings", "strays"),
+        *("url", "num_checked", "num_failed", "num_rejected", "num_uncommitted"),
+        *("findings", "strays"),
         *("signed_by", "inputs", "selections", "repaired"),
         *("exit_code", "error"),
     ]
