@@ -25,7 +25,7 @@ class Choice:
     """Images by their ids, by a condition or by a selection; all of them if nothing is given."""
 
     ids: tuple[str, ...] | None = None
-    """Of images, or of rows, which means all images of the row."""
+    """Ids of images or of rows; the id of a row means all of its images."""
     where: str | None = None
     selection: str | None = None
 

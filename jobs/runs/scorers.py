@@ -1,4 +1,4 @@
-"""The scorers of a job: what is checked about them before a run, and how they are told of."""
+"""The scorers of a job: what is checked before a run, and what a run says about them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,8 +39,7 @@ def scorer_lines(specs: Mapping[str, ScorerSpec], infos: Mapping[str, ScorerInfo
 
 
 class ScorerNotes:
-    """Passes on what is told of scorers: failures at once the first time, all with their numbers
-    at the end."""
+    """Says which scores are missing: a scorer's first failure at once, all counts at the end."""
 
     def __init__(self) -> None:
         self._failed: dict[str, tuple[str, int]] = {}

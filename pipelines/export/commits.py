@@ -18,7 +18,7 @@ class CommitRows:
     rows: pa.Table
     """With every column of the run, and with late scores."""
     sha256: str
-    """Of the commit."""
+    """SHA-256 of the commit, hexadecimal."""
 
 
 def read_rows(plan: ExportPlan, task: ShardTask) -> CommitRows:

@@ -18,7 +18,7 @@ CARD = "README.md"
 """The file of a model or an adapter whose YAML head states its licence, as on the hub."""
 
 OWN_LICENCE = "apache-2.0"
-"""Of the built-in model and its adapters: that of the package."""
+"""Licence of the built-in model and its adapters; the package has the same."""
 
 _HEAD = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 

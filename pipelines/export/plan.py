@@ -34,7 +34,7 @@ class ExportPlan:
     columns: pa.Schema
     """The columns of the export, beside image and caption."""
     fence: FencingToken | None = None
-    """Of the lease, if several processes may write."""
+    """Fencing token of the lease, if several processes may write."""
 
 
 def plan_of(

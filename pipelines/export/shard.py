@@ -42,7 +42,7 @@ class ShardDone:
     """What a process reports of a shard that it has exported."""
 
     path: str
-    """Of its index object."""
+    """Path of the shard's index object."""
     num_images: int
     num_dropped: int
     num_bytes: int

@@ -42,7 +42,7 @@ class Selection:
     """
 
     sha256: str
-    """Of the selection's object."""
+    """SHA-256 of the selection's object, hexadecimal."""
     keys: NDArray[np.uint64]
     """Sorted `hash64` of the image ids; (n,)."""
     digests: NDArray[np.uint8]

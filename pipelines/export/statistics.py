@@ -69,7 +69,7 @@ class ColumnStatistics:
     num_values: int
     num_nulls: int
     moments: Moments | None
-    """Of the numbers, or of the lengths of texts in characters; None of other types."""
+    """Moments of numbers, or of the lengths of texts in characters; None for other types."""
     values: Mapping[str, int] | None
     """Value -> how often it occurs; None of numbers with a fraction, and of too many values."""
 

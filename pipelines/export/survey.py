@@ -46,7 +46,7 @@ class Surveyed:
     source: int
     shard: int
     path: str
-    """Of its object."""
+    """Path of the survey's object."""
 
 
 def survey_shard(plan: ExportPlan, task: ShardTask) -> Surveyed:

@@ -30,7 +30,7 @@ NAMESPACES = {
     "photoshop": "http://ns.adobe.com/photoshop/1.0/",
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
 }
-"""Of the properties of a copy."""
+"""XML namespaces of the properties of a copy, by prefix."""
 
 LABEL_SHARE, MIN_LABEL_PX = 1 / 28, 9
 """Height of a label's letters: a share of the shorter side, but at least some pixels."""

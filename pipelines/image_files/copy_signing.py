@@ -23,7 +23,7 @@ class CopySigning:
     certificate: str | None = None
     """URL of a PEM file; None to sign nothing."""
     algorithm: Literal["es256", "ed25519"] = "es256"
-    """Of the key."""
+    """Signature algorithm, which the key must suit."""
     tsa: str | None = None
     """URL of an authority that puts a time stamp on each signature."""
 

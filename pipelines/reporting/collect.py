@@ -110,7 +110,7 @@ class _Part:
     num_cut: int
     cut: list[Row]
     scores: pa.ChunkedArray
-    """Of every row."""
+    """The scores of every row."""
 
 
 def collect(run: Run, limits: Limits) -> Collected:

@@ -169,7 +169,7 @@ def _draws_of(runs: Iterable[tuple[str, RunRecord]], spec: RunSpec) -> float | N
         if all(mine.get(key) == others.get(key) for key in ("gates", "scores")):
             try:
                 found = _mean_draws(url, spec) or found
-            except StoreError:  # whoever asked for its rates has told of it
+            except StoreError:  # `measured_rates` has named this run as unreadable
                 continue
     return found
 

@@ -41,7 +41,7 @@ COSE_ALGORITHMS = {"es256": -7, "ed25519": -8}
 """RFC 9053, section 2."""
 
 SIGNATURE_BYTES = 64
-"""Of both algorithms."""
+"""Size of a signature of either algorithm."""
 
 NO_HASH = bytes(32)
 """Takes the place of a SHA-256 while the size is computed."""

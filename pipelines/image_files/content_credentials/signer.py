@@ -18,7 +18,7 @@ from nightpress.pipelines.image_files.content_credentials.statement import State
 from nightpress.pipelines.job.provenance_section import SignSpec
 
 COORDINATE_BYTES = 32
-"""Of each of the two numbers of an ES256 signature; RFC 9053, section 2.1."""
+"""Size of each of the two numbers of an ES256 signature; RFC 9053, section 2.1."""
 
 
 class Signer:

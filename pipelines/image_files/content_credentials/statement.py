@@ -10,7 +10,7 @@ class Statement:
     software: str
     """The model, or `nightpress` where the model is not to be named."""
     version: str | None = None
-    """Of the software: the fingerprint of the model."""
+    """Version of the software: the fingerprint of the model."""
     title: str | None = None
     when: str | None = None
     """UTC, `2026-11-28T22:00:00Z`."""
