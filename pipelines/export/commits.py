@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
-from nightpress.pipelines.run_directory.late_scores import read_late, with_late_scores
+from nightpress.pipelines.run_directory.late_scores import with_scores_of
 from nightpress.pipelines.run_directory.metadata_schema import with_carried
 
 
@@ -31,6 +31,5 @@ def read_rows(plan: ExportPlan, task: ShardTask) -> CommitRows:
     store = plan.stores[task.source]
     data = store.read(shard_path(task.shard))
     part = decode_commit(store, task.shard, data)
-    if task.late is not None:
-        part = with_late_scores(part, read_late(store, task.late))
+    part = with_scores_of(store, part, task.late)
     return CommitRows(with_carried(part, plan.schemas[task.source]), sha256(data).hexdigest())

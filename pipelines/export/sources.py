@@ -21,15 +21,13 @@ from nightpress.pipelines.run_directory.commit import commit_sizes, read_commit
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
-    read_late,
-    with_late_scores,
+    with_scores_of,
 )
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
+from nightpress.pipelines.run_directory.selections.files import selection_path
 from nightpress.pipelines.run_directory.where import parse_condition
 from nightpress.pipelines.storage import Store
-
-SELECTIONS_FOLDER = "selections"
 
 SHA256_BYTES = 32
 
@@ -56,7 +54,7 @@ class Selection:
             SpecError: the run has none of this name, or it is empty.
             Damaged: the object is no selection.
         """
-        path = f"{SELECTIONS_FOLDER}/{name}.parquet"
+        path = selection_path(name)
         data = store.read_if_any(path)
         if data is None:
             raise SpecError(f"select: {name}: {store.url} has no such selection ({path})")
@@ -166,17 +164,12 @@ def _score_names(run: Run, schema: pa.Schema, late: Mapping[int, LatePart]) -> t
     names: dict[str, None] = {}
     for section in run.record.layout.sections:
         if section.parts:
-            part = _with_scores(run.store, section.parts[0].first_shard, late)
+            first = section.parts[0].first_shard
+            part = with_scores_of(run.store, read_commit(run.store, first), late.get(first))
             if SCORES in part.column_names:
                 for scores in part.column(SCORES).to_pylist():
                     names |= dict.fromkeys(name for name, _ in scores or ())
     return tuple(names)
-
-
-def _with_scores(store: Store, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
-    """A commit, with late scores if it has any."""
-    rows = read_commit(store, shard)
-    return with_late_scores(rows, read_late(store, late[shard])) if shard in late else rows
 
 
 def one_column(table: pa.Table, name: str) -> pa.Array:

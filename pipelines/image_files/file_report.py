@@ -1,4 +1,4 @@
-"""What an image file says about itself: facts, XMP and credential, whoever wrote them."""
+"""What an image file says about itself: facts, XMP and credential, from any program."""
 
 import hashlib
 from dataclasses import dataclass

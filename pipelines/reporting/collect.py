@@ -32,8 +32,7 @@ from nightpress.pipelines.run_directory.commit import (
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
-    read_late,
-    with_late_scores,
+    with_scores_of,
 )
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
@@ -171,8 +170,7 @@ def _read_part(
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
         cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
         scored = read_columns(file, ["sha256", *ADDED_AFTER_PASSES])
-        if shard in late:
-            scored = with_late_scores(scored, read_late(run.store, late[shard]))
+        scored = with_scores_of(run.store, scored, late.get(shard))
         scores = scored["scores"]
         return _Part(
             summary_of(file),

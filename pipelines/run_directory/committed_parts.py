@@ -12,8 +12,7 @@ from nightpress.pipelines.run_directory.commit import decode_commit, shard_path
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
-    read_late,
-    with_late_scores,
+    with_scores_of,
 )
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.metadata_schema import with_carried
@@ -54,8 +53,7 @@ def committed_parts(run: Run, schema: pa.Schema) -> Iterator[CommittedPart]:
 def _read(run: Run, schema: pa.Schema, late: Mapping[int, LatePart], shard: int) -> CommittedPart:
     data = run.store.read(shard_path(shard))
     rows, found = decode_commit(run.store, shard, data), late.get(shard)
-    if found is not None:
-        rows = with_late_scores(rows, read_late(run.store, found))
+    rows = with_scores_of(run.store, rows, found)
     with run.reading():
         rows = with_carried(rows, schema)
     path = None if found is None else found.path

@@ -122,6 +122,15 @@ def with_late_scores(rows: pa.Table, late: LateScores) -> pa.Table:
     return rows
 
 
+def with_scores_of(store: Store, rows: pa.Table, part: LatePart | None) -> pa.Table:
+    """Rows of a commit with the scores of a stored part; unchanged if there is none.
+
+    Raises:
+        Damaged: the part is not what was written.
+    """
+    return rows if part is None else with_late_scores(rows, read_late(store, part))
+
+
 def create_late(store: Store, part: LatePart, scores: LateScores, commit_sha256: str) -> bool:
     """Write a part; False if another process has written one of this name."""
     footer = {SCORERS: json.dumps(dict(scores.scorers)), COMMIT_SHA256: commit_sha256}

@@ -45,7 +45,7 @@ from nightpress.pipelines.run_directory.late_scores import (
     late_parts,
     newest_parts,
     read_late,
-    with_late_scores,
+    with_scores_of,
 )
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.metadata_schema import full_schema, with_carried
@@ -328,10 +328,7 @@ class Run:
 
     def _part(self, shard: int, late: Mapping[int, LatePart]) -> pa.Table:
         """A commit, with late scores."""
-        part = read_commit(self.store, shard)
-        if shard not in late:
-            return part
-        return with_late_scores(part, read_late(self.store, late[shard]))
+        return with_scores_of(self.store, read_commit(self.store, shard), late.get(shard))
 
     def _row_in_shard(self, image_id: str, shard: int) -> dict[str, Any] | None:
         part = read_commit_if_any(self.store, shard)

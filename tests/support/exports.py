@@ -30,7 +30,7 @@ from nightpress.pipelines.storage import Store
 Pixels = NDArray[np.uint8]
 
 SPLIT = {"by": "id", "validation": "20%", "test": "20%"}
-"""Of the ten images of `made_runs.finish`, one failed, six are in train and one is in test."""
+"""`made_runs.finish` makes ten images: one failed, six are in train and one is in test."""
 
 
 def finished_run(output: Path | str, name: str = "run", **job: Any) -> Run:

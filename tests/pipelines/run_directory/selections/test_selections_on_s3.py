@@ -1,4 +1,4 @@
-"""Selections on a real store: created once, whoever is first."""
+"""Selections on a real store: created once, by the first writer."""
 
 from concurrent.futures import ThreadPoolExecutor
 
