@@ -6,7 +6,6 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from threading import Event
 
 import click
 
@@ -28,7 +27,7 @@ from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
 from nightpress.jobs.runs.extension import ExtendOptions
-from nightpress.jobs.signals import first_interruption
+from nightpress.jobs.signals import Interruption, first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit
 
@@ -106,7 +105,7 @@ def command(
     print_and_exit(ctx, code, asdict(submission) | asdict(ended), text, as_json)
 
 
-def _require_not_stopped(stop: Event) -> None:
+def _require_not_stopped(stop: Interruption) -> None:
     if stop.is_set():
         raise StoppedOnRequest("stopped before the job was submitted; nothing was changed")
 

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import TypeVar
 
 from nightpress.jobs.cluster.connection import installed_package
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable, RunStopped, StoppedOnRequest
+from nightpress.jobs.signals import Interruption
 from nightpress.jobs.submission.bundle import JOB_FILE, Bundle, write_bundle
 from nightpress.jobs.submission.client import JobExists, JobsClient, JobUnknown, RemoteJob
 from nightpress.pipelines.formatting import duration
@@ -143,7 +143,7 @@ def follow(
     submission: Submission,
     wait_s: float,
     show: Say,
-    stop: Event,
+    stop: Interruption,
     say: Say = ignore,
 ) -> Ended:
     """Show a job's output until it ends; once `stop` is set, stop the job and wait for its end.
@@ -209,7 +209,7 @@ class _Follower:
         self._is_lost = False
         """Whether the cluster is out of reach."""
 
-    async def to_the_end(self, stop: Event) -> Ended:
+    async def to_the_end(self, stop: Interruption) -> Ended:
         log = asyncio.create_task(self._show_log())
         try:
             job = await self._ended(stop)
@@ -221,9 +221,10 @@ class _Follower:
                 await self._read_log()  # what came after the link broke or the task was cancelled
         return Ended(job.status, job.exit_code, job.message)
 
-    async def _ended(self, stop: Event) -> RemoteJob:
+    async def _ended(self, stop: Interruption) -> RemoteJob:
         answered, stopped_at = time.monotonic(), None
         while True:
+            _require_not_repeated(stop)
             try:
                 if stop.is_set() and not self.is_told:  # a job that is set up is told later
                     self.is_told = await self._ask(self._client.stop)
@@ -245,11 +246,12 @@ class _Follower:
             self._require_end(stopped_at)
             await self._pause(stop)
 
-    async def _pause(self, stop: Event) -> None:
+    async def _pause(self, stop: Interruption) -> None:
         """Wait for the next question; not long once the job is to be stopped."""
         end = time.monotonic() + POLL_S
         while time.monotonic() < end:
             await asyncio.sleep(min(STOP_S, POLL_S))
+            _require_not_repeated(stop)
             if stop.is_set() and not self.is_told:
                 return
 
@@ -299,6 +301,12 @@ class _Follower:
         except ClusterUnavailable as error:
             return error
         return None
+
+
+def _require_not_repeated(stop: Interruption) -> None:
+    """Leave at once if a second request to stop came where Python loses what is raised."""
+    if stop.is_repeated:
+        raise KeyboardInterrupt
 
 
 async def _within(limit_s: float, pieces: AsyncIterator[str]) -> str | None:

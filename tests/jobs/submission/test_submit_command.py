@@ -24,6 +24,8 @@ from support.fakes.jobs_api import JobsApi, jobs_api
 
 from nightpress.jobs import cli
 from nightpress.jobs.cluster import address
+from nightpress.jobs.errors import StoppedOnRequest
+from nightpress.jobs.signals import Interruption
 from nightpress.jobs.submission import bundle, client, submit
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -206,6 +208,7 @@ def test_a_job_that_has_no_process_yet_is_stopped_when_it_has_one(api: JobsApi) 
     assert len(api.stopped) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_second_sigterm_leaves_at_once_while_the_cluster_does_not_answer(api: JobsApi) -> None:
     signals = iter([signal.SIGTERM, signal.SIGTERM])
 
@@ -222,6 +225,22 @@ def test_a_second_sigterm_leaves_at_once_while_the_cluster_does_not_answer(api: 
     assert "goes on stopping; the same command attaches to it" in result.stderr
 
 
+def test_a_second_request_that_python_lost_is_heard(api: JobsApi) -> None:
+    started = submit.Submission("cats-1", api.url, attached=True)
+    api.jobs["cats-1"] = {"type": "SUBMISSION", "submission_id": "cats-1", "status": "RUNNING"}
+    stop = Interruption()
+
+    def on_state() -> None:
+        stop.is_repeated = True
+        stop.set()
+
+    api.on_state = on_state
+    with links_left_to_python(), pytest.raises(StoppedOnRequest, match="goes on making images"):
+        submit.follow(client.JobsClient(api.url), started, 60, print, stop)
+    assert api.stopped == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_job_that_was_not_told_to_stop_is_not_said_to_be_stopping(api: JobsApi) -> None:
     def on_state() -> None:
         os.kill(os.getpid(), signal.SIGINT)
