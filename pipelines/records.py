@@ -136,13 +136,11 @@ METADATA_SCHEMA = pa.schema(
         pa.field("draw", pa.int32()),
         pa.field("draws", pa.int32()),
         pa.field("gate", pa.string()),
+        pa.field("scoring_s", pa.float64()),
     ]
 )
-"""One row per finished image; carried columns follow.
-
-The image is the object `file`. In a pack, it is the member `member`: `num_bytes` bytes of `file`
-from `member_offset` on.
-"""
+"""One row per finished image; carried columns follow. The image is the object `file`; in a pack, it
+is the member `member`: `num_bytes` bytes of `file` from `member_offset` on."""
 
 DRAW_KEY = "draw_key"
 """A carried column of campaigns: a hash of what a row was drawn from; see `campaign`."""
@@ -156,7 +154,7 @@ ADDED_TO_METADATA = frozenset(
 )
 """Columns that one version added together, to parts of the plan and to commits."""
 
-ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate")
+ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
 
 
@@ -386,12 +384,13 @@ class ImageRecord:
     num_bytes: int | None = None
     sampling_s: float | None = None
     """This image's share of its batch's sampling time; None if it was found in the store."""
+    scoring_s: float | None = None
+    """Seconds that the job's scorers took for it; None without scorers, or if it failed."""
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
     draw: int | None = None
-    """Which of its draws it is, from 0; its seed is that of the draw. None without gates, and for
-    an image of which no draw was taken."""
+    """Which of its draws it is, from 0; None without gates, and if no draw was taken."""
     draws: int | None = None
     """How many draws were considered before it was decided; None without gates."""
     gate: str | None = None

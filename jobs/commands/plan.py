@@ -34,6 +34,7 @@ from nightpress.jobs.runs.column_lines import carried_line, near_misses, setting
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.extension import ExtendOptions, Extension
 from nightpress.jobs.runs.forecast import (
+    COUNTED,
     forecast_lines,
     forecast_values,
     planned_actors,
@@ -314,6 +315,8 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
     what = "" if growth is None else f" for the {plural(growth.num_images, 'image')} to add"
     if planned.draws is not None and planned.draws.expected is None:
         what += f", if {plural(spec.gates.best_of if spec.gates else 1, 'draw')} of each will do"
+    scoring = planned.estimate.scoring
+    what += "" if scoring == "none" else f", for {COUNTED[scoring]}"
     return (
         f"takes    about {duration(planned.estimate.actor_s / actors)} on "
         f"{plural(actors, 'actor')}, {size(planned.estimate.num_bytes)}{what}"
@@ -322,7 +325,9 @@ def estimate_line(spec: RunSpec, planned: Plan) -> str:
 
 def cost_lines(planned: Plan) -> list[str]:
     """What the images would cost; loading models and waiting come on top."""
-    return [] if planned.cost is None else [f"costs    about {planned.cost}, for sampling alone"]
+    if planned.cost is None or planned.estimate is None:
+        return []
+    return [f"costs    about {planned.cost}, for {COUNTED[planned.estimate.scoring]}"]
 
 
 def deadline_lines(planned: Plan, zone: tzinfo) -> list[str]:

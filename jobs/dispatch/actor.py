@@ -284,10 +284,10 @@ class SamplerActor:
             LOG.info("shard %d, attempt %d has ended", work.shard, work.attempt)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
-    def is_sampling(self, ticket: int) -> bool:
+    def is_stuck(self, ticket: int, scoring_limit_s: float | None = None) -> bool:
         """Whether the call with this ticket is in the middle of a batch, or a scorer hangs; not
-        while it stores."""
-        return self._runner is not None and self._runner.is_sampling(ticket)
+        while it stores. See `ShardRunner.is_stuck`."""
+        return self._runner is not None and self._runner.is_stuck(ticket, scoring_limit_s)
 
     @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
     def time_spent(self) -> TimeSpent:

@@ -237,14 +237,14 @@ class Dispatcher:
         now = time.monotonic()
         match event:
             case ShardBegun():
-                in_flight.begun_at = now
+                in_flight.begun_at, in_flight.has_begun = now, True
             case BatchBegun():
                 in_flight.in_hand = event.rows
             case BatchSampled():
                 in_flight.in_hand = ()
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)
-                in_flight.unreported_s += event.batch_s
+                in_flight.note_sampled(event)
             case DrawsJudged():
                 if not in_flight.is_copy:
                     yield event
@@ -252,8 +252,7 @@ class Dispatcher:
                 if event.batch_s:
                     self._timing.add_batch(event.batch_s)
                     in_flight.in_hand = ()
-                in_flight.num_sampled += event.num_sampled
-                event, in_flight.unreported_s = event.after(in_flight.unreported_s), 0.0
+                event = in_flight.note_done(event)
                 if not self._queue.is_done(event.shard):
                     # Images stored by parts and copies are counted when the shard is committed.
                     counts_now = in_flight.work.commits and not in_flight.is_copy
@@ -265,9 +264,8 @@ class Dispatcher:
                     yield event
             case ShardDone():
                 in_flight.is_done = True
-                sampled_all = in_flight.num_sampled == in_flight.work.num_rows
-                if in_flight.begun_at is not None and sampled_all:
-                    self._timing.add_shard(in_flight.num_sampled, now - in_flight.begun_at)
+                if in_flight.begun_at is not None and in_flight.made_all:
+                    self._timing.add_shard(in_flight.num_made, now - in_flight.begun_at)
                 if not self._queue.is_done(event.shard):
                     self._queue.close(event.shard)
                     yield event
@@ -381,7 +379,7 @@ class Dispatcher:
             current = worker.current
             if current is None or time.monotonic() - current.heard_at < limit_s:
                 continue
-            hung = worker.is_hung()  # None while it may yet answer
+            hung = worker.is_hung(self._config.watchdog_s)  # None while it may yet answer
             if hung:
                 reason = f"it was in one batch for more than {limit_s:.0f} s"
                 yield from self._on_lost(worker, reason, False, FailureType.TIMEOUT, current)

@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 
 from nightpress.jobs.dispatch.actor import CONTROL, ActorLocation, RemoteActor
 from nightpress.jobs.dispatch.timing import ShardTiming
-from nightpress.pipelines.shards.events import ShardBegun
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardBegun
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 
@@ -39,9 +39,14 @@ class InFlightShard:
     """When the actor started on it, by the monotonic clock; None while it waits behind others."""
     heard_at: float = 0.0
     """When the actor last reported on it, by the monotonic clock."""
-    num_sampled: int = 0
+    has_begun: bool = False
+    """Whether the actor has found what is stored of it, and makes the rest."""
+    num_made: int = 0
+    """Images that were sampled, whether they were stored or rejected by gates."""
     unreported_s: float = 0.0
     """Seconds of sampling since its last `BatchDone`."""
+    unreported_scoring_s: float = 0.0
+    """Seconds of scoring since then."""
     is_done: bool = False
     """Whether its shard is committed, so that only the end of its stream is missing."""
     was_left: bool = False
@@ -50,6 +55,26 @@ class InFlightShard:
     """Its number among everything its actor was handed."""
     in_hand: tuple[int, ...] = ()
     """The rows of the batch that is being sampled, if its actor names its batches."""
+
+    def note_sampled(self, event: BatchSampled) -> None:
+        """Count the work on a batch of which no image is stored yet."""
+        self.unreported_s += event.batch_s
+        self.unreported_scoring_s += event.scoring_s
+
+    def note_done(self, event: BatchDone) -> BatchDone:
+        """Count images; returns the event with the work since the one before."""
+        self.num_made += event.num_sampled + (event.num_rejected if self.has_begun else 0)
+        told = event.after(self.unreported_s, self.unreported_scoring_s)
+        self.unreported_s = self.unreported_scoring_s = 0.0
+        return told
+
+    @property
+    def made_all(self) -> bool:
+        """Whether each of its images was made, so that its time is that of a whole shard.
+
+        An image that gates rejected was: it took more draws than the others.
+        """
+        return self.num_made == self.work.num_rows
 
     @property
     def has_news(self) -> bool:
@@ -187,15 +212,18 @@ class Worker:
         if self.location is not None:
             self.handle.drain.remote()
 
-    def is_hung(self) -> bool | None:
+    def is_hung(self, scoring_limit_s: float | None = None) -> bool | None:
         """Whether it is stuck in a batch of its current work, rather than waiting for a store.
+
+        Args:
+            scoring_limit_s: how long a scorer may take for one image; see `ShardRunner.is_stuck`.
 
         It is asked, and its answer may come later: until then this is None.
         """
         current = self.held[0]
         about = current.ticket, current.heard_at
         if self._hang_question is None or self._hang_question.about != about:
-            answer = self.handle.is_sampling.remote(current.ticket)
+            answer = self.handle.is_stuck.remote(current.ticket, scoring_limit_s)
             self._hang_question = Question(answer, about)
         question = self._hang_question
         if not question.has_answer:

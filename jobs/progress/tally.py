@@ -36,9 +36,10 @@ class Tally:
     under_way: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Shard -> (ok, failed) of the attempt that is running."""
     active_s: float = 0.0
-    """Seconds from the first sampled batch of this start to the last, without long pauses."""
-    sampled_at: float | None = None
-    """When the last sampled batch was done; None before the first."""
+    """Seconds from the first batch of this start to the last, sampled or scored, without long
+    pauses."""
+    worked_at: float | None = None
+    """When the last batch was reported; None before the first."""
     started_at: float = 0.0
     num_under_way: tuple[int, int] = (0, 0)
     """(ok, failed) of all shards in `under_way`, kept up to date because every event needs it."""
@@ -60,19 +61,22 @@ class Tally:
                 ok, failed = self.under_way.get(event.shard, (0, 0))
                 self._set_under_way(event.shard, (ok + event.num_ok, failed + event.num_failed))
                 self.num_made += event.num_sampled
-                if event.batch_s:
-                    self._add_sampling(event.batch_s)
+                if event.batch_s or event.scoring_s:
+                    self._add_work(event.batch_s, event.scoring_s)
             case ShardDone():
                 self._set_under_way(event.shard, None)
                 self.committed_ok += event.num_ok
                 self.committed_failed += event.num_failed
 
-    def _add_sampling(self, batch_s: float) -> None:
-        """Count the time since the last batch, unless it is a pause; see `Summary.active_s`."""
-        now, last = self.clock(), self.sampled_at
-        is_pause = last is None or now - batch_s - last > PAUSE_S
-        self.active_s += batch_s if is_pause or last is None else now - last
-        self.sampled_at = now
+    def _add_work(self, batch_s: float, scoring_s: float) -> None:
+        """Count the time since the last batch, unless it is a pause; see `Summary.active_s`.
+
+        Images may be scored while others are sampled, or after them.
+        """
+        now, last = self.clock(), self.worked_at
+        is_pause = last is None or now - batch_s - scoring_s - last > PAUSE_S
+        self.active_s += max(batch_s, scoring_s) if is_pause or last is None else now - last
+        self.worked_at = now
 
     def _set_under_way(self, shard: int, counts: tuple[int, int] | None) -> None:
         """Replace a shard's counts under way; None removes them."""
@@ -104,7 +108,7 @@ class Tally:
 
     @property
     def images_per_s(self) -> float | None:
-        """Images that this start sampled, per second of sampling; None in the first second.
+        """Images that this start sampled, per second of work; None in the first second.
 
         `RunProgress.images_per_s` is the same of the whole run, by the times in its metadata.
         """

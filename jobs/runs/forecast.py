@@ -18,7 +18,7 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.run_directory.commit import committed_shards
-from nightpress.pipelines.run_directory.estimate import Rate, RateKey, measured_rates
+from nightpress.pipelines.run_directory.estimate import Rate, RateKey, Scoring, measured_rates
 from nightpress.pipelines.run_directory.reach import (
     Reach,
     UnreachedLevel,
@@ -30,6 +30,13 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.storage import Store
 
 UNMEASURED = "no run here has used this model with these settings yet"
+
+COUNTED: Mapping[Scoring, str] = {
+    "none": "sampling alone",
+    "measured": "sampling and scoring alone",
+    "unknown": "sampling alone; no run here has measured these scorers yet",
+}
+"""What the time of an image is made up of."""
 
 MAX_SAID = 5
 """How many values of the order are named to a person."""
@@ -146,6 +153,7 @@ def forecast_values(told: Forecast) -> dict[str, object]:
         "num_images": None if reached is None else reached.num_images,
         "num_reached": None if reached is None else reached.num_reached,
         "num_missed": None if reached is None else reached.num_missed,
+        "scoring": None if reached is None else reached.scoring,
         "num_levels_missed": None if reached is None else reached.num_levels,
         "missed": None if reached is None else [_level_values(each) for each in reached.unreached],
     }
@@ -162,13 +170,14 @@ def forecast_lines(told: Forecast) -> list[str]:
     if told.reach is None:
         return [f"unknown: {told.unknown}"]
     reached, actors = told.reach, plural(told.num_actors, "actor")
+    what = f"for {COUNTED[reached.scoring]}"
     if not reached.num_images:
         return ["nothing is left to make"]
     if not reached.num_missed:
-        return [f"all {plural(reached.num_images, 'image')} on {actors}, for sampling alone"]
+        return [f"all {plural(reached.num_images, 'image')} on {actors}, {what}"]
     counts = f"about {reached.num_reached:,} of {plural(reached.num_images, 'image')}"
     return [
-        f"{counts} on {actors}, for sampling alone",
+        f"{counts} on {actors}, {what}",
         f"not reached: about {plural(reached.num_missed, 'image')}{_which(reached)}",
     ]
 

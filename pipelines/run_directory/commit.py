@@ -374,4 +374,5 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "draw": record.draw,
         "draws": record.draws,
         "gate": record.gate,
+        "scoring_s": record.scoring_s,
     }

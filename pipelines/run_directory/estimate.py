@@ -1,12 +1,13 @@
 """Estimates of time and size, from rates that other runs in the same output folder measured.
 
 A rate counts only for the same weights and settings. Without one for every setting there is no
-estimate.
+estimate. What the job's scorers take counts only from runs with the same scorers; without one the
+estimate is of sampling alone, and says so.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -62,20 +63,30 @@ class RateKey:
         )
 
 
+Scoring = Literal["none", "measured", "unknown"]
+"""Whether times count scoring: the job has no scorers, they were measured, or they were not."""
+
+
 @dataclass(frozen=True)
 class Rate:
     """The cost of an image."""
 
     sampling_s: float
-    """Seconds of one actor for one draw."""
+    """Seconds of one actor to sample one draw."""
     num_bytes: float
     draws: float = 1.0
     """Draws of an image; more than one only with gates."""
+    scoring_s: float | None = 0.0
+    """Seconds of one actor to score one draw; 0 without scorers, None if that is not known."""
 
     @property
     def actor_s(self) -> float:
-        """Seconds of one actor for all draws of an image."""
-        return self.sampling_s * self.draws
+        """Seconds of one actor for all draws of an image.
+
+        An actor scores one image at a time while it samples the next ones, so a draw takes as long
+        as the slower of the two.
+        """
+        return max(self.sampling_s, self.scoring_s or 0.0) * self.draws
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,16 @@ class Estimate:
 
     actor_s: float
     num_bytes: float
+    scoring: Scoring = "none"
+    """Whether the seconds count scoring."""
+
+
+def scoring_in(rates: Iterable[Rate]) -> Scoring:
+    """Whether times by these rates count scoring."""
+    seconds = [rate.scoring_s for rate in rates]
+    if None in seconds:
+        return "unknown"
+    return "measured" if any(seconds) else "none"
 
 
 def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> Estimate | None:
@@ -92,13 +113,15 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
     A plan keeps the thousand most frequent settings; a job with more is estimated from those.
     """
     actor_s = num_bytes = 0.0
+    used: list[Rate] = []
     for count in counts:
         rate = rates.get(RateKey.of(count.settings))
         if rate is None:
             return None
+        used.append(rate)
         actor_s += rate.actor_s * count.num_images
         num_bytes += rate.num_bytes * count.num_images
-    return Estimate(actor_s, num_bytes)
+    return Estimate(actor_s, num_bytes, scoring_in(used))
 
 
 def measured_rates(
@@ -109,7 +132,7 @@ def measured_rates(
     """Rates of this model by settings, from the runs in the job's output folder.
 
     With gates they count as many draws of an image as `measured_draws` says, or else the fewest
-    that are possible.
+    that are possible. With scorers, they count what these took in runs with the same ones.
 
     Args:
         spec: the job.
@@ -121,15 +144,22 @@ def measured_rates(
     """
     runs = _latest_runs(spec, model_fingerprint, on_skipped)
     rates: dict[RateKey, Rate] = {}
-    for url, _ in runs:
+    scoring_s: dict[RateKey, float | None] = {}
+    for url, record in runs:
         try:
-            rates |= _rates_of(url, spec)
+            found = _rates_of(url, spec)
         except StoreError as error:
             on_skipped(one_line(error))
-    if spec.gates is None:
-        return rates
-    draws = _draws_of(runs, spec) or spec.gates.best_of
-    return {key: replace(rate, draws=draws) for key, rate in rates.items()}
+            continue
+        rates |= found
+        if _same(spec, record.spec, "scores"):
+            scoring_s |= {k: v.scoring_s for k, v in found.items() if v.scoring_s is not None}
+    draws = 1.0 if spec.gates is None else _draws_of(runs, spec) or spec.gates.best_of
+    unknown = None if spec.scores else 0.0
+    return {
+        key: replace(rate, draws=draws, scoring_s=scoring_s.get(key, unknown))
+        for key, rate in rates.items()
+    }
 
 
 def measured_draws(spec: RunSpec, model_fingerprint: str) -> float | None:
@@ -165,13 +195,18 @@ def _draws_of(runs: Iterable[tuple[str, RunRecord]], spec: RunSpec) -> float | N
     """Draws of an image in the latest run with the gates and scorers of a job, if there is one."""
     found = None
     for url, record in runs:
-        mine, others = spec.identity(), record.spec.identity()
-        if all(mine.get(key) == others.get(key) for key in ("gates", "scores")):
+        if _same(spec, record.spec, "gates", "scores"):
             try:
                 found = _mean_draws(url, spec) or found
             except StoreError:  # `measured_rates` has named this run as unreadable
                 continue
     return found
+
+
+def _same(one: RunSpec, other: RunSpec, *keys: str) -> bool:
+    """Whether two jobs have the same in these sections."""
+    mine, others = one.identity(), other.identity()
+    return all(mine.get(key) == others.get(key) for key in keys)
 
 
 def _mean_draws(url: str, spec: RunSpec) -> float | None:
@@ -196,7 +231,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     run = open_run(url, spec.storage)
     with run.reading():
         table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
-            columns=[*settings, "sampling_s", "num_bytes"],
+            columns=[*settings, "sampling_s", "num_bytes", "scoring_s"],
             filter=ds.field("sampling_s").is_valid(),
         )
     guided = pc.greater(table.column("guidance_scale"), 1.0)
@@ -205,10 +240,11 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     table = table.set_column(4, "mode", modes)
     passes = tuple((p.scale, p.strength, p.num_inference_steps) for p in run.spec.passes)
     keys = [*settings[:3], "guided", *settings[4:]]
-    grouped = table.group_by(keys).aggregate([("sampling_s", "mean"), ("num_bytes", "mean")])
+    measured = ("sampling_s", "num_bytes", "scoring_s")
+    grouped = table.group_by(keys).aggregate([(name, "mean") for name in measured])
     return {
         replace(RateKey(*(row[key] for key in keys)), passes=passes): Rate(
-            row["sampling_s_mean"], row["num_bytes_mean"]
+            row["sampling_s_mean"], row["num_bytes_mean"], scoring_s=row["scoring_s_mean"]
         )
         for row in grouped.to_pylist()
     }

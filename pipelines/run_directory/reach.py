@@ -20,7 +20,7 @@ from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import PlanLayout, plan_part
 from nightpress.pipelines.planning.order import OrderKey, importance_ranks
 from nightpress.pipelines.planning.shard_order import read_columns
-from nightpress.pipelines.run_directory.estimate import Rate, RateKey
+from nightpress.pipelines.run_directory.estimate import Rate, RateKey, Scoring, scoring_in
 from nightpress.pipelines.storage import Store
 
 SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "conditioning", "passes")
@@ -57,6 +57,8 @@ class Reach:
     """Those of which some will not, the most important first; at most a thousand."""
     num_levels: int
     """How many there are."""
+    scoring: Scoring = "none"
+    """Whether the time that an image takes counts scoring."""
 
     @property
     def num_missed(self) -> int:
@@ -107,9 +109,10 @@ def reach(
         rates: what an image takes, by its settings.
         actor_s: seconds of all actors together.
     """
-    costs = _seconds_per_image(work, rates)
-    if costs is None:
+    found = _rates_of_rows(work, rates)
+    if found is None:
         return None
+    costs = np.array([rate.actor_s for rate in found], np.float64)
     order = [OrderKey.parse(text) for text in layout.order]
     keys = [work.column(key.column).combine_chunks() for key in order]
     ranks = importance_ranks(keys, order) if order else np.zeros(len(work), np.int64)
@@ -123,7 +126,8 @@ def reach(
         for value, level in zip(values, levels.tolist(), strict=False)
     )
     total = int(counts.sum())
-    return Reach(total, total - int(missed.sum()), unreached, len(levels))
+    num_reached = total - int(missed.sum())
+    return Reach(total, num_reached, unreached, len(levels), scoring_in(found))
 
 
 def _columns_of_work(layout: PlanLayout) -> list[str]:
@@ -155,18 +159,18 @@ def _merged(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
     return summed.select([*names, "num_images"])
 
 
-def _seconds_per_image(work: pa.Table, rates: Mapping[RateKey, Rate]) -> Floats | None:
-    """(n,) what an image of each row takes one actor; None if a row has no rate."""
-    known: dict[tuple[Any, ...], float] = {}
-    seconds = []
+def _rates_of_rows(work: pa.Table, rates: Mapping[RateKey, Rate]) -> list[Rate] | None:
+    """What an image of each row takes; None if a row has no rate."""
+    known: dict[tuple[Any, ...], Rate] = {}
+    found = []
     for values in zip(*(work.column(name).to_pylist() for name in SETTINGS), strict=True):
         if values not in known:
             rate = rates.get(_rate_key(*values))
             if rate is None:
                 return None
-            known[values] = rate.actor_s
-        seconds.append(known[values])
-    return np.array(seconds, np.float64)
+            known[values] = rate
+        found.append(known[values])
+    return found
 
 
 def _rate_key(

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from nightpress.pipelines.records import FailureType
 
-SUMMARY_COLUMNS = ("status", "error_type", "num_bytes", "started_at", "sampling_s")
+SUMMARY_COLUMNS = ("status", "error_type", "num_bytes", "started_at", "sampling_s", "scoring_s")
 """The metadata columns that a summary is made from."""
 
 PAUSE_S = 60.0
-"""A longer time without sampling is a pause between two starts of a run, and does not count."""
+"""A longer time without work is a pause between two starts of a run, and does not count."""
 
 Interval = tuple[float, float]
 """Start and end in seconds since the epoch."""
@@ -36,7 +36,7 @@ class Summary:
     num_sampled: int = 0
     """Images that were sampled; an image found in the store was not."""
     sampling: tuple[Interval, ...] = ()
-    """When images were being sampled, in order; gaps of up to `PAUSE_S` are bridged."""
+    """When images were being sampled or scored, in order; gaps of up to `PAUSE_S` are bridged."""
     num_rejected: int = 0
     """How many of the images that have failed were rejected by the job's gates."""
 
@@ -47,7 +47,8 @@ class Summary:
         rejected = pc.equal(rows.column("error_type"), str(FailureType.REJECTED))
         batches = _sampled_batches(rows)
         starts = batches.column("started_at").to_numpy()
-        ends = starts + batches.column("sampling_s_sum").to_numpy()
+        seconds = pc.add(batches.column("sampling_s_sum"), batches.column("scoring_s_sum"))
+        ends = starts + seconds.to_numpy()
         return cls(
             num_ok=num_ok,
             num_failed=rows.num_rows - num_ok,
@@ -75,7 +76,8 @@ class Summary:
 
     @property
     def active_s(self) -> float:
-        """Seconds in which images were being sampled anywhere, gaps of up to `PAUSE_S` included."""
+        """Seconds in which images were being sampled or scored anywhere, with gaps of up to
+        `PAUSE_S`."""
         return sum(end - start for start, end in self.sampling)
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,13 +99,26 @@ class Summary:
 
 
 def _sampled_batches(rows: pa.Table) -> pa.Table:
-    """Start, seconds and images of each sampled batch: its rows share the time of its start."""
+    """Start, images, and seconds of sampling and scoring of each sampled batch.
+
+    The rows of a batch share the time of its start.
+    """
     started_s = pc.divide(pc.cast(rows.column("started_at").cast("int64"), "float64"), 1e6)
-    table = pa.table({"started_at": started_s, "sampling_s": rows.column("sampling_s")})
+    scoring_s = pc.fill_null(_scoring_s(rows), 0.0)
+    table = pa.table(
+        {"started_at": started_s, "sampling_s": rows.column("sampling_s"), "scoring_s": scoring_s}
+    )
     sampled = table.filter(pc.is_valid(table.column("sampling_s")))
     return sampled.group_by("started_at").aggregate(
-        [("sampling_s", "sum"), ("sampling_s", "count")]
+        [("sampling_s", "sum"), ("sampling_s", "count"), ("scoring_s", "sum")]
     )
+
+
+def _scoring_s(rows: pa.Table) -> pa.ChunkedArray:
+    """(n,) what scoring took, which parts of older versions do not have."""
+    if "scoring_s" in rows.column_names and rows.schema.field("scoring_s").type == pa.float64():
+        return rows.column("scoring_s")
+    return pa.chunked_array([pa.nulls(len(rows), pa.float64())])
 
 
 def _merged(starts: NDArray[np.float64], ends: NDArray[np.float64]) -> tuple[Interval, ...]:

@@ -48,6 +48,8 @@ class ImageScores:
     scores: Mapping[str, float | None]
     """Name -> score; None where its scorer failed."""
     perceptual_hash: str
+    scoring_s: float | None = None
+    """Seconds that the scorers took; None without any."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class ImageScorer:
         self._on_scoring = on_scoring
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores") if scorers else None
         self._since: float | None = None
+        self._worked_s = 0.0
+        """Seconds that the scorers have worked and that were not taken yet."""
         self._lock = threading.Lock()
         self._failures: dict[str, tuple[str, int]] = {}
         """Scorer -> why it failed first, and on how many images."""
@@ -95,6 +99,12 @@ class ImageScorer:
         """For how many seconds the scorers have been at one image; called from any thread."""
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
+
+    def take_worked_s(self) -> float:
+        """Seconds that the scorers have worked since this was last called."""
+        with self._lock:
+            seconds, self._worked_s = self._worked_s, 0.0
+        return seconds
 
     def take_notes(self) -> tuple[ScorerNote, ...]:
         """What is new about the scorers since this was last called."""
@@ -127,11 +137,16 @@ class ImageScorer:
         digits = perceptual_hash(pixels)
         if waiting is None:
             return ImageScores(measured, digits)
-        return ImageScores(measured | waiting.result(), digits)
+        scores, seconds = waiting.result()
+        return ImageScores(measured | scores, digits, seconds)
 
-    def _ask_scorers(self, pixels: Pixels, columns: Columns) -> dict[str, float | None]:
+    def _ask_scorers(
+        self, pixels: Pixels, columns: Columns
+    ) -> tuple[dict[str, float | None], float]:
+        """The scores of an image, and the seconds that they took."""
         scores = dict[str, float | None]()
         image = ScoredImage(pixels, columns())
+        began = time.monotonic()
         self._on_scoring(True)
         try:
             for name, each in self._scorers.items():
@@ -144,7 +159,10 @@ class ImageScorer:
         finally:
             self._since = None
             self._on_scoring(False)
-        return scores
+        seconds = time.monotonic() - began
+        with self._lock:
+            self._worked_s += seconds
+        return scores, seconds
 
     def _note_failure(self, name: str, reason: str) -> None:
         with self._lock:

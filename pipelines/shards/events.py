@@ -33,6 +33,8 @@ class BatchSampled:
     shard: int
     batch_s: float = field(default=0.0, compare=False)
     """Seconds that the batch took to sample."""
+    scoring_s: float = field(default=0.0, compare=False)
+    """Seconds that the scorers of its process have worked since the last event."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class BatchDone:
     batch_s: float = field(default=0.0, compare=False)
     """Seconds that the latest batch took to sample; 0 if none was sampled. The driver adds those of
     the batches since the last such event."""
+    scoring_s: float = field(default=0.0, compare=False)
+    """Seconds that the scorers of its process have worked since the last event; the driver adds up
+    those likewise."""
     notes: tuple[ScorerNote, ...] = ()
     """What is new about the scorers of its process."""
     num_rejected: int = 0
@@ -81,6 +86,7 @@ class BatchDone:
         records: Sequence[ImageRecord],
         batch_s: float = 0.0,
         notes: tuple[ScorerNote, ...] = (),
+        scoring_s: float = 0.0,
     ) -> Self:
         """Count the records of some images."""
         return cls(
@@ -89,13 +95,14 @@ class BatchDone:
             num_failed=sum(record.status == "failed" for record in records),
             num_sampled=sum(record.sampling_s is not None for record in records),
             batch_s=batch_s,
+            scoring_s=scoring_s,
             notes=notes,
             num_rejected=sum(each.error_type is FailureType.REJECTED for each in records),
         )
 
-    def after(self, seconds: float) -> "BatchDone":
-        """The same event with the seconds of the batches before."""
-        return replace(self, batch_s=self.batch_s + seconds)
+    def after(self, batch_s: float, scoring_s: float = 0.0) -> "BatchDone":
+        """The same event with the seconds of the events before."""
+        return replace(self, batch_s=self.batch_s + batch_s, scoring_s=self.scoring_s + scoring_s)
 
     def only_sampled(self) -> "BatchDone":
         """The same event for images that a later event will count again as found in the store."""

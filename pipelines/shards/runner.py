@@ -129,10 +129,18 @@ class ShardRunner:
         self._pool.shutdown()
         self._scorer.close()
 
-    def is_sampling(self, ticket: int) -> bool:
-        """Whether the shard with this ticket is sampling a batch, or any image has been with the
-        scorers for longer than `SCORING_HANG_S`; called from any thread."""
-        if self._scorer.busy_s > SCORING_HANG_S:
+    def is_stuck(self, ticket: int, scoring_limit_s: float | None = None) -> bool:
+        """Whether a silent shard hangs rather than waits; called from any thread.
+
+        It does if it is sampling a batch, or if a scorer is at one image for too long. Scoring many
+        images one after the other is no hang, however long that takes.
+
+        Args:
+            ticket: of the shard.
+            scoring_limit_s: how long a scorer may take for one image; `SCORING_HANG_S` if None.
+        """
+        limit_s = SCORING_HANG_S if scoring_limit_s is None else scoring_limit_s
+        if self._scorer.busy_s > limit_s:
             return True
         return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
 
@@ -199,8 +207,7 @@ class ShardRunner:
                     continue
                 records, batch_s = step
                 made |= {positions[record.facts.image_id]: record for record in records}
-                done = BatchDone.of(work.shard, records, batch_s, self._scorer.take_notes())
-                yield done if records else BatchSampled(work.shard, batch_s)
+                yield self._sign_of_life(work.shard, records, batch_s)
         finally:  # what was prefetched and not taken
             self._inputs.drop(missing.images)
         if len(made) < len(wanted):
@@ -208,6 +215,15 @@ class ShardRunner:
         elif work.commits:
             final = with_committed_draws({row_numbers[n]: made[n] for n in wanted}, original)
             yield self._commit(final, attempt, sink, rows, committed)
+
+    def _sign_of_life(
+        self, shard: int, records: list[ImageRecord], batch_s: float
+    ) -> BatchDone | BatchSampled:
+        """What is told of a batch: the images that are done by then, or only its times."""
+        scoring_s = self._scorer.take_worked_s()
+        if not records:
+            return BatchSampled(shard, batch_s, scoring_s)
+        return BatchDone.of(shard, records, batch_s, self._scorer.take_notes(), scoring_s)
 
     def _attempt(self, work: ShardWork, rows: pa.Table) -> Attempt:
         scores = ShardScores(self._scorer, self.record.spec.images, rows)

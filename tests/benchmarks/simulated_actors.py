@@ -125,8 +125,8 @@ class ActorGroup:
         yield from self._actors[index].run_shard(work, ticket)
 
     @ray.method(concurrency_group=CONTROL)
-    def is_sampling(self, index: int, ticket: int) -> bool:
-        return self._actors[index].is_sampling(ticket)
+    def is_stuck(self, index: int, ticket: int, scoring_limit_s: float | None = None) -> bool:
+        return self._actors[index].is_stuck(ticket, scoring_limit_s)
 
     @ray.method(concurrency_group=CONTROL)
     def time_spent(self, index: int) -> TimeSpent:

@@ -10,7 +10,7 @@ import ray
 
 from nightpress.jobs.dispatch import workers
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
-from nightpress.pipelines.shards.events import BatchDone, ShardBegun, ShardEvent
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.work import ShardWork
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -60,11 +60,11 @@ def test_a_worker_is_asked_about_the_silent_call_and_not_about_its_shard() -> No
     """It may hold two parts of one shard: one that waits for the store, one that is sampled."""
     asked: list[int] = []
 
-    def is_sampling(ticket: int) -> Any:
+    def is_stuck(ticket: int, scoring_limit_s: float | None) -> Any:
         asked.append(ticket)
         return ray.put(ticket == 8)
 
-    handle = SimpleNamespace(is_sampling=SimpleNamespace(remote=is_sampling))
+    handle = SimpleNamespace(is_stuck=SimpleNamespace(remote=is_stuck))
     parts = [
         InFlightShard(ShardWork(3, n, n + 1, attempt=2), stream=None, ticket=7 + n)
         for n in range(2)
@@ -79,7 +79,7 @@ def test_a_worker_is_asked_about_the_silent_call_and_not_about_its_shard() -> No
 def test_actors_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a frozen node: the lease and SIGTERM wait for the same loop."""
     handle = SimpleNamespace(
-        is_sampling=SimpleNamespace(remote=lambda ticket: never.remote()),
+        is_stuck=SimpleNamespace(remote=lambda ticket, limit_s: never.remote()),
         time_spent=SimpleNamespace(remote=lambda: never.remote()),
     )
     frozen = [
@@ -101,3 +101,16 @@ def test_actors_that_do_not_answer_are_not_waited_for(monkeypatch: pytest.Monkey
 @ray.remote(num_cpus=100)
 def never() -> None:
     """A task for which there is never room."""
+
+
+def test_a_shard_with_rejected_images_tells_how_long_a_shard_takes() -> None:
+    work = InFlightShard(ShardWork(3, 0, 4), stream=None)
+    work.note_done(BatchDone(3, num_ok=0, num_failed=1, num_sampled=0, num_rejected=1))
+    assert work.num_made == 0  # its draws were recorded by an earlier start
+    work.has_begun = True
+    work.note_sampled(BatchSampled(3, batch_s=2.0, scoring_s=5.0))
+    told = work.note_done(BatchDone(3, 2, 0, 2, batch_s=1.0, scoring_s=0.5))
+    assert (told.batch_s, told.scoring_s) == (3.0, 5.5)
+    told = work.note_done(BatchDone(3, 0, 2, 0, num_rejected=2))
+    assert (told.batch_s, told.scoring_s) == (0.0, 0.0)
+    assert work.made_all

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Planned, ShardRetried
 from nightpress.jobs.progress.tally import Tally
 from nightpress.pipelines.run_directory.summary import PAUSE_S
@@ -86,6 +88,22 @@ def test_a_long_pause_is_no_sampling_time_and_a_short_one_is() -> None:
     clock.now += 4 + PAUSE_S
     tally.add(BatchDone(2, 4, 0, 4, batch_s=4.0))
     assert tally.active_s == 12.0 + PAUSE_S
+
+
+def test_time_in_which_images_are_scored_is_no_pause() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.add(planned())
+    tally.add(BatchDone(0, 4, 0, 4, batch_s=4.0, scoring_s=40.0))
+    assert tally.active_s == 40.0
+    for _ in range(3):
+        clock.now += 4 + 3 * PAUSE_S
+        tally.add(BatchDone(1, 4, 0, 4, batch_s=4.0, scoring_s=3 * PAUSE_S))
+    assert tally.active_s == 40.0 + 3 * (4 + 3 * PAUSE_S)
+    assert tally.left_s == pytest.approx(tally.active_s / 4)
+    clock.now += PAUSE_S
+    tally.add(BatchDone(1, 0, 1, 0, scoring_s=PAUSE_S))  # nothing was sampled
+    assert tally.active_s == 40.0 + 3 * (4 + 3 * PAUSE_S) + PAUSE_S
 
 
 def test_found_images_give_no_rate() -> None:

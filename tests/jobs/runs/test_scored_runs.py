@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from support.fakes.fake_runs import finished_run
 from support.growing_runs import begin, cats, extend
@@ -14,7 +15,7 @@ from support.run_files import PROMPTS, hashes, read_metadata
 from nightpress import jobs
 from nightpress.jobs.cli import command
 from nightpress.jobs.errors import RunBlocked, UntrustedRun
-from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.progress.events import ActorLost, Event, Message, ShardRetried
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.spec import RunSpec
@@ -37,6 +38,16 @@ class Brand:
 """
 
 
+SLOW = """
+import time
+
+class Slow:
+    def score(self, image):
+        time.sleep(6 if int(image.columns["mood"].removeprefix("mood ")) < 4 else 0)
+        return 1.0
+"""
+
+
 @pytest.fixture
 def scored(make_spec: MakeSpec, tmp_path: Path) -> RunSpec:
     """A job with a scorer of its author, which fails on one image."""
@@ -47,7 +58,7 @@ def scored(make_spec: MakeSpec, tmp_path: Path) -> RunSpec:
 
 @pytest.mark.usefixtures("local_ray")
 def test_scores_are_in_the_metadata_and_their_scorers_in_the_identity_of_the_run(
-    scored: RunSpec, make_spec: MakeSpec
+    scored: RunSpec, make_spec: MakeSpec, tmp_path: Path
 ) -> None:
     events: list[Event] = []
     result = jobs.run(scored, events.append)
@@ -64,6 +75,11 @@ def test_scores_are_in_the_metadata_and_their_scorers_in_the_identity_of_the_run
     assert "no score of an image, which stays" in said[0]
     assert "1 image without a score, the first because" in said[1]
     assert "RuntimeError: no logo" in said[1]
+    assert all(row["scoring_s"] > 0 for row in rows)
+    assert "for sampling and scoring alone" in planned_lines(tmp_path, scored)
+    args = scored.scores["brand"].model_copy(update={"args": {"number": 6}})
+    other = scored.model_copy(update={"name": "other", "scores": {"brand": args}})
+    assert "for sampling alone; no run here has measured these" in planned_lines(tmp_path, other)
     record = json.loads(Path(scored.url, "run.json").read_text())
     assert list(record["scorers"]) == ["brand"]
     plain = make_spec(name="plain")
@@ -71,6 +87,32 @@ def test_scores_are_in_the_metadata_and_their_scorers_in_the_identity_of_the_run
     assert hashes(plain) == hashes(scored)  # no score is in an image
     assert open_run(plain.url).record.fingerprint != open_run(scored.url).record.fingerprint
     refuse_another_scorer(scored)
+
+
+def planned_lines(folder: Path, spec: RunSpec) -> str:
+    job = folder / "planned.yaml"
+    job.write_text(yaml.safe_dump(spec.as_dict()))
+    told = CliRunner().invoke(command, ["plan", str(job)])
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_an_actor_whose_scorer_is_slower_than_the_watchdog_is_not_taken_for_hung(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text(SLOW)
+    spec = make_spec(
+        scores={"slow": {"scorer": f"{file}:Slow"}},
+        batch={"size": 4, "shard_size": 4},
+        cluster={"actors": 1, "watchdog_s": 20},
+    )
+    events: list[Event] = []
+    result = jobs.run(spec, events.append)  # the first batch takes 24 s to score
+    assert (result.num_ok, result.num_failed) == (PROMPTS, 0)
+    assert not [each for each in events if isinstance(each, ActorLost | ShardRetried)]
 
 
 def refuse_another_scorer(spec: RunSpec) -> None:

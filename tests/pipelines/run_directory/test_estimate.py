@@ -1,20 +1,30 @@
 """Estimates from other runs: those that cannot be read are left out, and said."""
 
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.fakes.fake_runs import finished_run
+from support.fakes.fake_scorers import loaded
 
 from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import StoreDenied
 from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import estimate as estimates
 from nightpress.pipelines.run_directory.commit import shard_path
-from nightpress.pipelines.run_directory.estimate import measured_draws, measured_rates
+from nightpress.pipelines.run_directory.estimate import (
+    Rate,
+    measured_draws,
+    measured_rates,
+    scoring_in,
+)
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
+from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.storage import Store
 
 
@@ -110,3 +120,46 @@ def test_a_gated_job_is_estimated_by_the_draws_that_its_gates_took_before(tmp_pa
     )
     assert (once.draws, drawn.draws, unknown.draws) == (1.0, pytest.approx(mean), 1.0)
     assert drawn.actor_s == pytest.approx(once.actor_s * mean)
+
+
+SLEEP_S = 0.02
+
+
+def slowly(image: ScoredImage) -> Mapping[str, float]:
+    time.sleep(SLEEP_S)
+    return {"": 1.0}
+
+
+def test_scoring_counts_where_it_takes_longer_than_sampling(tmp_path: Path) -> None:
+    scores = {"brand": {"scorer": "brand.py:Brand"}}
+    scorers, gates = {"brand": loaded(slowly)}, {"require": ["exposure > 0.45"], "max_draws": 12}
+    store, record = finished_run(
+        tmp_path, [f"picture {n}" for n in range(6)], scorers=scorers, scores=scores, gates=gates
+    )
+    table = open_run(store.url).metadata.to_table(columns=["status", "scoring_s", "draws"])
+    assert all(row["scoring_s"] >= SLEEP_S for row in table.to_pylist() if row["status"] == "ok")
+    model, spec = record.model.fingerprint, record.spec
+    (rate,) = measured_rates(spec, model).values()
+    assert rate.scoring_s is not None
+    assert rate.scoring_s >= SLEEP_S
+    assert rate.actor_s == max(rate.scoring_s, rate.sampling_s) * rate.draws > rate.scoring_s
+    found = estimates.estimate(record.layout.batches, {**measured_rates(spec, model)})
+    assert found is not None
+    assert (found.scoring, found.actor_s) == ("measured", pytest.approx(rate.actor_s * 6))
+
+    (plain,) = measured_rates(spec.model_copy(update={"scores": {}}), model).values()
+    assert (plain.scoring_s, plain.sampling_s) == (0.0, rate.sampling_s)
+    others = RunSpec.from_dict(spec.as_dict() | {"scores": {"brand": {"scorer": "other.py:Brand"}}})
+    (unknown,) = measured_rates(others, model).values()
+    assert unknown.scoring_s is None
+    found = estimates.estimate(record.layout.batches, measured_rates(others, model))
+    assert found is not None
+    assert (found.scoring, found.actor_s) == ("unknown", pytest.approx(unknown.actor_s * 6))
+
+
+def test_a_draw_takes_as_long_as_the_slower_of_sampling_and_scoring() -> None:
+    assert Rate(2.0, 1.0, draws=3.0, scoring_s=5.0).actor_s == 15.0
+    assert Rate(2.0, 1.0, draws=3.0, scoring_s=0.5).actor_s == 6.0
+    assert Rate(2.0, 1.0, scoring_s=None).actor_s == 2.0
+    assert scoring_in([Rate(1, 1), Rate(1, 1)]) == "none"
+    assert scoring_in([Rate(1, 1, scoring_s=0.1), Rate(1, 1, scoring_s=None)]) == "unknown"

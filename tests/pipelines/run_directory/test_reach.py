@@ -1,5 +1,6 @@
 """How far a run gets by a deadline, and what it leaves out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def test_the_time_goes_to_the_important_images_first(tmp_path: Path) -> None:
     none = reach(counted, layout, RATES, 0)
     assert none is not None
     assert (none.num_reached, none.num_missed, none.num_levels) == (0, 12, 3)
+
+
+def test_scoring_that_is_slower_than_sampling_counts(tmp_path: Path) -> None:
+    counted, layout = work(tmp_path, rows_of((None, 64, 10)))
+    (key, rate), *_ = RATES.items()
+    slow, unknown = replace(rate, scoring_s=4.0), replace(rate, scoring_s=None)
+    reached = [reach(counted, layout, {key: each}, 8.0) for each in (rate, slow, unknown)]
+    told = [None if each is None else (each.num_reached, each.scoring) for each in reached]
+    assert told == [(8, "none"), (2, "measured"), (8, "unknown")]
 
 
 def test_an_order_of_several_columns_is_told_by_all_of_them(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from nightpress.pipelines.run_directory import summary_index
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
     commit_sizes,
+    metadata_part,
     read_commit,
     read_summary,
     recommit_shard,
@@ -80,6 +82,27 @@ def test_longer_gaps_than_a_pause_are_not_active_time() -> None:
     total = Summary.total([far, *near])
     assert total.sampling == ((0.0, 100.0), (200.0, 210.0))
     assert total.active_s == 110.0
+
+
+def test_a_long_time_of_scoring_is_active_time(tmp_path: Path) -> None:
+    run = begin(str(tmp_path))
+    late = BEGIN + 3 * PAUSE_S
+
+    def totals(scoring_s: float | None) -> Summary:
+        records = [made(run, n, scoring_s=scoring_s) for n in range(2)]
+        records += [made(run, n, started_at=late, scoring_s=scoring_s) for n in range(2, 4)]
+        return Summary.of(metadata_part(records, pa.table({"image_id": [0] * 4})))
+
+    assert totals(None).active_s == 2.0 + 2.0
+    assert totals(1.4 * PAUSE_S).active_s == pytest.approx(3 * PAUSE_S + 2.0 + 2.8 * PAUSE_S)
+
+
+def test_parts_of_older_versions_have_no_time_of_scoring(run: Run) -> None:
+    rows = read_commit(run.store, 1)
+    older = rows.drop_columns(["scoring_s"])
+    assert Summary.of(older) == Summary.of(rows)
+    carried = older.append_column("scoring_s", pa.array(["a text"] * len(older)))
+    assert Summary.of(carried) == Summary.of(rows)
 
 
 def test_indexed_totals_are_read_without_opening_a_commit(

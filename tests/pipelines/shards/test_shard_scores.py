@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.scoring import image_scorer
 from nightpress.pipelines.scoring.image_scorer import LoadedScorer, ScorerNote
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.shards import runner as runner_module
-from nightpress.pipelines.shards.events import BatchDone
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.storage import Store
 
@@ -155,11 +157,39 @@ def test_a_scorer_that_hangs_is_noticed_as_a_batch_that_hangs_is(
         work = pool.submit(lambda: list(runner.run(work_on(run.rows), run.rows)))
         assert entered.wait(10)
         time.sleep(0.1)
-        assert runner.is_sampling(0)
+        assert runner.is_stuck(0)
         leave.set()
         work.result()
-    assert not runner.is_sampling(0)
+    assert not runner.is_stuck(0)
     runner.close()
+
+
+def test_scorers_that_take_long_together_do_not_hang_unless_one_image_takes_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, seen = [0.0], list[tuple[bool, bool]]()
+    monkeypatch.setattr(image_scorer, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def slow(image: ScoredImage) -> dict[str, float]:
+        clock[0] += 200.0
+        seen.append((runner.is_stuck(0), runner.is_stuck(0, scoring_limit_s=150.0)))
+        return {"": 1.0}
+
+    run = ScoredRun(tmp_path)
+    runner = ShardRunner(
+        run.store,
+        run.record,
+        NoisySampler(),  # type: ignore[arg-type]
+        "here:1",
+        scorers={"one": loaded(slow), "two": loaded(slow)},
+    )
+    events = list(runner.run(work_on(run.rows), run.rows))
+    runner.close()
+    assert seen == [(False, True)] * 6  # 1,200 s together, and 400 s an image
+    worked = [event.scoring_s for event in events if isinstance(event, BatchDone | BatchSampled)]
+    assert sum(worked) == 1200.0
+    scoring_s = [row["scoring_s"] for row in read_commit(run.store, 0).to_pylist()]
+    assert scoring_s == [400.0] * 3 + [None]
 
 
 def test_what_is_told_of_scorers_travels_with_the_batches(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_worker_that_stores_a_smaller_batch_size_is_not_sampling(
     halve, seen = BatchSizeFallback.halve, []
 
     def noted(self: BatchSizeFallback, *args: Any) -> int:
-        seen.append(runner.is_sampling(0))
+        seen.append(runner.is_stuck(0))
         return halve(self, *args)
 
     monkeypatch.setattr(BatchSizeFallback, "halve", noted)
@@ -99,7 +99,7 @@ def test_of_two_parts_of_a_shard_only_the_one_in_a_batch_is_sampling(
 
     class Asked(FakeSampler):
         def sample(self, *args: Any) -> SampledBatch:
-            seen.append((runner.is_sampling(0), runner.is_sampling(1)))
+            seen.append((runner.is_stuck(0), runner.is_stuck(1)))
             return super().sample(*args)
 
     runner = ShardRunner(store, record, Asked(), "here:1")  # type: ignore[arg-type]
@@ -107,5 +107,5 @@ def test_of_two_parts_of_a_shard_only_the_one_in_a_batch_is_sampling(
         list(runner.run(work_on(rows, start=start, stop=start + 3, commits=False), rows))
     runner.close()
     assert seen == [(True, False), (False, True)]
-    assert not runner.is_sampling(0)
-    assert not runner.is_sampling(2)
+    assert not runner.is_stuck(0)
+    assert not runner.is_stuck(2)

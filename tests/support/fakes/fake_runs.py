@@ -1,6 +1,6 @@
 """Runs without a model: each image is a colour that its seed decides, made in one process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import Sig
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
-from nightpress.pipelines.scoring.image_scorer import ImageScorer
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
 from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.events import BatchSampled, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.runner import ShardRunner
@@ -115,9 +115,10 @@ def make_shard(
     sampler: FakeSampler,
     work: ShardWork | None = None,
     key: SigningKey | None = None,
+    scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
 ) -> list[ShardEvent]:
     """Make shard 0, or do other work; returns the events except signs of life."""
-    runner = ShardRunner(store, record, sampler, "here:1", key=key)  # type: ignore[arg-type]
+    runner = ShardRunner(store, record, sampler, "here:1", key=key, scorers=scorers)  # type: ignore[arg-type]
     events = runner.run(work or work_on(rows), rows)
     telling = [event for event in events if not isinstance(event, BatchSampled | ShardBegun)]
     runner.close()
@@ -130,6 +131,7 @@ def finished_run(
     shard_size: int = 4,
     packing: str = "none",
     key: SigningKey | None = None,
+    scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
     **others: Any,
 ) -> tuple[Store, RunRecord]:
     """A whole run: record, plan, images and commits; see `prepare`."""
@@ -138,5 +140,5 @@ def finished_run(
     list(write_plan(record.spec, MODEL, record.layout, store))
     for shard in range(record.layout.num_shards):
         rows = read_shard(store, record.layout, shard)
-        make_shard(store, record, rows, FakeSampler(), work_on(rows, shard), key)
+        make_shard(store, record, rows, FakeSampler(), work_on(rows, shard), key, scorers)
     return store, record
