@@ -24,6 +24,7 @@ from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
 from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import Damaged, LeaseLost, PlanDamaged, StoreError
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -40,6 +41,11 @@ from nightpress.pipelines.shards.events import (
 from nightpress.pipelines.shards.failed_shard import fail_shard
 from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
+
+UNSCORED = (
+    "shard {}: {} that were stored have only their measurements: no actor survives the shard, and "
+    "scorers run in actors alone; nightpress score adds the other scores"
+)
 
 MAX_HELD = 2
 """How many shards an actor holds: the current one, and the next so that it has no gap."""
@@ -367,7 +373,10 @@ class Dispatcher:
             yield ShardDone(work.shard, num_ok=0, num_failed=len(work.amends.rows))
             return
         rows = read_shard(self._store, self._record.layout, work.shard)
-        yield fail_shard(self._store, self._record, work, rows, error_type, reason)
+        done = fail_shard(self._store, self._record, work, rows, error_type, reason)
+        if done.num_ok and self._record.spec.scores:
+            yield Message(UNSCORED.format(done.shard, plural(done.num_ok, "image")), warning=True)
+        yield done
 
     def _drop_hung_workers(self) -> Iterator[Event]:
         """Drop the workers that have been in one batch for so long that they must be hung."""

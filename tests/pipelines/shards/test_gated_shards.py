@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
+from support.fakes.fake_scorers import loaded
 from support.picture_files import png
 from support.pictured_runs import PictureSampler, begin
 
@@ -31,7 +32,7 @@ from nightpress.pipelines.scoring.gates import Gates
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.shards.events import BatchBegun, DrawsJudged, ShardDone, ShardLeft
-from nightpress.pipelines.shards.failed_shard import fail_shard
+from nightpress.pipelines.shards.failed_shard import UNJUDGED, UNRECOGNIZED, fail_shard
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import Amendment, SetAsideRow
 from nightpress.pipelines.storage import Store
@@ -409,6 +410,42 @@ def test_a_gated_shard_that_is_given_up_keeps_the_images_that_its_gates_take(
     make_shard(store, record, rows, sampler := FakeSampler(), retried)
     assert decided(store) == before
     assert len(sampler.seeds) <= 4
+
+
+@pytest.mark.parametrize("gates", [None, HALF], ids=["plain", "gated"])
+def test_a_shard_that_is_given_up_names_stored_files_that_tell_nothing(
+    tmp_path: Path, gates: dict[str, Any] | None
+) -> None:
+    job: dict[str, Any] = {"provenance": {"embed": "none"}, "gates": gates}
+    store, record, rows = prepare(tmp_path, [f"picture {n}" for n in range(6)], **job)
+    make_shard(store, record, rows, FakeSampler())
+    before = decided(store)
+    for path in ("metadata/shard-00000.parquet", before[3]["file"]):
+        store.delete(path)
+    done = fail_shard(store, record, work_on(rows, attempt=3), rows, FailureType.TIMEOUT, "x" * 900)
+    assert (done.num_ok, done.num_failed) == (0, 6)
+    told = [row["error"].partition("; ")[2] for row in decided(store)]
+    assert told == [UNRECOGNIZED] * 3 + [""] + [UNRECOGNIZED] * 2
+    retried = work_on(rows, amends=Amendment(tuple(range(6))), attempt=2, look_first=True)
+    make_shard(store, record, rows, FakeSampler(), retried)
+    assert decided(store) == before
+
+
+def test_a_shard_that_is_given_up_names_stored_files_that_only_scorers_can_judge(
+    tmp_path: Path,
+) -> None:
+    scorers = {"red": loaded(lambda image: {"": float(image.pixels[0, 0, 0])})}
+    job = {"scores": {"red": {"scorer": "red.py:Red"}}}
+    store, record, rows = gated(tmp_path, {"require": ["red > 90"], "max_draws": 12}, 6, **job)
+    make_shard(store, record, rows, FakeSampler(), scorers=scorers)
+    before = decided(store)
+    store.delete("metadata/shard-00000.parquet")
+    fail_shard(store, record, work_on(rows, attempt=3), rows, FailureType.TIMEOUT, "it hung")
+    assert {row["error"] for row in decided(store)} == {f"it hung; {UNJUDGED}"}
+    retried = work_on(rows, amends=Amendment(tuple(range(6))), attempt=2, look_first=True)
+    make_shard(store, record, rows, sampler := FakeSampler(), retried, scorers=scorers)
+    assert decided(store) == before
+    assert sampler.seeds == []
 
 
 def test_rejected_images_of_a_shard_that_is_given_up_are_still_rejected(tmp_path: Path) -> None:
