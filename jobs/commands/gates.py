@@ -87,6 +87,7 @@ def as_values(result: GatesResult) -> dict[str, Any]:
         "rank": None if trial is None or trial.rank is None else asdict(trial.rank),
         "so_far": None if result.so_far is None else asdict(result.so_far),
         "with_gates": None if result.with_gates is None else asdict(result.with_gates),
+        "uncounted": list(result.uncounted),
         "low": [] if trial is None else _low(trial),
         "scores": [asdict(each) for each in result.scores],
     }
@@ -192,7 +193,11 @@ def _effort_lines(result: GatesResult) -> list[str]:
     images = plural(result.num_images, "image")
     took = _effort(so_far, plural(round(so_far.num_draws), "draw"))
     takes = _effort(then, plural(round(then.num_draws), "draw"))
-    return [f"so far: {took}", f"{images} with these gates: {takes}"]
+    lines = [f"so far: {took}", f"{images} with these gates: {takes}"]
+    if result.uncounted:
+        late = ", ".join(result.uncounted)
+        lines.append(f"these times do not count the scoring of {late}, which came after the run")
+    return lines
 
 
 def _effort(effort: GateEffort, draws: str) -> str:

@@ -327,7 +327,8 @@ def cost_lines(planned: Plan) -> list[str]:
     """What the images would cost; loading models and waiting come on top."""
     if planned.cost is None or planned.estimate is None:
         return []
-    return [f"costs    about {planned.cost}, for {COUNTED[planned.estimate.scoring]}"]
+    counted, _, _ = COUNTED[planned.estimate.scoring].partition(";")
+    return [f"costs    about {planned.cost}, for {counted}"]
 
 
 def deadline_lines(planned: Plan, zone: tzinfo) -> list[str]:

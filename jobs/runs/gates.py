@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nightpress.jobs.progress.events import Event, Message
-from nightpress.jobs.progress.rejection_limit import RejectionLimit
+from nightpress.jobs.progress.rejection_limit import MIN_DRAWS, RejectionLimit
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.gates_section import GatesSpec
@@ -14,7 +14,14 @@ from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import DrawsJudged
 
 MIN_HOPELESS = 16
-"""Draws of a row that must fail one after the other before the row is named."""
+"""A row is named when so many of its draws have failed one after the other, or sooner if that is
+too rare to be chance."""
+
+FEWEST_HOPELESS = 6
+"""Draws of a row that must fail one after the other for that."""
+
+BY_CHANCE = 1e-4
+"""A rarer series of failures, at the acceptance of all draws, is not taken for chance."""
 
 MAX_NAMED = 20
 """Rows that are named one by one."""
@@ -100,7 +107,7 @@ class GateNotes:
                 self._failing.pop(row, None)
                 continue
             number = self._failing[row] = self._failing.get(row, 0) + num_draws
-            if number >= MIN_HOPELESS and row not in self._named:
+            if row not in self._named and self._is_hopeless(number):
                 yield from self._name(row, number)
 
     def lines(self) -> Iterator[Message]:
@@ -113,6 +120,18 @@ class GateNotes:
         ahead = f"; {totals.num_unused:,} more, made ahead in short batches, were not needed"
         unused = ahead if totals.num_unused else ""
         yield Message(f"{plural(totals.num_draws, 'draw')}, {passed:.0%} passed{rejected}{unused}")
+
+    def _is_hopeless(self, number: int) -> bool:
+        """Whether a row is named of which so many draws have failed one after the other.
+
+        With draws of which 80% pass that is so after 6, with 50% after 14.
+        """
+        totals = self._totals
+        if number >= MIN_HOPELESS:
+            return True
+        if number < FEWEST_HOPELESS or totals.num_draws < MIN_DRAWS:
+            return False
+        return (totals.num_rejected / totals.num_draws) ** number < BY_CHANCE
 
     def _name(self, row: str, num_draws: int) -> Iterator[Message]:
         if len(self._named) == MAX_NAMED:

@@ -1,6 +1,6 @@
 """`gates`: what gates would do with the images of a run, by their stored scores; makes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.job.scores_section import MEASURED
 from nightpress.pipelines.run_directory.gate_trial import (
     GateTrial,
     ScoreRange,
@@ -52,6 +53,8 @@ class GatesResult:
     """What all images would take with these gates; None without gates."""
     scores: tuple[ScoreRange, ...]
     """How each score is spread."""
+    uncounted: tuple[str, ...] = ()
+    """Scores of these gates that came after the run; its times do not count their scorers."""
 
 
 def gates(
@@ -84,7 +87,14 @@ def gates(
     trial = None if tried is None else try_gates(run, tried)
     so_far, then = (None, None) if trial is None else _efforts(run, trial)
     num_images = run.record.layout.num_images
-    return GatesResult(run.url, num_images, tried, trial, so_far, then, score_ranges(run))
+    late = () if tried is None else tuple(_late(run, tried))
+    return GatesResult(run.url, num_images, tried, trial, so_far, then, score_ranges(run), late)
+
+
+def _late(run: Run, tried: GatesSpec) -> Iterator[str]:
+    """The scores of some gates that the run's own scorers do not give."""
+    own = {*MEASURED, *run.record.scorers}
+    yield from (each for each in tried.scores if each not in own and each.split(".")[0] not in own)
 
 
 def gates_of(run: Run, given: dict[str, Any]) -> GatesSpec | None:

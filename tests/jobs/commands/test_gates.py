@@ -79,6 +79,7 @@ def test_a_person_sees_what_would_pass_and_what_it_takes(run: Run) -> None:
         "so far: 40 draws, 32 s of sampling, 1 min 40 s of actors, 4.00 EUR, 0.10 EUR an image",
         "40 images with these gates: 213 draws, 2 min 50 s of sampling, 8 min 52 s of actors, "
         "21.27 EUR, 0.53 EUR an image",
+        "these times do not count the scoring of clip, which came after the run",
         "of these clearly fewer pass:",
         "  category = glass  0 of 20 (0.0%)",
     ]
@@ -92,6 +93,7 @@ def test_json_holds_the_same(run: Run) -> None:
     assert list(values) == [
         *("url", "num_images", "gates", "num_judged", "num_lost", "passed", "conditions"),
         *("expected_draws", "exhausted", "correlation", "rank", "so_far", "with_gates"),
+        "uncounted",
         *("low", "scores"),
         *("exit_code", "error"),
     ]

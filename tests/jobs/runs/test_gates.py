@@ -43,6 +43,26 @@ def test_a_row_is_named_once_when_many_of_its_draws_in_a_row_have_failed() -> No
     assert told.texts == [f"row poster: 0 of its last {MIN_HOPELESS + 2} draws passed"]
 
 
+@pytest.mark.parametrize(("passing", "number"), [(900, 6), (500, 14), (100, MIN_HOPELESS)])
+def test_a_row_is_named_the_sooner_the_more_of_the_other_draws_pass(
+    passing: int, number: int
+) -> None:
+    told = Told()
+    told.add(*((f"row{n}", 1, int(n < passing)) for n in range(1000)))
+    for _ in range(number - 1):
+        told.add(("poster", 1, 0))
+        assert told.texts == []
+    told.add(("poster", 1, 0))
+    assert told.texts == [f"row poster: 0 of its last {number} draws passed"]
+
+
+def test_while_few_draws_are_judged_no_row_is_named_early() -> None:
+    told = Told()
+    told.add(*((f"row{n}", 1, 1) for n in range(30)))
+    told.add(("poster", MIN_HOPELESS - 1, 0))
+    assert told.texts == []
+
+
 def test_a_draw_that_passes_takes_a_row_out_of_question() -> None:
     told = Told()
     for _ in range(4):
