@@ -82,6 +82,7 @@ def as_values(result: GatesResult) -> dict[str, Any]:
         "passed": None if trial is None else _share(trial.passed),
         "conditions": [] if trial is None else _conditions(trial),
         "expected_draws": None if trial is None else trial.expected.draws,
+        "plausible_draws": None if trial is None else list(trial.plausible),
         "exhausted": None if trial is None else trial.expected.exhausted,
         "correlation": None if trial is None else trial.correlation,
         "rank": None if trial is None or trial.rank is None else asdict(trial.rank),
@@ -170,7 +171,11 @@ def _draw_lines(result: GatesResult, trial: GateTrial) -> list[str]:
     else:
         lines.append(f"draws of one row are alike by {trial.correlation:.2f}, which is counted in")
     if trial.passed.of < 1000:
-        lines.append(f"so few draws say that {low:.1%} to {high:.1%} pass")
+        least, most = trial.plausible
+        lines.append(
+            f"so few draws say that {low:.1%} to {high:.1%} pass, and {least:.2f} to {most:.2f} "
+            "draws an image"
+        )
     if trial.num_lost:
         lines.append(f"{plural(trial.num_lost, 'draw')} of them lost to the gates of the run")
     return lines

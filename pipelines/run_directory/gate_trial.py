@@ -27,6 +27,7 @@ from nightpress.pipelines.scoring.acceptance import (
     correlation_within,
     expected_best,
     expected_draws,
+    plausible_draws,
     quantiles,
 )
 
@@ -96,6 +97,8 @@ class GateTrial:
     """Draws that pass, of all."""
     conditions: tuple[ConditionTrial, ...]
     expected: ExpectedDraws
+    plausible: tuple[float, float]
+    """The expected draws of an image that are plausible, given how few rows there are."""
     correlation: float | None
     """How alike the draws of one row are, 0 to 1; None if each has one, so that it is not known."""
     rank: RankTrial | None
@@ -120,13 +123,16 @@ def try_gates(run: Run, gates: GatesSpec) -> GateTrial:
     passes = np.logical_and.reduce([np.ones(len(draws), bool), *holds, ~draws.is_faulty])
     share = Share(int(passes.sum()), len(draws))
     groups = _groups(run, draws.image_ids)
-    correlation = _correlation(groups["id"], passes)
+    _, totals, passed = _counts(groups["id"], passes)
+    by_row = passed[totals > 0], totals[totals > 0]
+    correlation = correlation_within(*by_row)
     return GateTrial(
         num_images=draws.num_images,
         num_lost=len(draws) - draws.num_images,
         passed=share,
         conditions=tuple(_conditions(gates, draws, holds)),
         expected=expected_draws(share.value, gates.best_of, gates.max_draws, correlation or 0.0),
+        plausible=plausible_draws(*by_row, gates.best_of, gates.max_draws),
         correlation=correlation,
         rank=_rank(gates, draws, passes),
         low=tuple(_low_values(groups, passes, share)),
@@ -224,16 +230,6 @@ def _rank(gates: GatesSpec, draws: _Draws, passes: Mask) -> RankTrial | None:
         return None
     best = expected_best(values, gates.best_of, lowest)
     return RankTrial(gates.rank_by, float(values.mean()), best)
-
-
-def _correlation(rows: pa.ChunkedArray, passes: Mask) -> float | None:
-    """How alike the draws of one row are.
-
-    Args:
-        rows: (n,) ids of the rows of the draws.
-    """
-    _, totals, passed = _counts(rows, passes)
-    return correlation_within(passed[totals > 0], totals[totals > 0])
 
 
 def _low_values(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 CONFIDENCE_Z = 1.96
 """Standard deviations of a normal distribution that hold 95% of it."""
 
+NUM_RESAMPLINGS = 400
+
 MOST_CORRELATED = 1 - 1e-9
 """Less than 1, so that nothing is divided by 0."""
 
@@ -54,23 +56,27 @@ class ExpectedDraws:
     """Share of images of which no draw passes."""
 
 
-def correlation_within(passed: Counts, draws: Counts) -> float | None:
+def correlation_within(
+    passed: Counts, draws: Counts, weights: Counts | None = None
+) -> float | None:
     """How alike the draws of one row are: 0 if all rows have the same chance, 1 if all draws of a
     row pass or none does; None if no row has two draws.
 
     Args:
         passed, draws: (n,) of each row, how many of its draws pass, and how many it has.
+        weights: (n,) how many rows each of these stands for; by default one.
 
     Reference: Ridout, Demetrio and Firth, Estimating Intraclass Correlation for Binary Data, 1999;
     the analysis of variance estimator.
     """
-    num_rows, total = len(draws), int(draws.sum())
+    many = np.ones(len(draws), np.int64) if weights is None else weights
+    num_rows, total = int(many.sum()), int((many * draws).sum())
     if num_rows < 2 or total == num_rows:
         return None
-    mean, means = passed.sum() / total, passed / draws
-    between = float((draws * (means - mean) ** 2).sum()) / (num_rows - 1)
-    within = float((draws * means * (1 - means)).sum()) / (total - num_rows)
-    size = (total - float((draws**2).sum()) / total) / (num_rows - 1)
+    mean, means = (many * passed).sum() / total, passed / draws
+    between = float((many * draws * (means - mean) ** 2).sum()) / (num_rows - 1)
+    within = float((many * draws * means * (1 - means)).sum()) / (total - num_rows)
+    size = (total - float((many * draws**2).sum()) / total) / (num_rows - 1)
     spread = between + (size - 1) * within
     return min(max((between - within) / spread, 0.0), 1.0) if spread > 0 else 0.0
 
@@ -100,6 +106,34 @@ def expected_draws(
         more = np.concatenate([[0.0], (passed * chance)[:-1]])
         passed = passed * (1 - chance) + more
     return ExpectedDraws(mean, float(passed[0]))
+
+
+def plausible_draws(
+    passed: Counts, draws: Counts, best_of: int, max_draws: int
+) -> tuple[float, float]:
+    """The expected draws that are plausible, given what few rows tell: 95% of resamplings.
+
+    Args:
+        passed, draws: (n,) of each row, how many of its draws pass, and how many it has.
+
+    Reference: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979; rows are drawn with
+    replacement, because the draws of one row are alike.
+    """
+    if not len(draws):
+        return float(best_of), float(max_draws)
+    base = int(draws.max()) + 1
+    kinds, counts = np.unique(draws * base + passed, return_counts=True)
+    kind_draws, kind_passed = kinds // base, kinds % base
+    chance = np.random.default_rng(0)  # the same answer every time
+    found = []
+    for weights in chance.multinomial(len(draws), counts / len(draws), NUM_RESAMPLINGS):
+        there = weights > 0
+        some_passed, some_draws, many = kind_passed[there], kind_draws[there], weights[there]
+        share = float((some_passed * many).sum() / (some_draws * many).sum())
+        correlation = correlation_within(some_passed, some_draws, many) or 0.0
+        found.append(expected_draws(share, best_of, max_draws, correlation).draws)
+    low, high = np.quantile(found, [0.025, 0.975]).tolist()
+    return low, high
 
 
 def expected_best(values: NDArray[np.float64], num: int, lowest: bool = False) -> float:

@@ -194,7 +194,8 @@ def foretold(options: argparse.Namespace, ungated: RunSpec) -> dict[str, Any]:
     low, high = told.passed.interval
     print(
         f"foretold from {told.passed.of} draws: {told.passed.value:.1%} pass ({low:.1%} to "
-        f"{high:.1%}), {told.expected.draws:.2f} draws an image, {told.expected.exhausted:.1%} "
+        f"{high:.1%}), {told.expected.draws:.2f} draws an image ({told.plausible[0]:.2f} to "
+        f"{told.plausible[1]:.2f}), {told.expected.exhausted:.1%} "
         f"rejected; draws of a row are alike by {told.correlation or 0.0:.2f}"
     )
     return tried

@@ -74,7 +74,7 @@ def test_a_person_sees_what_would_pass_and_what_it_takes(run: Run) -> None:
         "draws of an image for the best of 2: 5.32 on average, of at most 16",
         "none passes: 0.05% of the images",
         "both only if all rows have the same chance: no row has two draws to tell",
-        "so few draws say that 24.2% to 53.0% pass",
+        "so few draws say that 24.2% to 53.0% pass, and 3.81 to 8.39 draws an image",
         "clip: 0.25 on average of draws that pass, 0.2998 of the best of 2",
         "so far: 40 draws, 32 s of sampling, 1 min 40 s of actors, 4.00 EUR, 0.10 EUR an image",
         "40 images with these gates: 213 draws, 2 min 50 s of sampling, 8 min 52 s of actors, "
@@ -92,7 +92,15 @@ def test_json_holds_the_same(run: Run) -> None:
     values = json.loads(result.stdout)
     assert list(values) == [
         *("url", "num_images", "gates", "num_judged", "num_lost", "passed", "conditions"),
-        *("expected_draws", "exhausted", "correlation", "rank", "so_far", "with_gates"),
+        *(
+            "expected_draws",
+            "plausible_draws",
+            "exhausted",
+            "correlation",
+            "rank",
+            "so_far",
+            "with_gates",
+        ),
         "uncounted",
         *("low", "scores"),
         *("exit_code", "error"),

@@ -10,6 +10,7 @@ from nightpress.pipelines.scoring.acceptance import (
     correlation_within,
     expected_best,
     expected_draws,
+    plausible_draws,
     quantiles,
 )
 
@@ -122,3 +123,31 @@ def test_quantiles_begin_with_the_least_and_end_with_the_greatest() -> None:
     values = np.arange(101.0)
     assert quantiles(values) == (0, 5, 25, 50, 75, 95, 100)
     assert quantiles(values[:0]) == ()
+
+
+def test_rows_that_are_counted_are_as_alike_as_rows_that_are_listed() -> None:
+    passed, draws, many = np.array([0, 1, 4]), np.array([2, 3, 4]), np.array([5, 1, 3])
+    listed = correlation_within(np.repeat(passed, many), np.repeat(draws, many))
+    assert correlation_within(passed, draws, many) == pytest.approx(listed)
+
+
+def test_the_draws_of_all_rows_are_among_those_that_some_of_them_make_plausible() -> None:
+    chance = np.random.default_rng(3)
+    pool = chance.beta(1.5, 1.5, 20_000)
+    truth = float(((1 - (1 - pool) ** 16) / pool).mean())
+    held, widths = 0, []
+    for num_rows in [60] * 60 + [2000]:
+        draws = np.full(num_rows, 4)
+        passed = chance.binomial(draws, chance.choice(pool, num_rows))
+        low, high = plausible_draws(passed, draws, 1, 16)
+        held += low <= truth <= high
+        widths.append(high - low)
+    assert held >= 50
+    assert widths[-1] < 0.4 * min(widths[:-1])
+
+
+def test_without_a_row_any_number_of_draws_is_plausible() -> None:
+    none = np.zeros(0, np.int64)
+    assert plausible_draws(none, none, 2, 8) == (2.0, 8.0)
+    one = np.array([1])
+    assert plausible_draws(one, one, 1, 8) == (1.0, 1.0)
