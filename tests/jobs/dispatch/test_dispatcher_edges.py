@@ -18,6 +18,8 @@ import pytest
 import ray
 import yaml
 from click.testing import CliRunner
+from support.fakes.fake_runs import finished_run
+from support.fakes.fake_scorers import loaded
 from support.fakes.odd_actors import (
     BATCHES_UNTIL_DRAINED,
     CopyWins,
@@ -35,14 +37,15 @@ from nightpress.jobs.dispatch import actor_pool, timing
 from nightpress.jobs.dispatch import dispatcher as dispatcher_module
 from nightpress.jobs.dispatch.actor import ActorLocation, SamplerActor
 from nightpress.jobs.dispatch.config import DispatchConfig
-from nightpress.jobs.dispatch.dispatcher import Dispatcher
+from nightpress.jobs.dispatch.dispatcher import UNSCORED, Dispatcher
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.jobs.errors import RunStopped
-from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, ShardRetried
+from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, Message, ShardRetried
 from nightpress.jobs.runs import runner, shared
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit, shard_path
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
 from nightpress.pipelines.run_directory.verify import orphan_images, verify
@@ -361,3 +364,19 @@ def test_a_repair_counts_images_whose_bytes_differ_from_the_record(spec: RunSpec
     assert (repaired["num_same"], repaired["num_different"]) == (1, 1)
     assert hashes(spec) == sums
     assert CliRunner().invoke(command, ["verify", spec.url]).exit_code == 0
+
+
+def test_images_that_only_the_driver_commits_are_said_to_lack_the_scores_of_scorers(
+    tmp_path: Path,
+) -> None:
+    scorers = {"red": loaded(lambda image: {"": 1.0})}
+    job = {"scores": {"red": {"scorer": "red.py:Red"}}}
+    store, record = finished_run(tmp_path, ["a", "b", "c", "d"], scorers=scorers, **job)
+    assert all("red" in dict(row["scores"]) for row in read_commit(store, 0).to_pylist())
+    store.delete(shard_path(0))
+    config = DispatchConfig(min_actors=1, max_actors=1, max_attempts=3, look_first=False)
+    dispatcher = Dispatcher(store, record, None, config)  # type: ignore[arg-type]
+    work = ShardWork(0, 0, 4, attempt=3)
+    said = list(dispatcher._retry_or_fail(work, False, FailureType.TIMEOUT, "it hung"))
+    assert said == [Message(UNSCORED.format(0, "4 images"), warning=True), ShardDone(0, 4, 0)]
+    assert all("red" not in dict(row["scores"]) for row in read_commit(store, 0).to_pylist())
