@@ -9,6 +9,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.scores_section import MEASURED
+from nightpress.pipelines.run_directory.estimate import DrawsOfImage
 from nightpress.pipelines.scoring.loading import score_names
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import DrawsJudged
@@ -33,8 +34,10 @@ class PlannedDraws:
 
     least: int
     expected: float | None
-    """By earlier runs with this model and these gates; None if there are none."""
+    """By an earlier run with this model and these scores; None if there is none."""
     most: int
+    is_foretold: bool = False
+    """Whether that run had other gates or none, so that only its scores tell."""
 
 
 def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) -> None:
@@ -53,19 +56,21 @@ def check_gate_scores(gates: GatesSpec | None, infos: Mapping[str, ScorerInfo]) 
 
 
 def planned_draws(
-    gates: GatesSpec | None, num_images: int, measured: float | None
+    gates: GatesSpec | None, num_images: int, measured: DrawsOfImage | None
 ) -> PlannedDraws | None:
     """How many draws some images take; None without gates.
 
     Args:
         gates: the job's gates.
         num_images: how many images are made.
-        measured: draws of an image, in earlier runs.
+        measured: draws of an image, by earlier runs.
     """
     if gates is None:
         return None
-    expected = None if measured is None else measured * num_images
-    return PlannedDraws(gates.best_of * num_images, expected, gates.max_draws * num_images)
+    least, most = gates.best_of * num_images, gates.max_draws * num_images
+    if measured is None:
+        return PlannedDraws(least, None, most)
+    return PlannedDraws(least, measured.mean * num_images, most, measured.is_foretold)
 
 
 def gate_lines(gates: GatesSpec | None, draws: PlannedDraws | None) -> Iterator[str]:
@@ -75,9 +80,10 @@ def gate_lines(gates: GatesSpec | None, draws: PlannedDraws | None) -> Iterator[
     best = f"best of {gates.best_of} by {gates.rank_by}" if gates.best_of > 1 else ""
     kept = f"if none passes, the best by {gates.rank_by}" if gates.exhausted == "keep" else ""
     yield "; ".join(filter(None, (", ".join(map(str, gates.conditions)), best, kept)))
-    about = "how many is not known before a run with these gates"
+    about = "how many is not known before a run with these scores"
     if draws.expected is not None:
-        about = f"about {draws.expected:,.0f} by earlier runs with these gates"
+        told_by = "the scores of an earlier run" if draws.is_foretold else "a run with these gates"
+        about = f"about {draws.expected:,.0f} by {told_by}"
     yield f"from {draws.least:,} to {draws.most:,} draws, {about}"
 
 

@@ -26,11 +26,12 @@ from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.estimate import (
+    DrawsOfImage,
     Estimate,
     Rate,
     RateKey,
     estimate,
-    measured_draws,
+    expected_draws_of,
     measured_rates,
 )
 from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
@@ -164,7 +165,7 @@ class _Measured:
     """None if the store does not answer."""
     unread: tuple[str, ...]
     """Why some of them cannot be read."""
-    draws: float | None = None
+    draws: DrawsOfImage | None = None
     """Draws of an image with the job's gates; None if that is not known."""
 
 
@@ -173,7 +174,7 @@ def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
         return _Measured(None, ())
     unread: list[str] = []
     rates = measured_rates(spec, model.fingerprint, unread.append)
-    draws = None if spec.gates is None else measured_draws(spec, model.fingerprint)
+    draws = None if spec.gates is None else expected_draws_of(spec, model.fingerprint)
     return _Measured(rates, tuple(unread), draws)
 
 

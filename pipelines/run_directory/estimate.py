@@ -5,7 +5,8 @@ estimate. What the job's scorers take counts only from runs with the same scorer
 estimate is of sampling alone, and says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -18,12 +19,15 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import (
     RunNotFound,
+    SpecError,
     StoreError,
     StoreMissing,
     UnsupportedFormat,
 )
+from nightpress.pipelines.job.scores_section import MEASURED
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
+from nightpress.pipelines.run_directory.gate_trial import try_gates
 from nightpress.pipelines.run_directory.reader import open_run
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, require_record
 from nightpress.pipelines.storage import Store, find
@@ -131,7 +135,7 @@ def measured_rates(
 ) -> dict[RateKey, Rate]:
     """Rates of this model by settings, from the runs in the job's output folder.
 
-    With gates they count as many draws of an image as `measured_draws` says, or else the fewest
+    With gates they count as many draws of an image as `expected_draws_of` says, or else the fewest
     that are possible. With scorers, they count what these took in runs with the same ones.
 
     Args:
@@ -154,7 +158,10 @@ def measured_rates(
         rates |= found
         if _same(spec, record.spec, "scores"):
             scoring_s |= {k: v.scoring_s for k, v in found.items() if v.scoring_s is not None}
-    draws = 1.0 if spec.gates is None else _draws_of(runs, spec) or spec.gates.best_of
+    draws = 1.0
+    if spec.gates is not None:
+        told = _draws_of(runs, spec)
+        draws = float(spec.gates.best_of) if told is None else told.mean
     unknown = None if spec.scores else 0.0
     return {
         key: replace(rate, draws=draws, scoring_s=scoring_s.get(key, unknown))
@@ -162,11 +169,22 @@ def measured_rates(
     }
 
 
-def measured_draws(spec: RunSpec, model_fingerprint: str) -> float | None:
-    """Draws that an image took on average with this model, these scorers and these gates.
+@dataclass(frozen=True)
+class DrawsOfImage:
+    """How many draws an image of a gated job takes."""
+
+    mean: float
+    is_foretold: bool = False
+    """Whether that is foretold from the scores of a run with other gates or none."""
+
+
+def expected_draws_of(spec: RunSpec, model_fingerprint: str) -> DrawsOfImage | None:
+    """How many draws an image takes with this model, these scorers and these gates.
+
+    As the latest run with them took, or else by the stored scores of the latest run that has them.
 
     Returns:
-        None if no run in the job's output folder has measured that.
+        None if no run in the job's output folder tells that.
 
     Raises:
         StoreDenied: the output folder cannot be listed.
@@ -191,16 +209,21 @@ def _latest_runs(
     return [(url, record) for _, url, record in same_model[-MAX_RUNS:]]
 
 
-def _draws_of(runs: Iterable[tuple[str, RunRecord]], spec: RunSpec) -> float | None:
-    """Draws of an image in the latest run with the gates and scorers of a job, if there is one."""
-    found = None
-    for url, record in runs:
+def _draws_of(runs: Sequence[tuple[str, RunRecord]], spec: RunSpec) -> DrawsOfImage | None:
+    """See `expected_draws_of`; runs that cannot be read are named by `measured_rates`."""
+    assert spec.gates is not None  # noqa: S101 - callers have checked
+    for url, record in reversed(runs):
         if _same(spec, record.spec, "gates", "scores"):
-            try:
-                found = _mean_draws(url, spec) or found
-            except StoreError:  # `measured_rates` has named this run as unreadable
-                continue
-    return found
+            with suppress(StoreError):
+                if mean := _mean_draws(url, spec):
+                    return DrawsOfImage(mean)
+    measured_alone = set(spec.gates.scores) <= set(MEASURED)
+    for url, record in reversed(runs):
+        if measured_alone or _same(spec, record.spec, "scores"):
+            with suppress(StoreError, SpecError):  # none of its images may have the scores
+                trial = try_gates(open_run(url, spec.storage), spec.gates)
+                return DrawsOfImage(trial.expected.draws, is_foretold=True)
+    return None
 
 
 def _same(one: RunSpec, other: RunSpec, *keys: str) -> bool:

@@ -16,6 +16,7 @@ from nightpress.jobs.runs.gates import (
 )
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.gates_section import GatesSpec
+from nightpress.pipelines.run_directory.estimate import DrawsOfImage
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.events import DrawsJudged
 
@@ -118,19 +119,21 @@ def test_a_gate_on_a_score_that_there_is_not_is_refused(name: str) -> None:
         check_gate_scores(GatesSpec.model_validate({"require": [f"{name} > 1"]}), INFOS)
 
 
-def lines(measured: float | None, **values: Any) -> list[str]:
+def lines(measured: DrawsOfImage | None, **values: Any) -> list[str]:
     gates = GatesSpec.model_validate({"require": ["sharpness>40"]} | values)
     return list(gate_lines(gates, planned_draws(gates, 1000, measured)))
 
 
 def test_a_plan_says_what_images_must_be_and_how_many_draws_that_takes() -> None:
-    assert lines(2.5) == [
+    assert lines(DrawsOfImage(2.5)) == [
         "sharpness > 40",
-        "from 1,000 to 16,000 draws, about 2,500 by earlier runs with these gates",
+        "from 1,000 to 16,000 draws, about 2,500 by a run with these gates",
     ]
+    foretold = DrawsOfImage(2.5, is_foretold=True)
+    assert lines(foretold)[1].endswith("draws, about 2,500 by the scores of an earlier run")
     assert lines(None, best_of=4, rank_by="-clip", exhausted="keep", max_draws=8) == [
         "sharpness > 40; best of 4 by -clip; if none passes, the best by -clip",
-        "from 4,000 to 8,000 draws, how many is not known before a run with these gates",
+        "from 4,000 to 8,000 draws, how many is not known before a run with these scores",
     ]
 
 

@@ -18,11 +18,13 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import estimate as estimates
 from nightpress.pipelines.run_directory.commit import shard_path
 from nightpress.pipelines.run_directory.estimate import (
+    DrawsOfImage,
     Rate,
-    measured_draws,
+    expected_draws_of,
     measured_rates,
     scoring_in,
 )
+from nightpress.pipelines.run_directory.gate_trial import try_gates
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord
 from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.storage import Store
@@ -111,14 +113,20 @@ def test_a_gated_job_is_estimated_by_the_draws_that_its_gates_took_before(tmp_pa
     draws = open_run(store.url).metadata.to_table(columns=["draws"]).column("draws").to_pylist()
     model, mean = record.model.fingerprint, sum(draws) / len(draws)
     assert mean > 1
-    assert measured_draws(record.spec, model) == pytest.approx(mean)
+    assert expected_draws_of(record.spec, model) == DrawsOfImage(pytest.approx(mean))
     plain = record.spec.model_copy(update={"gates": None})
     other = record.spec.model_copy(update={"gates": GatesSpec(require=("exposure > 0.4",))})
-    assert measured_draws(other, model) is None
-    (once,), (drawn,), (unknown,) = (
-        list(measured_rates(spec, model).values()) for spec in (plain, record.spec, other)
+    trial = try_gates(open_run(store.url), other.gates)  # type: ignore[arg-type]
+    foretold = DrawsOfImage(trial.expected.draws, is_foretold=True)
+    assert expected_draws_of(other, model) == foretold
+    clip = {"scores": {"clip": {"scorer": "brand.py:Brand"}}, "gates": {"require": ["clip > 1"]}}
+    never = RunSpec.from_dict(plain.as_dict() | clip)
+    assert expected_draws_of(never, model) is None
+    (once,), (drawn,), (tried,), (unknown,) = (
+        list(measured_rates(spec, model).values()) for spec in (plain, record.spec, other, never)
     )
     assert (once.draws, drawn.draws, unknown.draws) == (1.0, pytest.approx(mean), 1.0)
+    assert tried.draws == foretold.mean
     assert drawn.actor_s == pytest.approx(once.actor_s * mean)
 
 
