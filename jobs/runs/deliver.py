@@ -16,7 +16,7 @@ from nightpress.jobs.runs.delivery_table import DELIVERED, DeliveredRows, is_tab
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError, StoreMissing
-from nightpress.pipelines.image_files.client_copies import CopySpec, require_room
+from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.copy_signing import CopySigner, CopySigning
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes
@@ -108,8 +108,7 @@ def deliver(
 ) -> Delivery:
     """Make copies of a run's images for clients, without what made them.
 
-    Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on where it
-    was, if the same is asked for.
+    Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -132,13 +131,9 @@ def deliver(
     options: Options = {**run.store.options, **(storage or {})}
     signer = CopySigner.of(signing or CopySigning(), options)
     rows = ChosenRows(run, Choice(_listed(ids), where, selection))
-    survey = rows.survey()
-    if copies.label is not None:
-        for size in survey.sizes:
-            require_room(copies.label, size)
+    copies.check_sizes((survey := rows.survey()).sizes)
     place = _place(run, to, options, on_event)
-    delivery = _Delivery(run, place, copies, signer, rows)
-    return delivery.carry_out(survey, on_event)
+    return _Delivery(run, place, copies, signer, rows).carry_out(survey, on_event)
 
 
 def _listed(ids: Iterable[str] | None) -> tuple[str, ...] | None:
