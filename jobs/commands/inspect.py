@@ -151,9 +151,11 @@ def _checksums(report: FileReport) -> list[str]:
 def _credential(credential: CredentialReport | None) -> list[str]:
     if credential is None:
         return ["no content credential"]
+    if credential.state == "foreign":
+        return _foreign(credential)
     if credential.state != "valid":
-        state = {"invalid": "NOT VALID", "foreign": "not checked", "unchecked": "not checked"}
-        return [f"content credential: {state[credential.state]}: {credential.reason}"]
+        state = {"invalid": "NOT VALID", "unchecked": "not checked"}
+        return [f"content credential: {state[credential.state]}: {shown(str(credential.reason))}"]
     said, until = credential.statement, datetime.fromisoformat(str(credential.not_after))
     assert said is not None  # noqa: S101 - a valid one says something
     software = shown(" ".join(filter(None, (said.software, (said.version or "")[:12]))))
@@ -164,6 +166,17 @@ def _credential(credential: CredentialReport | None) -> list[str]:
         f"content credential: valid: made by an AI model, {software}{title}, {when}",
         f"signed by {shown(str(credential.signer))}, certificate sha256 "
         f"{str(credential.certificate_sha256)[:12]}, which {expiry} {until:%Y-%m-%d}; whether that "
+        "signer can be trusted is not checked here",
+    ]
+
+
+def _foreign(credential: CredentialReport) -> list[str]:
+    """A credential that another program wrote, by c2pa-python."""
+    time = credential.signed_at
+    when = "without a time stamp" if time is None else f"with a time stamp of {shown(time)}"
+    return [
+        f"content credential: {credential.reason}; c2pa-python finds it intact",
+        f"signed by {shown(credential.signer or 'nobody who is named')}, {when}; whether that "
         "signer can be trusted is not checked here",
     ]
 

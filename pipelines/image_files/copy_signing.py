@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.image_files.content_credentials.c2pa_reader import judge
 from nightpress.pipelines.image_files.content_credentials.parts import split, without_credential
 from nightpress.pipelines.image_files.content_credentials.setup import checked_key, checked_section
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
@@ -96,10 +97,8 @@ class CopySigner:
         """Whether a stored file is this copy, signed as it should be."""
         if self.tsa is None:
             return found == self.signed(unsigned)
-        from nightpress.pipelines.image_files.content_credentials.time_stamped import is_intact
-
         is_signed = split(found) is not None and without_credential(found) == unsigned
-        return is_signed and is_intact(found, _kind(unsigned))
+        return is_signed and judge(found, _kind(unsigned)).is_intact
 
 
 def _kind(data: bytes) -> str:

@@ -1,12 +1,14 @@
 """`nightpress inspect`: in words and as JSON, of files from anywhere."""
 
 import json
+import zlib
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
+import c2pa
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -18,6 +20,7 @@ from support.scored_runs import Scored, begin, made, part
 from support.signers import Studio, issue
 
 from nightpress.jobs.cli import command
+from nightpress.pipelines.image_files import file_report
 from nightpress.pipelines.image_files.content_credentials.parts import (
     split,
     with_store,
@@ -26,6 +29,7 @@ from nightpress.pipelines.image_files.content_credentials.parts import (
 from nightpress.pipelines.image_files.content_credentials.signer import Signer
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
+from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.job.provenance_section import SignSpec
 from nightpress.pipelines.job.sections import ImagesSpec
@@ -220,3 +224,49 @@ def test_a_run_that_is_not_finished_is_said(tmp_path: Path) -> None:
         result.stdout
     )
     assert json.loads(inspect(file, "--run", run.url, "--json").stdout)["unfinished"] == [run.url]
+
+
+@pytest.fixture
+def by_another(tmp_path: Path) -> Path:
+    """A file with a credential by c2pa-python."""
+    action = {"action": "c2pa.created", "digitalSourceType": AI_GENERATED}
+    actions = {"label": "c2pa.actions.v2", "data": {"actions": [action]}}
+    manifest = {"claim_generator_info": [{"name": "nightpress"}], "assertions": [actions]}
+    certificate, key = studio().chain.encode(), studio().key.pem
+    info = c2pa.C2paSignerInfo(b"ed25519", certificate, key, None)
+    unsigned, signed = BytesIO(encode(np.zeros((8, 8, 3), np.uint8), CAT, ImagesSpec())), BytesIO()
+    with c2pa.Builder(manifest) as builder, c2pa.Signer.from_info(info) as signer:
+        builder.sign(signer, "image/png", unsigned, signed)
+    file = tmp_path / "other.png"
+    file.write_bytes(signed.getvalue())
+    return file
+
+
+def test_the_credential_of_another_program_is_checked_by_c2pa_python(by_another: Path) -> None:
+    result = inspect(by_another)
+    assert result.exit_code == 0
+    first = "content credential: another program wrote its credential; c2pa-python finds it intact"
+    assert first in result.stdout.splitlines()
+    assert "signed by press, Studio, without a time stamp; whether that signer" in result.stdout
+    data = by_another.read_bytes()
+    text = b"tEXta\0b"
+    chunk = (3).to_bytes(4) + text + zlib.crc32(text).to_bytes(4)
+    by_another.write_bytes(data[:-12] + chunk + data[-12:])
+    result = inspect(by_another)
+    assert result.exit_code == 3
+    assert "NOT VALID: another program wrote its credential, and c2pa-python finds: " in (
+        result.stdout
+    )
+    assert "assertion.dataHash.mismatch" in result.stdout
+
+
+def test_without_c2pa_python_the_credential_of_another_program_is_said_to_be_unchecked(
+    by_another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_report, "can_judge", lambda: False)
+    result = inspect(by_another)
+    assert result.exit_code == 0
+    assert "content credential: not checked: another program wrote its credential; pip install" in (
+        result.stdout
+    )
+    assert json.loads(inspect(by_another, "--json").stdout)["credential"]["state"] == "unchecked"
