@@ -17,6 +17,8 @@ from nightpress.pipelines.image_files.content_credentials.parts import (
     with_store,
     without_credential,
 )
+from nightpress.pipelines.image_files.content_credentials.signer import Signer
+from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.content_credentials.validation import read_credential
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
@@ -87,6 +89,30 @@ def test_a_signed_image_is_the_unsigned_one_and_a_credential(tmp_path: Path) -> 
         *finished_run(tmp_path / "signed", PROMPTS, key=studio().key, provenance=signed())
     )
     assert {name: without_credential(data) for name, data in with_credentials.items()} == plain
+
+
+@pytest.mark.parametrize("packing", ["none", "webdataset", "parquet"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_stored_is_what_was_signed_and_nothing_is_written_afterwards(
+    tmp_path: Path, packing: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_files, sign = list[bytes](), Signer.signed
+
+    def noted(self: Signer, unsigned: bytes, statement: Statement) -> bytes:
+        signed_files.append(sign(self, unsigned, statement))
+        return signed_files[-1]
+
+    monkeypatch.setattr(Signer, "signed", noted)
+    sections = job(kind, **signed())
+    store, record = finished_run(tmp_path, PROMPTS, 4, packing, studio().key, **sections)
+    stored = images_of(store, record)
+    assert sorted(stored.values()) == sorted(signed_files)
+    recorded = [
+        row["sha256"]
+        for shard in range(record.layout.num_shards)
+        for row in read_commit(store, shard).to_pylist()
+    ]
+    assert sorted(recorded) == sorted(hashlib.sha256(data).hexdigest() for data in signed_files)
 
 
 def test_the_time_of_a_credential_is_when_the_run_began(tmp_path: Path) -> None:
