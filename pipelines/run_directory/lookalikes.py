@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.errors import Damaged
 from nightpress.pipelines.image_files.encoding import decoded
-from nightpress.pipelines.run_directory.origin import Row, image_rows
+from nightpress.pipelines.run_directory.origin import Row, row_of
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.scoring.near_duplicates import HashArray, distances
 from nightpress.pipelines.scoring.perceptual_hash import HashDistance, perceptual_hash
@@ -111,11 +111,8 @@ def _near(run: Run, number: int, table: pa.Table, digits: str) -> list[_Found]:
 
 def _with_rows(runs: Sequence[Run], nearest: Sequence[_Found]) -> Iterator[Lookalike]:
     """The metadata of the nearest images, in their order."""
-    rows = dict[tuple[int, str], Row]()
-    for number in {each.run for each in nearest}:
-        ids = pa.array([each.image_id for each in nearest if each.run == number])
-        for row in image_rows(runs[number], pc.field("image_id").isin(ids)):
-            rows[number, row["image_id"]] = row
     for each in nearest:
-        apart, row = HashDistance(each.bits, each.levels), rows[each.run, each.image_id]
-        yield Lookalike(runs[each.run].url, apart, row)
+        run = runs[each.run]
+        row = row_of(run, each.image_id)
+        if row is not None:
+            yield Lookalike(run.url, HashDistance(each.bits, each.levels), row)

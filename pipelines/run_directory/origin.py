@@ -100,22 +100,28 @@ def find_origin(runs: Sequence[Run], data: bytes) -> Origin | None:
 def row_of_bytes(run: Run, data: bytes) -> Row | None:
     """The metadata of the image with exactly these bytes; None if there is none."""
     same = pc.field("sha256") == hashlib.sha256(data).hexdigest()
-    return next(image_rows(run, same), None)
+    found = next(_rows(run, same, ("image_id",)), None)
+    return None if found is None else row_of(run, found["image_id"])
+
+
+def row_of(run: Run, image_id: str) -> Row | None:
+    """The metadata of an image; None if it is not committed."""
+    with run.reading():
+        return run.row(image_id)
 
 
 def _named(run: Run, embedded: Embedded | None) -> Row | None:
     """The image whose facts are those of embedded metadata."""
     match embedded:
         case ImageFacts():
-            with run.reading():
-                row = run.row(embedded.image_id)
-            if row is None or row["status"] != "ok" or ImageFacts.from_dict(row) != embedded:
+            row = row_of(run, embedded.image_id)
+            if row is None or row["status"] != "ok" or ImageFacts.from_dict(dict(row)) != embedded:
                 return None
             return row
         case SealedFacts():
             alike = pc.field("batch_size") == embedded.batch_size
             alike &= pc.field("status") == "ok"
-            sealed = (row for row in image_rows(run, alike) if _is_sealed(row, embedded))
+            sealed = (row for row in _rows(run, alike) if _is_sealed(row, embedded))
             return next(sealed, None)
     return None
 
@@ -130,16 +136,14 @@ def _with_pixels(run: Run, picture: _Picture) -> Row | None:
     alike = (pc.field("width") == width) & (pc.field("height") == height)
     digits = pc.field("perceptual_hash")  # runs of older versions have none
     alike &= (digits == picture.digits) | digits.is_null()
-    rows = image_rows(run, alike & (pc.field("status") == "ok"), _WHERE_IT_LIES)
+    rows = _rows(run, alike & (pc.field("status") == "ok"), _WHERE_IT_LIES)
 
     def id_if_same(row: Row) -> str | None:
         return row["image_id"] if _pixels_of(run, row) == picture.pixels else None
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         image_id = next(filter(None, map_ahead(pool, id_if_same, rows, READ_THREADS)), None)
-    if image_id is None:
-        return None
-    return next(image_rows(run, pc.field("image_id") == image_id), None)
+    return None if image_id is None else row_of(run, image_id)
 
 
 _WHERE_IT_LIES = ("image_id", "file", "member_offset", "num_bytes")
@@ -154,7 +158,7 @@ def _pixels_of(run: Run, row: Row) -> str | None:
         return None
 
 
-def image_rows(
+def _rows(
     run: Run, condition: pc.Expression, names: tuple[str, ...] = tuple(METADATA_SCHEMA.names)
 ) -> Iterator[Row]:
     """The metadata of the images that meet a condition, without carried columns."""
