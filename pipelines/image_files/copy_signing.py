@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.image_files.content_credentials.c2pa_reader import judge
 from nightpress.pipelines.image_files.content_credentials.parts import split, without_credential
 from nightpress.pipelines.image_files.content_credentials.setup import checked_key, checked_section
@@ -67,8 +67,8 @@ class CopySigner:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SpecError(f"certificate: {wrong}") from None  # it may quote a key
-        except SpecError as error:
-            raise SpecError(f"certificate: {error}") from error
+        except (SpecError, StoreMissing, StoreDenied) as error:
+            raise type(error)(f"certificate: {error}") from error
         return cls(sign, checked_key(sign), tsa)
 
     def as_dict(self) -> dict[str, Any] | None:

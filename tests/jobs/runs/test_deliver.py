@@ -272,7 +272,7 @@ def test_wrong_certificates_are_refused_before_anything_is_written(
     other = tmp_path / "other.pem"
     other.write_text(Studio.new().chain)
     wrong = {
-        str(tmp_path / "none.pem"): "none.pem",
+        str(tmp_path / "none.pem"): f"error: certificate: {tmp_path}/none.pem: not found",
         str(other): "is not the key of",
         studio().signer.key_pem: "holds a private key",
         "x" * 300: "the path is too long",
