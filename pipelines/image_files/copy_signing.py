@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import Sig
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import CREATOR
 from nightpress.pipelines.image_files.encoding import opened
+from nightpress.pipelines.job.credentials import has_credentials
 from nightpress.pipelines.job.provenance_section import SignSpec
 from nightpress.pipelines.storage import Options
 
@@ -58,6 +60,7 @@ class CopySigner:
                 )
             return cls()
         if tsa is not None:
+            _check_tsa(tsa)
             from nightpress.pipelines.image_files.content_credentials import time_stamped
 
             time_stamped.require_c2pa()
@@ -99,6 +102,20 @@ class CopySigner:
             return found == self.signed(unsigned)
         is_signed = split(found) is not None and without_credential(found) == unsigned
         return is_signed and judge(found, _kind(unsigned)).is_intact
+
+
+def _check_tsa(tsa: str) -> None:
+    """Check the URL of an authority, which is recorded beside the copies.
+
+    Raises:
+        SpecError: it is none, or names a user; then it is not quoted.
+    """
+    if has_credentials(tsa):
+        raise SpecError(
+            "tsa: the URL must not hold credentials, as it is recorded beside the copies"
+        )
+    if urlsplit(tsa).scheme not in ("http", "https"):
+        raise SpecError(f"tsa: {tsa!r} must be a URL that begins with http:// or https://")
 
 
 def _kind(data: bytes) -> str:

@@ -284,3 +284,19 @@ def test_wrong_certificates_are_refused_before_anything_is_written(
         assert reason in line
         assert studio().signer.key_pem.splitlines()[1] not in line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_address_of_an_authority_is_checked_and_a_password_in_it_never_shown(
+    run: Path, tmp_path: Path, certificate: str
+) -> None:
+    for tsa, reason in (
+        ("http://me:secret@tsa", "tsa: the URL must not hold credentials"),
+        ("tsa.example", "tsa: 'tsa.example' must be a URL that begins with http:// or https://"),
+    ):
+        options = ("--to", tmp_path / "out", "--certificate", certificate, "--tsa", tsa)
+        result = nightpress("deliver", run, *options)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert reason in line
+        assert "secret" not in line
+    assert not (tmp_path / "out").exists()
