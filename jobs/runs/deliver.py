@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from string import Formatter
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -26,6 +27,9 @@ from nightpress.pipelines.storage import READ_THREADS, Options, Store
 from nightpress.pipelines.storage.urls import absolute
 
 COPIES_A_MESSAGE = 1_000
+
+TELLING_COLUMNS = ("prompt", "negative_prompt", "lora")
+"""Columns that a client is not to see, also not in the name of a file."""
 
 MAX_FINDINGS = 1_000
 """So many of the images that cannot be copied are named."""
@@ -140,6 +144,18 @@ def _listed(ids: Iterable[str] | None) -> tuple[str, ...] | None:
     return None if ids is None else tuple(dict.fromkeys(ids))
 
 
+def _warn_of_names(run: Run, on_event: OnEvent) -> None:
+    """Say so if the names of the copies tell what made the images."""
+    template = run.spec.images.template
+    used = {name for _, name, _, _ in Formatter().parse(template) if name}
+    if telling := [name for name in TELLING_COLUMNS if name in used]:
+        text = (
+            f"the names of the copies tell {' and '.join(telling)}, as images.file_name of the run "
+            f"is {template!r}"
+        )
+        on_event(Message(text, warning=True))
+
+
 def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Store:
     """The folder of the copies, which is not in the run."""
     url, inside = absolute(to), absolute(run.url)
@@ -162,6 +178,7 @@ class _Delivery:
         self._signer, self._rows = signer, rows
 
     def carry_out(self, survey: Survey, on_event: OnEvent) -> Delivery:
+        _warn_of_names(self._run, on_event)
         self._require_same_delivery()
         self._require_own_copies()
         delivered, findings = DeliveredRows(), list[str]()

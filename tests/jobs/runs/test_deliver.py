@@ -300,3 +300,15 @@ def test_the_address_of_an_authority_is_checked_and_a_password_in_it_never_shown
         assert reason in line
         assert "secret" not in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_warning_says_that_the_names_of_copies_tell_the_prompt(tmp_path: Path) -> None:
+    images = {"file_name": "{prompt}-{image_id}.png"}
+    store, _ = finished_run(tmp_path / "run", PROMPTS[:2], images=images)
+    result = nightpress("deliver", store.url, "--to", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "warning: the names of the copies tell prompt, as images.file_name of the run is" in (
+        " ".join(result.stderr.split())
+    )
+    plain, _ = finished_run(tmp_path / "plain", PROMPTS[:2])
+    assert "warning" not in nightpress("deliver", plain.url, "--to", tmp_path / "b").stderr
