@@ -1,4 +1,4 @@
-"""Copies of a run's images are found by their looks: compressed, resized, photographed off."""
+"""Copies of a run's images are found by their looks: compressed, resized, taken off a screen."""
 
 from collections.abc import Callable
 from io import BytesIO
