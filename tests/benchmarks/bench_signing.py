@@ -29,6 +29,7 @@ from bench_run import job, run_rate
 from support.cat_facts import CAT
 from support.signers import Studio
 
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.image_files.file_format import FileFormat
@@ -110,7 +111,8 @@ def whole_runs(options: argparse.Namespace) -> None:
     ratios = sorted(signed / plain for plain, signed in pairs)
     medians = [statistics.median(rates) for rates in zip(*pairs, strict=True)]
     print(
-        f"medians of {options.pairs} pairs of {options.images} images: unsigned {medians[0]:.2f}, "
+        f"medians of {plural(options.pairs, 'pair')}, {options.images} images a run: unsigned "
+        f"{medians[0]:.2f}, "
         f"signed {medians[1]:.2f} images/s, ratio {statistics.median(ratios):.3f} "
         f"({ratios[0]:.3f} to {ratios[-1]:.3f})"
     )
