@@ -1,7 +1,6 @@
 """`nightpress again`."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -16,7 +15,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.ids_file import ids_in
+from nightpress.jobs.commands.image_choice import ImageChoice, choice_options
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.times import Night, night_options
@@ -28,17 +27,7 @@ from nightpress.pipelines.formatting import duration, plural
 
 @click.command("again")
 @run_argument
-@click.option(
-    "--ids",
-    type=click.Path(path_type=Path, allow_dash=True),
-    metavar="FILE",
-    help="File with the id of an image or of a row in each line; - is stdin.",
-)
-@click.option(
-    "--where",
-    metavar="CONDITION",
-    help="Condition on the metadata, as in SQL: \"status = 'ok' and surface in ('oak')\".",
-)
+@choice_options
 @click.option(
     "-n",
     "--num-images",
@@ -63,8 +52,7 @@ from nightpress.pipelines.formatting import duration, plural
 def command(
     ctx: click.Context,
     run: str,
-    ids: Path | None,
-    where: str | None,
+    chosen: ImageChoice,
     num_images: int,
     overrides: tuple[str, ...],
     storage_overrides: tuple[str, ...],
@@ -85,8 +73,7 @@ def command(
         result = again(
             target,
             display.show,
-            ids=None if ids is None else ids_in(ids),
-            where=where,
+            **chosen,
             num_images=num_images,
             settings=settings_of(overrides),
             **remake,

@@ -1,7 +1,6 @@
 """`nightpress deliver`."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -14,7 +13,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.ids_file import ids_in
+from nightpress.jobs.commands.image_choice import ImageChoice, choice_options
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK, SOME_FAILED
@@ -30,13 +29,7 @@ MAX_LISTED = 20
 @click.command("deliver")
 @click.argument("run")
 @click.option("--to", required=True, metavar="URL", help="Folder or URL of the copies.")
-@click.option(
-    "--ids",
-    type=click.Path(path_type=Path, allow_dash=True),
-    metavar="FILE",
-    help="File with the id of an image or of a row in each line; - is stdin.",
-)
-@click.option("--where", metavar="CONDITION", help="Condition on the metadata, as in SQL.")
+@choice_options
 @click.option("--selection", metavar="NAME", help="A selection of the run.")
 @click.option(
     "--embed",
@@ -71,8 +64,7 @@ def command(
     /,
     run: str,
     to: str,
-    ids: Path | None,
-    where: str | None,
+    chosen: ImageChoice,
     selection: str | None,
     certificate: str | None,
     algorithm: Literal["es256", "ed25519"],
@@ -95,8 +87,7 @@ def command(
             target,
             to,
             display.show,
-            ids=None if ids is None else ids_in(ids),
-            where=where,
+            **chosen,
             selection=selection,
             copies=CopySpec(**copies),
             signing=CopySigning(certificate, algorithm, tsa),
@@ -109,16 +100,19 @@ def command(
 def as_text(result: Delivery) -> str:
     """What was delivered, and what could not be."""
     lines = list(result.findings[:MAX_LISTED])
-    if len(result.findings) > MAX_LISTED:
-        lines.append(f"... and {len(result.findings) - MAX_LISTED:,} more")
+    if result.num_findings > len(lines):
+        lines.append(f"... and {result.num_findings - len(lines):,} more")
     if result.num_failed_rows:
         lines.append(f"{plural(result.num_failed_rows, 'chosen row')} failed and left no image")
+    if result.num_uncommitted:
+        left = plural(result.num_uncommitted, "image")
+        lines.append(f"the run is not finished: {left} not committed yet")
     there = result.num_copies - result.num_written
     kept = f", {there:,} of them there already" if there else ""
     lines.append(f"{plural(result.num_copies, 'image')} in {result.url}{kept}")
     if result.table is None:
         lines.append(
-            f"not complete: {plural(len(result.findings), 'image')} cannot be copied; run the same "
+            f"not complete: {plural(result.num_findings, 'image')} cannot be copied; run the same "
             "command again when they are there"
         )
     return "\n".join(lines)

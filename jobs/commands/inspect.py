@@ -10,10 +10,16 @@ from nightpress.jobs.commands.common import json_option, storage_option, storage
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.inspect_file import Inspection, inspect
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.embedded_metadata import readable
 from nightpress.pipelines.image_files.file_report import CredentialReport, FileReport
 from nightpress.pipelines.records import ImageFacts
-from nightpress.pipelines.run_directory.origin import Likeness, Origin
+from nightpress.pipelines.run_directory.lookalikes import Lookalike, Lookalikes
+from nightpress.pipelines.run_directory.origin import Likeness, Origin, Row
+from nightpress.pipelines.run_directory.stored_scores import HOW_TO_SCORE
+
+MAX_LOOKALIKES = 5
+"""Images that look like the file and are shown; --json has more."""
 
 MAX_TEXT = 300
 """Characters of a prompt that are shown; --json has all of it."""
@@ -48,9 +54,9 @@ def command(
     """Say what FILE, a path or URL, says about itself, and which run has made it.
 
     Shows the embedded metadata, the XMP's marking and the content credential, which is checked. The
-    run that FILE lies in and each --run are searched for its bytes, then for its pixels, which
-    reads every image of the same size. The exit code is 3 if the credential is not valid, or if
-    none of these runs has made the image.
+    run that FILE lies in and each --run are searched for its bytes, then for its pixels. If neither
+    is found, images that look like it are listed, the nearest first; that is no proof. The exit
+    code is 3 if the credential is not valid, or if no image has the bytes, pixels or metadata.
     """
     found = inspect(file, runs=runs, storage=storage_options(storage_overrides))
     code = OK if found.is_sound else SOME_FAILED
@@ -64,13 +70,14 @@ def as_values(found: Inspection) -> dict[str, Any]:
     report["facts"] = None if facts is None else facts.as_dict()
     made = None
     if origin is not None:
-        row = {name: _plain(value) for name, value in origin.row.items()}
-        made = {"url": origin.url, "likeness": origin.likeness, "row": row}
+        made = {"url": origin.url, "likeness": origin.likeness, "row": _plain(origin.row)}
     return {
         "url": found.url,
         **report,
         "runs": found.runs,
+        "unfinished": found.unfinished,
         "origin": made,
+        "lookalikes": _lookalike_values(found.lookalikes),
         "wrong_credential": found.wrong_credential,
     }
 
@@ -144,9 +151,11 @@ def _checksums(report: FileReport) -> list[str]:
 def _credential(credential: CredentialReport | None) -> list[str]:
     if credential is None:
         return ["no content credential"]
+    if credential.state == "foreign":
+        return _foreign(credential)
     if credential.state != "valid":
-        state = {"invalid": "NOT VALID", "foreign": "not checked", "unchecked": "not checked"}
-        return [f"content credential: {state[credential.state]}: {credential.reason}"]
+        state = {"invalid": "NOT VALID", "unchecked": "not checked"}
+        return [f"content credential: {state[credential.state]}: {shown(str(credential.reason))}"]
     said, until = credential.statement, datetime.fromisoformat(str(credential.not_after))
     assert said is not None  # noqa: S101 - a valid one says something
     software = shown(" ".join(filter(None, (said.software, (said.version or "")[:12]))))
@@ -161,27 +170,97 @@ def _credential(credential: CredentialReport | None) -> list[str]:
     ]
 
 
+def _foreign(credential: CredentialReport) -> list[str]:
+    """A credential that another program wrote, by c2pa-python."""
+    time = credential.signed_at
+    when = "without a time stamp" if time is None else f"with a time stamp of {shown(time)}"
+    return [
+        f"content credential: {credential.reason}; c2pa-python finds it intact",
+        f"signed by {shown(credential.signer or 'nobody who is named')}, {when}; whether that "
+        "signer can be trusted is not checked here",
+    ]
+
+
+def _lookalike_values(found: Lookalikes) -> dict[str, Any]:
+    return {
+        "num_found": found.num_found,
+        "num_without_hash": found.num_without_hash,
+        "nearest": [
+            {"url": each.url, **asdict(each.apart), "row": _plain(each.row)}
+            for each in found.nearest
+        ],
+    }
+
+
 def _origin(found: Inspection) -> list[str]:
-    if found.origin is not None:
-        wrong = found.wrong_credential
-        return [*_made_by(found.origin), *([] if wrong is None else [f"credential: {wrong}"])]
     if not found.runs:
         return ["no run was searched; --run URL names one"]
-    return [f"not made by {shown(url)}" for url in found.runs]
+    wrong = [] if found.wrong_credential is None else [f"credential: {found.wrong_credential}"]
+    made = [] if found.origin is None else _made_by(found.origin)
+    if found.origin is None:
+        made = [f"no image of {shown(url)} has its bytes, pixels or metadata" for url in found.runs]
+    return [*made, *wrong, *_lookalikes(found)]
+
+
+def _unfinished(found: Inspection) -> list[str]:
+    return [
+        f"{shown(url)} is not finished; only the images that it has committed were searched"
+        for url in found.unfinished
+    ]
+
+
+def _lookalikes(found: Inspection) -> list[str]:
+    alike, origin = found.lookalikes, found.origin
+    if origin is not None and origin.likeness is not Likeness.FACTS:
+        return []  # they were not looked for
+    lines = [_looks_like(each) for each in alike.nearest[:MAX_LOOKALIKES]]
+    if alike.num_found > len(lines):
+        lines.append(f"... and {alike.num_found - len(lines):,} more look like it")
+    if lines:
+        lines.append(
+            "what looks like an image may be a copy of it, compressed again or resized, or another "
+            "picture of the same kind; it is no proof"
+        )
+    else:
+        lines.append("no image looks like it")
+    lines += _unfinished(found)
+    if alike.num_without_hash:
+        lines.append(
+            f"{plural(alike.num_without_hash, 'image')} could not be compared by looks, without a "
+            f"perceptual hash; {HOW_TO_SCORE}"
+        )
+    return lines
+
+
+def _looks_like(found: Lookalike) -> str:
+    """The image, and how far it is from the file."""
+    row, apart = found.row, found.apart
+    return (
+        f"looks like image {shown(row['image_id'])} of row {shown(row['id'])} of run "
+        f"{shown(found.url)}, {_place(row)}: {apart.bits} of 64 bits and {apart.levels} of 15 "
+        "levels of the perceptual hash apart"
+    )
+
+
+def _place(row: Row) -> str:
+    """The file of an image in its run; for a packed one `<pack>/<member>`."""
+    return shown("/".join(filter(None, (row["file"], row["member"]))))
 
 
 def _made_by(origin: Origin) -> list[str]:
     row = origin.row
-    place = "/".join(filter(None, (row["file"], row["member"])))
     facts = ImageFacts.from_dict(dict(row))
     return [
         f"run {shown(origin.url)}: image {shown(row['image_id'])} of row {shown(row['id'])}, "
-        f"{shown(place)}: {LIKENESS[origin.likeness]}",
+        f"{_place(row)}: {LIKENESS[origin.likeness]}",
         f"its metadata: {made_with(facts)}",
         *_prompts(facts),
     ]
 
 
-def _plain(value: Any) -> Any:
-    """A value of the metadata in JSON."""
-    return value.isoformat() if isinstance(value, datetime) else value
+def _plain(row: Row) -> dict[str, Any]:
+    """The metadata of an image in JSON."""
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }

@@ -12,6 +12,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.image_choice import where_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK
@@ -27,11 +28,7 @@ from nightpress.pipelines.run_directory.stored_scores import HOW_TO_SCORE
 @click.command("select")
 @run_argument
 @click.option("--name", required=True, metavar="NAME", help="Name of the selection.")
-@click.option(
-    "--where",
-    metavar="CONDITION",
-    help="Condition on the metadata, as in SQL: \"scores.sharpness > 40 and mood = 'calm'\".",
-)
+@where_option
 @click.option(
     "--by",
     metavar="SCORE",

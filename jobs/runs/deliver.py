@@ -1,23 +1,23 @@
 """`deliver`: copies of a run's images for clients, and a table of which copy is of which image."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from io import BytesIO
+from itertools import chain
+from string import Formatter
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from nightpress.jobs.errors import RunBlocked
 from nightpress.jobs.progress.events import Message
-from nightpress.jobs.runs.delivery_choice import Choice, chosen_masters
+from nightpress.jobs.runs.delivery_choice import Choice, ChosenRows, Survey
+from nightpress.jobs.runs.delivery_table import DELIVERED, DeliveredRows, is_table_of
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError, StoreMissing
-from nightpress.pipelines.image_files.client_copies import CopySpec, require_room
+from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.copy_signing import CopySigner, CopySigning
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.image_files.packing import image_bytes
@@ -26,19 +26,13 @@ from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
 from nightpress.pipelines.storage.urls import absolute
 
-DELIVERED = "delivered.parquet"
 COPIES_A_MESSAGE = 1_000
 
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("num_bytes", pa.int64(), nullable=False),
-        pa.field("master_sha256", pa.string(), nullable=False),
-    ]
-)
-"""One row per copy: where it lies, and the image that it is of."""
+TELLING_COLUMNS = ("prompt", "negative_prompt", "lora")
+"""Columns that a client is not to see, also not in the name of a file."""
+
+MAX_FINDINGS = 1_000
+"""So many of the images that cannot be copied are named."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +48,18 @@ class Delivery:
     """Copies that this start wrote; the others were there."""
     num_failed_rows: int
     """Chosen rows that have no image, because it failed."""
-    findings: tuple[str, ...]
+    num_uncommitted: int
+    """Images that the run has not made yet, and that the choice might mean; none with ids or a
+    selection."""
+    num_findings: int
     """Images that are missing or damaged in the run, so that no copy was made of them."""
+    findings: tuple[str, ...]
+    """What is wrong with the first `MAX_FINDINGS` of them."""
 
     @property
     def is_complete(self) -> bool:
         """Whether there is a copy of every chosen image."""
-        return not self.findings
+        return not self.num_findings
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,11 @@ class Master:
     """Name of the copy."""
     row: dict[str, Any] = field(repr=False)
 
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Master":
+        """The image of a metadata row."""
+        return cls(row["image_id"], row["member"] or row["file"].removeprefix(FOLDER), row)
+
 
 @dataclass(frozen=True)
 class _Made:
@@ -82,6 +86,16 @@ class _Made:
     num_bytes: int = 0
     state: Literal["written", "present", "finding"] = "finding"
     finding: str = ""
+
+    def as_row(self) -> dict[str, Any]:
+        """Its row in the table of copies."""
+        return {
+            "image_id": self.master.image_id,
+            "file": self.master.file,
+            "sha256": self.sha256,
+            "num_bytes": self.num_bytes,
+            "master_sha256": self.master.row["sha256"],
+        }
 
 
 def deliver(
@@ -98,8 +112,7 @@ def deliver(
 ) -> Delivery:
     """Make copies of a run's images for clients, without what made them.
 
-    Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on where it
-    was, if the same is asked for.
+    Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -121,30 +134,26 @@ def deliver(
     run = open_images(target, storage)
     options: Options = {**run.store.options, **(storage or {})}
     signer = CopySigner.of(signing or CopySigning(), options)
-    masters, num_failed = _masters(run, Choice(_listed(ids), where, selection), copies.label)
+    rows = ChosenRows(run, Choice(_listed(ids), where, selection))
+    copies.check_sizes((survey := rows.survey()).sizes)
     place = _place(run, to, options, on_event)
-    return _Delivery(run, place, copies, signer, masters).carry_out(num_failed, on_event)
+    return _Delivery(run, place, copies, signer, rows).carry_out(survey, on_event)
 
 
 def _listed(ids: Iterable[str] | None) -> tuple[str, ...] | None:
     return None if ids is None else tuple(dict.fromkeys(ids))
 
 
-def _masters(run: Run, choice: Choice, label: str | None) -> tuple[list[Master], int]:
-    """The images to copy, and how many chosen rows have none."""
-    rows = chosen_masters(run, choice)
-    ok = [row for row in rows if row["status"] == "ok"]
-    if not ok:
-        raise SpecError(f"{run.url}: none of the chosen rows has an image")
-    for size in sorted({(row["width"], row["height"]) for row in ok}):
-        if label is not None:
-            require_room(label, size)
-    return [Master(row["image_id"], _name(row), row) for row in ok], len(rows) - len(ok)
-
-
-def _name(row: dict[str, Any]) -> str:
-    name: str = row["member"] or row["file"].removeprefix(FOLDER)
-    return name
+def _warn_of_names(run: Run, on_event: OnEvent) -> None:
+    """Say so if the names of the copies tell what made the images."""
+    template = run.spec.images.template
+    used = {name for _, name, _, _ in Formatter().parse(template) if name}
+    if telling := [name for name in TELLING_COLUMNS if name in used]:
+        text = (
+            f"the names of the copies tell {' and '.join(telling)}, as images.file_name of the run "
+            f"is {template!r}"
+        )
+        on_event(Message(text, warning=True))
 
 
 def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Store:
@@ -160,35 +169,45 @@ def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Store:
 
 
 class _Delivery:
-    """One start of a delivery."""
+    """One start of a delivery; reads the chosen rows some at a time."""
 
     def __init__(
-        self, run: Run, place: Store, copies: CopySpec, signer: CopySigner, masters: list[Master]
+        self, run: Run, place: Store, copies: CopySpec, signer: CopySigner, rows: ChosenRows
     ) -> None:
         self._run, self._place, self._copies = run, place, copies
-        self._signer, self._masters = signer, masters
+        self._signer, self._rows = signer, rows
 
-    def carry_out(self, num_failed_rows: int, on_event: OnEvent) -> Delivery:
-        present = self._place.present([*(each.file for each in self._masters), DELIVERED])
-        if DELIVERED in present:
-            self._require_same_delivery()
-        self._require_own_copies([each for each in self._masters if each.file in present])
-        made = list[_Made]()
-        for each in self._map(self._write, self._masters):
-            made.append(each)
-            if len(made) % COPIES_A_MESSAGE == 0:
-                on_event(Message(f"{len(made):,} of {len(self._masters):,} copies"))
-        findings = tuple(each.finding for each in made if each.state == "finding")
+    def carry_out(self, survey: Survey, on_event: OnEvent) -> Delivery:
+        _warn_of_names(self._run, on_event)
+        self._require_same_delivery()
+        self._require_own_copies()
+        delivered, findings = DeliveredRows(), list[str]()
+        num_done = num_written = num_findings = 0
+        for made in self._map(self._write, self._masters()):
+            num_done += 1
+            num_written += made.state == "written"
+            if made.state == "finding":
+                num_findings += 1
+                findings += [made.finding] if len(findings) < MAX_FINDINGS else []
+            else:
+                delivered.add(made.as_row())
+            if num_done % COPIES_A_MESSAGE == 0:
+                on_event(Message(f"{num_done:,} of {survey.num_ok:,} copies"))
         return Delivery(
             url=self._place.url,
-            table=None if findings else self._finish(made),
-            num_copies=len(made) - len(findings),
-            num_written=sum(each.state == "written" for each in made),
-            num_failed_rows=num_failed_rows,
-            findings=findings,
+            table=None if num_findings else self._finish(delivered),
+            num_copies=num_done - num_findings,
+            num_written=num_written,
+            num_failed_rows=survey.num_failed,
+            num_uncommitted=survey.num_uncommitted,
+            num_findings=num_findings,
+            findings=tuple(findings),
         )
 
-    def _map(self, function: Any, masters: list[Master]) -> Iterator[Any]:
+    def _masters(self) -> Iterator[Master]:
+        return map(Master.of, chain.from_iterable(self._rows.images()))
+
+    def _map(self, function: Any, masters: Iterable[Master]) -> Iterator[Any]:
         with ThreadPoolExecutor(READ_THREADS) as pool:
             yield from map_ahead(pool, function, masters, READ_THREADS)
 
@@ -202,24 +221,33 @@ class _Delivery:
 
     def _require_same_delivery(self) -> None:
         """Refuse a folder with a finished delivery of something else."""
-        table = pq.read_table(BytesIO(self._place.read(DELIVERED)))
-        asked = json.loads((table.schema.metadata or {}).get(b"nightpress", b"null"))
-        pairs = [(each.image_id, each.row["sha256"]) for each in self._masters]
-        columns = (table.column(name).to_pylist() for name in ("image_id", "master_sha256"))
-        if asked != self._asked() or list(zip(*columns, strict=True)) != pairs:
+        data = self._place.read_if_any(DELIVERED)
+        if data is None:
+            return
+        images = (
+            table.filter(pc.equal(table.column("status"), "ok")) for table in self._rows.tables()
+        )
+        if not is_table_of(data, f"{self._place.url}/{DELIVERED}", self._asked(), images):
             raise SpecError(
                 f"{self._place.url} holds another delivery, as its {DELIVERED} says; choose "
                 "another folder"
             )
 
-    def _require_own_copies(self, masters: list[Master]) -> None:
+    def _require_own_copies(self) -> None:
         """Refuse files at the places of copies that are not these copies."""
-        for made in self._map(self._look, masters):
+        for made in self._map(self._look, self._stored()):
             if made is not None:
                 raise SpecError(
                     f"{self._place.url}/{made}: another file lies there, and is not replaced; "
                     "choose another folder"
                 )
+
+    def _stored(self) -> Iterator[Master]:
+        """The images for whose copies there is a file."""
+        for rows in self._rows.images():
+            masters = list(map(Master.of, rows))
+            present = self._place.present([each.file for each in masters])
+            yield from (each for each in masters if each.file in present)
 
     def _look(self, master: Master) -> str | None:
         """The name of a copy if another file lies there."""
@@ -254,22 +282,8 @@ class _Delivery:
             return f"{master.image_id}: {row['file']} is not what the run recorded; {REPAIR}"
         return self._copies.copy_of(data, self._run.spec.images)
 
-    def _finish(self, made: list[_Made]) -> str:
-        rows = [
-            {
-                "image_id": each.master.image_id,
-                "file": each.master.file,
-                "sha256": each.sha256,
-                "num_bytes": each.num_bytes,
-                "master_sha256": each.master.row["sha256"],
-            }
-            for each in made
-        ]
-        text = json.dumps(self._asked(), sort_keys=True)
-        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"nightpress": text}))
-        file = BytesIO()
-        pq.write_table(table, file)
-        self._place.create(DELIVERED, file.getvalue())
+    def _finish(self, delivered: DeliveredRows) -> str:
+        self._place.create(DELIVERED, delivered.to_parquet(self._asked(), self._rows.ranked))
         return f"{self._place.url}/{DELIVERED}"
 
 

@@ -1,18 +1,22 @@
 """Which images of a run are delivered."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.selections.files import selection_path
 from nightpress.pipelines.run_directory.where import parse_condition
 
 MAX_SHOWN = 5
+
+ROWS_AT_ONCE = 16_384
+"""So many rows are in memory at once."""
 
 COLUMNS = [
     *("image_id", "id", "status", "file", "member", "member_offset", "num_bytes", "sha256"),
@@ -30,67 +34,136 @@ class Choice:
     selection: str | None = None
 
     def check(self) -> None:
-        """Raise if more than one of them is given."""
+        """Raise if more than one of them is given, or none of the ids is one."""
         given = [each for each in (self.ids, self.where, self.selection) if each is not None]
         if len(given) > 1:
             raise SpecError("deliver: choose images by ids, by where or by a selection, not by two")
+        if self.ids == ():
+            raise SpecError("ids: there is none")
 
 
-def chosen_masters(run: Run, choice: Choice) -> list[dict[str, Any]]:
-    """The metadata rows of the chosen images, in the order of the run or of the selection.
+@dataclass(frozen=True)
+class Survey:
+    """What the chosen rows are."""
+
+    num_ok: int
+    num_failed: int
+    """Rows that have no image."""
+    num_uncommitted: int
+    """Images that are not committed yet, and might be chosen; none with ids or a selection."""
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of the images, each once."""
+
+
+class ChosenRows:
+    """The metadata of the chosen images, read some rows at a time, as often as it is needed.
 
     Raises:
-        SpecError: the choice is not clear, or names images that the run has not committed.
-        StoreError: the metadata or the selection cannot be read.
+        SpecError: the choice is not clear.
+        SelectionNotFound, StoreError: the metadata or the selection cannot be read.
     """
-    choice.check()
-    if choice.selection is not None:
-        return _selected(run, choice.selection)
-    condition = None
-    if choice.where is not None:
-        condition = parse_condition(choice.where, run.metadata.schema)
-    if choice.ids is not None:
-        names = pa.array(choice.ids, pa.string())
-        condition = pc.field("image_id").isin(names) | pc.field("id").isin(names)
-    rows = _rows(run, condition)
-    if choice.ids is not None:
-        _require_known(run, choice.ids, rows)
-    if not rows:
-        raise SpecError(f"{run.url}: no image is chosen")
-    return rows
 
+    def __init__(self, run: Run, choice: Choice) -> None:
+        choice.check()
+        self._run, self._choice = run, choice
+        self._metadata = run.metadata
+        self._condition: pc.Expression | None = None
+        self.ranked: pa.Table | None = None
+        """The images of the selection, in the order of their ranks; None without one."""
+        if choice.where is not None:
+            self._condition = parse_condition(choice.where, self._metadata.schema)
+        if choice.ids is not None:
+            names = pa.array(choice.ids, pa.string())
+            self._condition = pc.field("image_id").isin(names) | pc.field("id").isin(names)
+        if choice.selection is not None:
+            self.ranked = run.selection(choice.selection).images.combine_chunks()
+            ids = self.ranked.column("image_id").combine_chunks()
+            self._condition = pc.field("image_id").isin(ids)
 
-def _rows(run: Run, condition: pc.Expression | None) -> list[dict[str, Any]]:
-    with run.reading():
-        rows: list[dict[str, Any]] = run.metadata.to_table(COLUMNS, condition).to_pylist()
-    return rows
+    def survey(self) -> Survey:
+        """Read all rows once, and count them.
 
+        Raises:
+            SpecError: nothing is chosen, or what the run has not committed, or what has been made
+                again since it was selected.
+            StoreError: the metadata cannot be read.
+        """
+        unknown = dict.fromkeys(self._choice.ids or ())
+        missing = np.full(0 if self.ranked is None else len(self.ranked), True)
+        num_ok = num_failed = 0
+        sizes = set[tuple[int, int]]()
+        for table in self.tables():
+            ok = table.filter(pc.equal(table.column("status"), "ok"))
+            num_ok, num_failed = num_ok + len(ok), num_failed + len(table) - len(ok)
+            both = ok.select(["width", "height"]).group_by(["width", "height"]).aggregate([])
+            sizes |= {(row["width"], row["height"]) for row in both.to_pylist()}
+            for name in ("image_id", "id") if unknown else ():
+                for each in table.column(name).to_pylist():
+                    unknown.pop(each, None)
+            if self.ranked is not None:
+                missing[self._places(table)] = False
+        self._require_all(list(unknown), missing)
+        if not num_ok + num_failed:
+            raise SpecError(f"{self._run.url}: no image is chosen")
+        if not num_ok:
+            raise SpecError(f"{self._run.url}: none of the chosen rows has an image")
+        return Survey(num_ok, num_failed, self._num_uncommitted(), tuple(sorted(sizes)))
 
-def _require_known(run: Run, ids: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    known = {row[name] for row in rows for name in ("image_id", "id")}
-    unknown = [each for each in ids if each not in known]
-    if unknown:
-        shown = ", ".join(unknown[:MAX_SHOWN]) + (", ..." if len(unknown) > MAX_SHOWN else "")
-        raise SpecError(f"{run.url} has committed no image or row {shown}")
+    def images(self) -> Iterator[list[dict[str, Any]]]:
+        """The metadata rows of the chosen images that are ok, some at a time.
 
+        Raises:
+            SpecError: an image has been made again since it was selected.
+            StoreError: the metadata cannot be read.
+        """
+        for table in self.tables():
+            yield table.filter(pc.equal(table.column("status"), "ok")).to_pylist()
 
-def _selected(run: Run, name: str) -> list[dict[str, Any]]:
-    """The rows of a selection, whose images must still be those that were selected."""
-    path = f"selections/{name}.parquet"
-    data = None if "/" in name else run.store.read_if_any(path)
-    if data is None:
-        raise SpecError(f"{run.url} has no selection {name!r} ({path} is missing)")
-    try:
-        chosen = pq.read_table(BytesIO(data), columns=["image_id", "sha256"])
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise SpecError(f"{run.url}/{path}: not a selection") from error
-    wanted = dict(zip(*(chosen.column(n).to_pylist() for n in chosen.column_names), strict=True))
-    rows = _rows(run, pc.field("image_id").isin(pa.array(wanted, pa.string())))
-    found = {row["image_id"]: row for row in rows}
-    for image_id, sha256 in wanted.items():
-        if image_id not in found or found[image_id]["sha256"] != sha256:
-            raise SpecError(
-                f"{run.url}/{path}: image {image_id!r} is not the one that was selected; select "
-                "again"
-            )
-    return [found[image_id] for image_id in wanted]
+    def tables(self) -> Iterator[pa.Table]:
+        """The chosen rows in the order of the run, some at a time; see `images`."""
+        with self._run.reading():
+            for batch in self._metadata.to_batches(
+                columns=COLUMNS, filter=self._condition, batch_size=ROWS_AT_ONCE
+            ):
+                table = pa.Table.from_batches([batch])
+                if self.ranked is not None:
+                    self._require_selected_bytes(table)
+                if len(table):
+                    yield table
+
+    def _num_uncommitted(self) -> int:
+        if self._choice.ids is not None or self._choice.selection is not None:
+            return 0
+        with self._run.reading():
+            committed: int = self._metadata.count_rows()
+        return self._run.record.layout.num_images - committed
+
+    def _places(self, table: pa.Table) -> np.ndarray:
+        """Where the images of rows stand in the selection; (n,)."""
+        assert self.ranked is not None  # noqa: S101 - asked for with a selection only
+        places = pc.index_in(table.column("image_id"), self.ranked.column("image_id"))
+        found: np.ndarray = places.to_numpy()
+        return found
+
+    def _require_selected_bytes(self, table: pa.Table) -> None:
+        """Check that images are still those that were selected."""
+        assert self.ranked is not None  # noqa: S101 - asked for with a selection only
+        selected = self.ranked.column("sha256").take(pa.array(self._places(table)))
+        same = pc.fill_null(pc.equal(table.column("sha256"), selected), False)
+        others = table.column("image_id").filter(pc.invert(same))
+        if len(others):
+            raise self._not_selected(others[0].as_py())
+
+    def _require_all(self, unknown: list[str], missing: np.ndarray) -> None:
+        if unknown:
+            shown = ", ".join(unknown[:MAX_SHOWN]) + (", ..." if len(unknown) > MAX_SHOWN else "")
+            raise SpecError(f"{self._run.url} has committed no image or row {shown}")
+        if self.ranked is not None and missing.any():
+            raise self._not_selected(self.ranked.column("image_id")[int(missing.argmax())].as_py())
+
+    def _not_selected(self, image_id: str) -> SpecError:
+        path = selection_path(str(self._choice.selection))
+        return SpecError(
+            f"{self._run.url}/{path}: image {image_id!r} is not the one that was selected; select "
+            "again"
+        )

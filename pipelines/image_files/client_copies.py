@@ -3,6 +3,7 @@
 A copy is a function of its master and of what was asked for, until a time stamp is put on it.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any, Literal
@@ -68,6 +69,15 @@ class CopySpec:
             raise SpecError(
                 f"label: {self.label!r} must be text of ASCII letters, digits and signs"
             )
+
+    def check_sizes(self, sizes: Iterable[tuple[int, int]]) -> None:
+        """Check that the label, if any, fits into images of these sizes.
+
+        Raises:
+            SpecError: it does not.
+        """
+        for size in sizes if self.label is not None else ():
+            require_room(str(self.label), size)
 
     def as_dict(self) -> dict[str, Any]:
         """As it is recorded beside the copies."""

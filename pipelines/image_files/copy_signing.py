@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreDenied, StoreMissing
+from nightpress.pipelines.image_files.content_credentials.c2pa_reader import judge
 from nightpress.pipelines.image_files.content_credentials.parts import split, without_credential
 from nightpress.pipelines.image_files.content_credentials.setup import checked_key, checked_section
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import CREATOR
 from nightpress.pipelines.image_files.encoding import opened
+from nightpress.pipelines.job.credentials import has_credentials
 from nightpress.pipelines.job.provenance_section import SignSpec
 from nightpress.pipelines.storage import Options
 
@@ -57,6 +60,7 @@ class CopySigner:
                 )
             return cls()
         if tsa is not None:
+            _check_tsa(tsa)
             from nightpress.pipelines.image_files.content_credentials import time_stamped
 
             time_stamped.require_c2pa()
@@ -66,8 +70,8 @@ class CopySigner:
         except ValidationError as error:
             wrong = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise SpecError(f"certificate: {wrong}") from None  # it may quote a key
-        except SpecError as error:
-            raise SpecError(f"certificate: {error}") from error
+        except (SpecError, StoreMissing, StoreDenied) as error:
+            raise type(error)(f"certificate: {error}") from error
         return cls(sign, checked_key(sign), tsa)
 
     def as_dict(self) -> dict[str, Any] | None:
@@ -96,10 +100,22 @@ class CopySigner:
         """Whether a stored file is this copy, signed as it should be."""
         if self.tsa is None:
             return found == self.signed(unsigned)
-        from nightpress.pipelines.image_files.content_credentials.time_stamped import is_intact
-
         is_signed = split(found) is not None and without_credential(found) == unsigned
-        return is_signed and is_intact(found, _kind(unsigned))
+        return is_signed and judge(found, _kind(unsigned)).is_intact
+
+
+def _check_tsa(tsa: str) -> None:
+    """Check the URL of an authority, which is recorded beside the copies.
+
+    Raises:
+        SpecError: it is none, or names a user; then it is not quoted.
+    """
+    if has_credentials(tsa):
+        raise SpecError(
+            "tsa: the URL must not hold credentials, as it is recorded beside the copies"
+        )
+    if urlsplit(tsa).scheme not in ("http", "https"):
+        raise SpecError(f"tsa: {tsa!r} must be a URL that begins with http:// or https://")
 
 
 def _kind(data: bytes) -> str:

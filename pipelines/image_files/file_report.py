@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from nightpress.pipelines.image_files.content_credentials import can_check
+from nightpress.pipelines.image_files.content_credentials.c2pa_reader import can_judge, judge
 from nightpress.pipelines.image_files.content_credentials.parts import PNG_SIGNATURE, split
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import SealedFacts
@@ -31,15 +32,17 @@ class CredentialReport:
     """The credential of a file, and what became of checking it."""
 
     state: CredentialState
-    """`foreign`: another program wrote it, and it was not checked."""
+    """`foreign`: another program wrote it, and c2pa-python finds it intact."""
     reason: str | None = None
-    """Why it is not valid, or was not checked."""
+    """Why it is not valid, or was not checked; that another program wrote it."""
     statement: Statement | None = None
     signer: str | None = None
     """By its certificate, which nobody here has found trustworthy."""
     certificate_sha256: str | None = None
     not_after: str | None = None
     """When the certificate expires: UTC, ISO 8601."""
+    signed_at: str | None = None
+    """When an authority put a time stamp on the signature, of a foreign one: UTC, ISO 8601."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def read_report(data: bytes) -> FileReport:
         creator=properties.get(f"{XMP}CreatorTool"),
         digital_source_type=properties.get(f"{IPTC}DigitalSourceType"),
         xmp=packet.decode("utf-8", "replace") or None,
-        credential=_credential(data),
+        credential=_credential(data, kind),
     )
 
 
@@ -111,7 +114,7 @@ def _properties(packet: bytes) -> dict[str, str]:
     return found
 
 
-def _credential(data: bytes) -> CredentialReport | None:
+def _credential(data: bytes, kind: str) -> CredentialReport | None:
     if split(data) is None:
         return None
     if not can_check():
@@ -125,7 +128,7 @@ def _credential(data: bytes) -> CredentialReport | None:
     try:
         found = read_credential(data)
     except ForeignCredential as error:
-        return CredentialReport("foreign", str(error))
+        return _foreign(data, kind, str(error))
     except InvalidCredential as error:
         return CredentialReport("invalid", str(error))
     if found is None:
@@ -137,6 +140,18 @@ def _credential(data: bytes) -> CredentialReport | None:
         certificate_sha256=found.chain.sha256,
         not_after=found.chain.signer.not_valid_after_utc.isoformat(timespec="seconds"),
     )
+
+
+def _foreign(data: bytes, kind: str, reason: str) -> CredentialReport:
+    """The credential that another program wrote, by c2pa-python."""
+    if not can_judge():
+        how = "pip install 'nightpress[deliver]' brings c2pa-python, which checks it"
+        return CredentialReport("unchecked", f"{reason}; {how}")
+    found = judge(data, kind)
+    if not found.is_intact:
+        problems = ", ".join(found.problems) or "it is invalid"
+        return CredentialReport("invalid", f"{reason}, and c2pa-python finds: {problems}")
+    return CredentialReport("foreign", reason, signer=found.signer, signed_at=found.signed_at)
 
 
 def pixels_sha256(image: Image.Image) -> str:

@@ -1,14 +1,16 @@
 """Which image of a run a file is, also where its metadata was stripped."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.image_files.embedded_metadata import Embedded, SealedFacts
@@ -19,6 +21,7 @@ from nightpress.pipelines.records import METADATA_SCHEMA, ImageFacts
 from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.storage import READ_THREADS
 
 Row = Mapping[str, Any]
@@ -47,48 +50,72 @@ class Origin:
     """The image's metadata."""
 
 
-def find_origin(run: Run, data: bytes) -> Origin | None:
-    """The image of a run that a file is; None if the run did not make it.
+@dataclass(frozen=True)
+class _Picture:
+    """What the pixels of a file are compared by."""
 
-    It looks for the bytes first. Then it looks at the image that the embedded metadata names, if
-    any. At last it compares the pixels with those of each stored image of the same size, which
-    reads them all.
+    size: tuple[int, int]
+    pixels: str
+    """`pixels_sha256`."""
+    digits: str
+    """`perceptual_hash`."""
+
+    @classmethod
+    def of(cls, image: Image.Image) -> "_Picture":
+        digits = perceptual_hash(np.asarray(image.convert("RGB")))
+        return cls(image.size, pixels_sha256(image), digits)
+
+
+def find_origin(runs: Sequence[Run], data: bytes) -> Origin | None:
+    """The image of one of some runs that a file is, by the surest likeness; None if none made it.
+
+    It looks for the bytes in every run first. Then it looks at the images that the embedded
+    metadata names, if any, and compares the pixels with those of the stored images of the same
+    size that have the same perceptual hash, or none.
 
     Args:
-        run: a run, finished or not.
+        runs: finished or not.
         data: an image file.
 
     Raises:
         ValueError: the file is no intact image.
-        StoreError: the run cannot be read.
+        StoreError: a run cannot be read.
     """
     with decoded(data) as image:
-        size, pixels = image.size, pixels_sha256(image)
-    row = row_of_bytes(run, data)
-    if row is not None:
-        return Origin(run.url, Likeness.FILE, row)
-    named = _named(run, read_embedded(data))
-    if named is not None and _pixels_of(run, named) == pixels:
-        return Origin(run.url, Likeness.PIXELS, named)
-    row = _with_pixels(run, size, pixels)
-    if row is not None:
-        return Origin(run.url, Likeness.PIXELS, row)
-    return None if named is None else Origin(run.url, Likeness.FACTS, named)
+        picture = _Picture.of(image)
+    for run in runs:
+        if (row := row_of_bytes(run, data)) is not None:
+            return Origin(run.url, Likeness.FILE, row)
+    embedded = read_embedded(data)
+    named = [(run, row) for run in runs if (row := _named(run, embedded)) is not None]
+    for run, row in named:
+        if _pixels_of(run, row) == picture.pixels:
+            return Origin(run.url, Likeness.PIXELS, row)
+    for run in runs:
+        if (row := _with_pixels(run, picture)) is not None:
+            return Origin(run.url, Likeness.PIXELS, row)
+    return next((Origin(run.url, Likeness.FACTS, row) for run, row in named), None)
 
 
 def row_of_bytes(run: Run, data: bytes) -> Row | None:
     """The metadata of the image with exactly these bytes; None if there is none."""
     same = pc.field("sha256") == hashlib.sha256(data).hexdigest()
-    return next(_rows(run, same), None)
+    found = next(_rows(run, same, ("image_id",)), None)
+    return None if found is None else row_of(run, found["image_id"])
+
+
+def row_of(run: Run, image_id: str) -> Row | None:
+    """The metadata of an image; None if it is not committed."""
+    with run.reading():
+        return run.row(image_id)
 
 
 def _named(run: Run, embedded: Embedded | None) -> Row | None:
     """The image whose facts are those of embedded metadata."""
     match embedded:
         case ImageFacts():
-            with run.reading():
-                row = run.row(embedded.image_id)
-            if row is None or row["status"] != "ok" or ImageFacts.from_dict(row) != embedded:
+            row = row_of(run, embedded.image_id)
+            if row is None or row["status"] != "ok" or ImageFacts.from_dict(dict(row)) != embedded:
                 return None
             return row
         case SealedFacts():
@@ -103,18 +130,20 @@ def _is_sealed(row: Row, sealed: SealedFacts) -> bool:
     return SealedFacts.of(ImageFacts.from_dict(dict(row))) == sealed
 
 
-def _with_pixels(run: Run, size: tuple[int, int], pixels: str) -> Row | None:
-    """The first stored image of a size that has these pixels."""
-    width, height = size
-    same_size = (pc.field("width") == width) & (pc.field("height") == height)
-    rows = _rows(run, same_size & (pc.field("status") == "ok"), _WHERE_IT_LIES)
+def _with_pixels(run: Run, picture: _Picture) -> Row | None:
+    """The first stored image with these pixels; equal pixels have equal perceptual hashes."""
+    width, height = picture.size
+    alike = (pc.field("width") == width) & (pc.field("height") == height)
+    digits = pc.field("perceptual_hash")  # runs of older versions have none
+    alike &= (digits == picture.digits) | digits.is_null()
+    rows = _rows(run, alike & (pc.field("status") == "ok"), _WHERE_IT_LIES)
 
     def id_if_same(row: Row) -> str | None:
-        return row["image_id"] if _pixels_of(run, row) == pixels else None
+        return row["image_id"] if _pixels_of(run, row) == picture.pixels else None
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
         image_id = next(filter(None, map_ahead(pool, id_if_same, rows, READ_THREADS)), None)
-    return None if image_id is None else next(_rows(run, pc.field("image_id") == image_id), None)
+    return None if image_id is None else row_of(run, image_id)
 
 
 _WHERE_IT_LIES = ("image_id", "file", "member_offset", "num_bytes")

@@ -107,6 +107,16 @@ def are_near(a: str, b: str) -> bool:
     return is_near(distance(a, b))
 
 
+def distances(one: HashArray, others: HashArray) -> tuple[Positions, Positions]:
+    """How far one hash is from each of others: `bits` and `levels` of `HashDistance`; (n,) each.
+
+    Args:
+        one: a single hash.
+    """
+    bits = np.bitwise_count(one.bits ^ others.bits).astype(np.int64)
+    return bits, _levels_apart(np.broadcast_to(one.levels, others.levels.shape), others.levels)
+
+
 def first_near(hashes: HashArray, others: HashArray) -> Positions:
     """For each hash the position of the first of `others` that is near it; (n,), -1 for none.
 
@@ -236,10 +246,14 @@ def _near(a: HashArray, left: Positions, b: HashArray, right: Positions) -> NDAr
     """Which of some pairs are near; their numbers."""
     bits = np.bitwise_count(a.bits[left] ^ b.bits[right])
     alike = np.flatnonzero(bits <= MOST_BITS)
-    x, y = a.levels[left[alike]], b.levels[right[alike]]
-    low, high = np.uint8(15), np.uint8(4)
-    levels = np.maximum(_apart(x & low, y & low), _apart(x >> high, y >> high))
+    levels = _levels_apart(a.levels[left[alike]], b.levels[right[alike]])
     return alike[levels <= MOST_LEVELS]
+
+
+def _levels_apart(x: Levels, y: Levels) -> Positions:
+    """The largest difference of any level in each row; (n,)."""
+    low, high = np.uint8(15), np.uint8(4)
+    return np.maximum(_apart(x & low, y & low), _apart(x >> high, y >> high))
 
 
 def _apart(x: Levels, y: Levels) -> Positions:

@@ -376,7 +376,7 @@ class Night:
         self.tally.images = planned
         self.tally.doubled = sum(count - 1 for count in ids.values()) + len(orphan_images(run))
         self.tally.lost = planned - len(ids) + sum(row["status"] != "ok" for row in healthy)
-        undisturbed = undisturbed_in(self.environment, self.num_healthy)
+        undisturbed = self.undisturbed()
         for row in healthy:
             if row["status"] == "ok":
                 data = run.store.read(row["file"])
@@ -386,6 +386,10 @@ class Night:
         self._check_resampled()
         findings = [str(finding) for shard in verify(run) for finding in shard.findings]
         assert findings == [], f"{findings}; {self.report()}"
+
+    def undisturbed(self) -> dict[str, bytes]:
+        """Image id -> bytes of every healthy image in a run of this job without faults."""
+        return undisturbed_in(self.environment, self.num_healthy)
 
     def _check_failures(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:

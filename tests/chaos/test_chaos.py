@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from environment import (
@@ -15,8 +16,11 @@ from environment import (
 )
 from gated_night import GatedNight
 from night import POISON, Night
+from signed_night import SignedNight
 from support.servers import Server
+from support.signers import Studio
 
+from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.storage import Store
 
@@ -63,6 +67,22 @@ def test_nights_whose_gates_reject_half_take_the_draws_of_a_quiet_night(
     environment: Environment, seed: int
 ) -> None:
     run_without_damage(GatedNight(environment, seed, num_faults=6, num_healthy=16))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("seed", "algorithm", "embed"), [(950, "es256", "full"), (951, "ed25519", "minimal")]
+)
+def test_signed_nights_end_with_the_bytes_of_a_quiet_night_and_credentials_that_readers_trust(
+    environment: Environment,
+    seed: int,
+    algorithm: str,
+    embed: Literal["full", "minimal"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    studio = Studio.new(algorithm)
+    monkeypatch.setenv(KEY, studio.signer.key_pem)
+    run_without_damage(SignedNight(environment, seed, 6, 16, studio, embed))
 
 
 @pytest.mark.chaos

@@ -26,6 +26,9 @@ from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED, CRE
 LAYOUT_VERSION = "1"
 """Version of what this module writes. Another layout needs another number, and this one stays."""
 
+GENERATOR = {"name": CREATOR, "version": LAYOUT_VERSION}
+"""What made a claim, by which our own are told from those of c2pa-python."""
+
 NAMESPACE = uuid.UUID("5b8ccf3a-7b1b-5d0e-9c55-0f6f5a1b7e10")
 """Namespace of the ids of manifests and of the images that they are in."""
 
@@ -152,7 +155,7 @@ class _Layout:
     def _claim(self, assertions: tuple[SuperBox, ...]) -> bytes:
         claim: dict[str, Any] = {
             "instanceID": f"xmp:iid:{self._image}",
-            "claim_generator_info": {"name": CREATOR, "version": LAYOUT_VERSION},
+            "claim_generator_info": GENERATOR,
         }
         if self._statement.title is not None:
             claim["dc:title"] = self._statement.title

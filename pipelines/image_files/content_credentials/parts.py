@@ -147,11 +147,12 @@ def _split_jpeg(data: bytes) -> SignedFile | None:
 def _jumbf_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Start, end and content of each segment that holds a piece of a JUMBF box."""
     offset = len(JPEG_START)
-    while True:
+    while offset + JPEG_SEGMENT.size <= len(data):
         marker, length = JPEG_SEGMENT.unpack_from(data, offset)
-        if marker == JPEG_SCAN or marker < 0xFF00:
+        end = offset + 2 + length
+        if marker == JPEG_SCAN or marker < 0xFF00 or length < 2 or end > len(data):
             return
-        content, end = data[offset + JPEG_SEGMENT.size : offset + 2 + length], offset + 2 + length
+        content = data[offset + JPEG_SEGMENT.size : end]
         is_box = content.startswith(b"JP") and content[JPEG_BOX.size + 4 :].startswith(b"jumb")
         if marker == JPEG_APP11 and is_box:
             yield offset, end, content[JPEG_BOX.size :]

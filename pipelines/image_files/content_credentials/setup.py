@@ -3,7 +3,7 @@
 import ssl
 from datetime import UTC, datetime
 
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.image_files.content_credentials import require_packages
 from nightpress.pipelines.image_files.content_credentials.signing_key import (
     SigningKey,
@@ -31,8 +31,8 @@ def with_certificate(spec: RunSpec) -> RunSpec:
         return spec
     try:
         signed = checked_section(sign, spec.storage)
-    except SpecError as error:
-        raise SpecError(f"job: {WHERE}: {error}") from error
+    except (SpecError, StoreMissing, StoreDenied) as error:
+        raise type(error)(f"job: {WHERE}: {error}") from error
     provenance = spec.provenance.model_copy(update={"sign": signed})
     return spec.model_copy(update={"provenance": provenance})
 

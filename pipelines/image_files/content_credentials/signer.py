@@ -13,7 +13,11 @@ from nightpress.pipelines.image_files.content_credentials.certificates import (
 )
 from nightpress.pipelines.image_files.content_credentials.manifest import manifest_store
 from nightpress.pipelines.image_files.content_credentials.parts import with_store
-from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
+from nightpress.pipelines.image_files.content_credentials.signing_key import (
+    KEY,
+    KEY_FILE,
+    SigningKey,
+)
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.job.provenance_section import SignSpec
 
@@ -65,16 +69,24 @@ class Signer:
         return b"".join(each.to_bytes(COORDINATE_BYTES) for each in decode_dss_signature(der))
 
 
+def _hint(key: SigningKey) -> str:
+    """What a text that is no private key may be, without quoting it."""
+    if b"\\n" in key.pem:
+        return "; its line breaks are written as \\n, and must be real ones"
+    if key.where == KEY and b"-----BEGIN" not in key.pem:
+        return f"; {KEY} takes its text, and {KEY_FILE} the path of a file"
+    return ""
+
+
 def _private_key(key: SigningKey) -> ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:
     try:
         found = load_pem_private_key(key.pem, password=None)
     except TypeError as error:
         raise SpecError(
-            f"{key.where}: the key has a passphrase, which nobody can type at night; give it "
-            "without one, from a secret store"
+            f"{key.where}: the key has a passphrase; give it without one, from a secret store"
         ) from error
     except (ValueError, UnsupportedAlgorithm):  # its text may quote the key
-        raise SpecError(f"{key.where}: not a private key in PEM") from None
+        raise SpecError(f"{key.where}: not a private key in PEM{_hint(key)}") from None
     if not isinstance(found, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
         raise SpecError(
             f"{key.where}: a key for {key_kind(found)}; provenance.sign takes ECDSA on P-256 "

@@ -4,17 +4,15 @@ Unlike those of `signer`, such credentials differ each time.
 Reference: RFC 3161, "Time-Stamp Protocol".
 """
 
-from importlib.util import find_spec
 from io import BytesIO
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import SpecError, StoreError
+from nightpress.pipelines.image_files.content_credentials.c2pa_reader import MIME, can_judge
 from nightpress.pipelines.image_files.content_credentials.manifest import ACTIONS
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED, CREATOR
 from nightpress.pipelines.job.provenance_section import SignSpec
-
-MIME = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 
 
 def require_c2pa() -> None:
@@ -23,7 +21,7 @@ def require_c2pa() -> None:
     Raises:
         SpecError: it is missing.
     """
-    if find_spec("c2pa") is None:
+    if not can_judge():
         raise SpecError(
             "time stamps need c2pa-python; install it with: pip install 'nightpress[deliver]'"
         )
@@ -60,14 +58,3 @@ def time_stamped(unsigned: bytes, kind: str, sign: SignSpec, key: SigningKey, ts
     except c2pa.C2paError as error:
         raise StoreError(f"no time stamp from {tsa}: {one_line(error, 200)}") from error
     return signed.getvalue()
-
-
-def is_intact(data: bytes, kind: str) -> bool:
-    """Whether c2pa-python finds no damage in a file's credential."""
-    import c2pa
-
-    try:
-        with c2pa.Reader(MIME[kind], BytesIO(data)) as reader:
-            return bool(reader.get_validation_state() != "Invalid")
-    except c2pa.C2paError:
-        return False

@@ -21,7 +21,6 @@ from nightpress.pipelines.image_files.content_credentials.certificates import Ce
 from nightpress.pipelines.image_files.content_credentials.jumbf import SuperBox, read_box
 from nightpress.pipelines.image_files.content_credentials.parts import SignedFile, split
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
-from nightpress.pipelines.image_files.embedded_metadata import CREATOR
 
 
 class InvalidCredential(ValueError):
@@ -139,7 +138,7 @@ def _only_manifest(store: bytes) -> SuperBox:
     if isinstance(boxes, bytes) or not boxes:
         raise InvalidCredential("it holds no manifest")
     *earlier, active = boxes
-    if earlier or _claim(active).get("claim_generator_info", {}).get("name") != CREATOR:
+    if earlier or _claim(active).get("claim_generator_info") != manifest.GENERATOR:
         raise ForeignCredential("another program wrote its credential")
     return active
 

@@ -3,8 +3,10 @@
 import hashlib
 import shutil
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -12,9 +14,10 @@ from support.fakes.fake_runs import finished_run
 from support.signers import Studio
 from support.time_stamps import time_stamping_authority
 
-from nightpress.jobs import deliver
+from nightpress.jobs import deliver, select
 from nightpress.jobs.cli import command
-from nightpress.pipelines.errors import SpecError, StoreError
+from nightpress.jobs.runs import delivery_choice, delivery_table
+from nightpress.pipelines.errors import SelectionNotFound, SpecError, StoreError
 from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.content_credentials.parts import without_credential
 from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
@@ -22,6 +25,10 @@ from nightpress.pipelines.image_files.content_credentials.validation import read
 from nightpress.pipelines.image_files.copy_signing import CopySigning
 from nightpress.pipelines.image_files.encoding import decoded, read_facts
 from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.run_directory.commit import commit_shard, read_commit, shard_path
+from nightpress.pipelines.storage import Store
+
+deliver_module = import_module("nightpress.jobs.runs.deliver")
 
 PROMPTS = ("a red cat", "a blue cat", "a nan dog", "a fish", "a bird")
 
@@ -88,24 +95,89 @@ def test_a_choice_by_ids_condition_or_selection(run: Path, tmp_path: Path) -> No
     assert by_ids.num_copies == 2
     by_condition = deliver(str(run), str(tmp_path / "b"), where="prompt like '%cat'")
     assert by_condition.num_copies == 2
-    rows = pq.read_table(tmp_path / "a/delivered.parquet").to_pylist()
-    table = pq.read_table(tmp_path / "a/delivered.parquet").select(["image_id", "master_sha256"])
-    (run / "selections").mkdir()
-    best = table.rename_columns(["image_id", "sha256"]).take([1, 0])
-    pq.write_table(best, run / "selections/best.parquet")
+    best = select(str(run), "best", by="contrast", where="prompt like '%cat' or prompt = 'a bird'")
     chosen = deliver(str(run), str(tmp_path / "c"), selection="best")
     delivered = pq.read_table(str(chosen.table)).column("image_id").to_pylist()
-    assert delivered == [row["image_id"] for row in rows][::-1]
+    assert delivered == best.images.column("image_id").to_pylist()
     for options, reason in (
         ({"ids": ["nobody", "00000001"]}, "no image or row nobody"),
+        ({"ids": []}, "ids: there is none"),
         ({"where": "prompt = 'x'"}, "no image is chosen"),
         ({"where": "prompt = 'x'", "selection": "best"}, "not by two"),
-        ({"selection": "../best"}, "has no selection"),
+        ({"selection": "../best"}, r"\.\./best"),
+        ({"selection": "worst"}, "no selection 'worst'; its selections are: best"),
         ({"ids": ["00000002"]}, "none of the chosen rows has an image"),
     ):
-        with pytest.raises(SpecError, match=reason):
+        with pytest.raises((SpecError, SelectionNotFound), match=reason):
             deliver(str(run), str(tmp_path / "d"), **options)  # type: ignore[arg-type]
-    assert not (tmp_path / "d/delivered.parquet").exists()
+    assert nightpress("deliver", run, "--to", tmp_path / "d", "--selection", "x").exit_code == 2
+    assert not (tmp_path / "d").exists()
+
+
+def test_an_image_that_was_made_again_since_it_was_selected_is_not_delivered(
+    run: Path, tmp_path: Path
+) -> None:
+    select(str(run), "best", where="prompt like '%cat'")
+    store = Store(str(run))
+    part = read_commit(store, 0)
+    values = part.to_pylist()
+    values[1] |= {"sha256": "0" * 64}
+    store.delete(shard_path(0))
+    commit_shard(store, 0, pa.Table.from_pylist(values, part.schema))
+    with pytest.raises(SpecError, match="'00000001_00' is not the one that was selected"):
+        deliver(str(run), str(tmp_path / "out"), selection="best")
+    store.delete(shard_path(0))
+    with pytest.raises(SpecError, match="'00000000_00' is not the one that was selected"):
+        deliver(str(run), str(tmp_path / "out"), selection="best")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_are_read_some_at_a_time(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = deliver(str(run), str(tmp_path / "a"))
+    monkeypatch.setattr(delivery_choice, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(delivery_table, "ROWS_A_CHUNK", 1)
+    select(str(run), "all", by="contrast")
+    for name, chosen in (("b", {}), ("c", {"selection": "all"}), ("d", {"ids": ["00000001"]})):
+        done = deliver(str(run), str(tmp_path / name), **chosen)  # type: ignore[arg-type]
+        assert done.num_copies == (1 if name == "d" else whole.num_copies)
+        again = deliver(str(run), str(tmp_path / name), **chosen)  # type: ignore[arg-type]
+        assert again.num_written == 0
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_a_delivery_of_an_unfinished_run_says_what_is_not_made_yet(
+    run: Path, tmp_path: Path
+) -> None:
+    Store(str(run)).delete(shard_path(2))
+    result = nightpress("deliver", run, "--to", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "the run is not finished: 1 image not committed yet" in result.stdout.splitlines()
+    by_ids = deliver(str(run), str(tmp_path / "ids"), ids=["00000001"])
+    assert by_ids.num_uncommitted == 0
+
+
+def test_another_file_at_the_place_of_the_table_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/delivered.parquet").write_bytes(b"mine")
+    result = nightpress("deliver", run, "--to", tmp_path / "out")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "out/delivered.parquet: not the table of a delivery" in line
+    assert contents(tmp_path / "out") == {"delivered.parquet": b"mine"}
+
+
+def test_of_many_findings_the_first_are_named_and_all_are_counted(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver_module, "MAX_FINDINGS", 2)
+    shutil.rmtree(run / "images")
+    found = deliver(str(run), str(tmp_path / "out"))
+    assert (found.num_findings, len(found.findings), found.is_complete) == (4, 2, False)
+    lines = nightpress("deliver", run, "--to", tmp_path / "out").stdout.splitlines()
+    assert lines[2] == "... and 2 more"
+    assert "not complete: 4 images cannot be copied" in lines[-1]
 
 
 @pytest.mark.parametrize("is_signed", [False, True])
@@ -200,7 +272,7 @@ def test_wrong_certificates_are_refused_before_anything_is_written(
     other = tmp_path / "other.pem"
     other.write_text(Studio.new().chain)
     wrong = {
-        str(tmp_path / "none.pem"): "none.pem",
+        str(tmp_path / "none.pem"): f"error: certificate: {tmp_path}/none.pem: not found",
         str(other): "is not the key of",
         studio().signer.key_pem: "holds a private key",
         "x" * 300: "the path is too long",
@@ -212,3 +284,31 @@ def test_wrong_certificates_are_refused_before_anything_is_written(
         assert reason in line
         assert studio().signer.key_pem.splitlines()[1] not in line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_address_of_an_authority_is_checked_and_a_password_in_it_never_shown(
+    run: Path, tmp_path: Path, certificate: str
+) -> None:
+    for tsa, reason in (
+        ("http://me:secret@tsa", "tsa: the URL must not hold credentials"),
+        ("tsa.example", "tsa: 'tsa.example' must be a URL that begins with http:// or https://"),
+    ):
+        options = ("--to", tmp_path / "out", "--certificate", certificate, "--tsa", tsa)
+        result = nightpress("deliver", run, *options)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert reason in line
+        assert "secret" not in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_warning_says_that_the_names_of_copies_tell_the_prompt(tmp_path: Path) -> None:
+    images = {"file_name": "{prompt}-{image_id}.png"}
+    store, _ = finished_run(tmp_path / "run", PROMPTS[:2], images=images)
+    result = nightpress("deliver", store.url, "--to", tmp_path / "out")
+    assert result.exit_code == 0
+    assert "warning: the names of the copies tell prompt, as images.file_name of the run is" in (
+        " ".join(result.stderr.split())
+    )
+    plain, _ = finished_run(tmp_path / "plain", PROMPTS[:2])
+    assert "warning" not in nightpress("deliver", plain.url, "--to", tmp_path / "b").stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from support.fakes.fake_runs import finished_run
@@ -17,9 +18,11 @@ from nightpress.pipelines.image_files.content_credentials.parts import without_c
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.job.sections import ImagesSpec
-from nightpress.pipelines.run_directory.commit import read_commit
+from nightpress.pipelines.run_directory import origin
+from nightpress.pipelines.run_directory.commit import commit_shard, read_commit, shard_path
 from nightpress.pipelines.run_directory.origin import Likeness, find_origin
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.storage import Store
 
 PROMPTS = ("a red cat", "a blue cat", "a nan dog", "a fish", "a bird", "a fox", "a cow")
 
@@ -68,7 +71,7 @@ def test_every_image_is_found_by_its_bytes_and_stripped_by_its_pixels(
             (unsigned, Likeness.PIXELS),
             (stripped(data), Likeness.PIXELS),
         ):
-            found = find_origin(run, file)
+            found = find_origin([run], file)
             assert found is not None
             assert found.likeness == likeness
             assert found.row["image_id"] == row["image_id"]
@@ -88,7 +91,7 @@ def test_an_edited_image_is_found_by_the_metadata_that_it_kept(tmp_path: Path, e
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     edited = file.getvalue()[:33] + text + file.getvalue()[33:]
-    found = find_origin(run, edited)
+    found = find_origin([run], edited)
     assert found is not None
     assert (found.likeness, found.row["image_id"]) == (Likeness.FACTS, row["image_id"])
 
@@ -104,18 +107,18 @@ def test_images_of_other_runs_are_not_found(tmp_path: Path) -> None:
     other = Run(*finished_run(tmp_path / "two", [f"another {p}" for p in PROMPTS], 3, seed=9))
     for row in made(other):
         data = image_bytes(other.store, row)
-        assert find_origin(run, data) is None
+        assert find_origin([run], data) is None
         facts = read_facts(data)
         assert facts is not None
         black = encode(np.zeros((facts.height, facts.width, 3), np.uint8), facts, ImagesSpec())
-        assert find_origin(run, black) is None
-        assert find_origin(run, stripped(data)) is None
+        assert find_origin([run], black) is None
+        assert find_origin([run], stripped(data)) is None
 
 
 def test_a_file_that_is_no_image_is_an_error(tmp_path: Path) -> None:
     run = Run(*finished_run(tmp_path, PROMPTS[:2]))
     with pytest.raises(ValueError, match="not a PNG"):
-        find_origin(run, b"hello")
+        find_origin([run], b"hello")
 
 
 def test_damaged_and_missing_images_of_the_run_are_passed_over(tmp_path: Path) -> None:
@@ -124,6 +127,58 @@ def test_damaged_and_missing_images_of_the_run_are_passed_over(tmp_path: Path) -
     wanted = stripped(image_bytes(run.store, third))
     run.store.delete(first["file"])
     run.store.put(second["file"], b"hello")
-    found = find_origin(run, wanted)
+    found = find_origin([run], wanted)
     assert found is not None
     assert found.row["image_id"] == third["image_id"]
+
+
+def test_the_surest_likeness_in_any_run_wins(tmp_path: Path) -> None:
+    one = Run(*finished_run(tmp_path / "one", PROMPTS, 3))
+    two = Run(*finished_run(tmp_path / "two", PROMPTS, 3, images={"format": "webp"}))
+    row = made(one)[2]
+    data = image_bytes(one.store, row)
+    facts = read_facts(data)
+    assert facts is not None
+    edited = encode(np.zeros((facts.height, facts.width, 3), np.uint8), facts, ImagesSpec())
+    for file, likeness, url in (
+        (data, Likeness.FILE, one.url),
+        (stripped(data), Likeness.PIXELS, two.url),
+        (edited, Likeness.FACTS, two.url),
+    ):
+        found = find_origin([two, one], file)
+        assert found is not None
+        assert (found.likeness, found.url) == (likeness, url)
+        assert found.row["image_id"] == row["image_id"]
+
+
+def test_only_images_with_the_same_perceptual_hash_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(*finished_run(tmp_path, PROMPTS, 3))
+    first, *others = made(run)
+    hashes = [row["perceptual_hash"] for row in others]
+    assert first["perceptual_hash"] not in hashes
+    wanted = stripped(image_bytes(run.store, first))
+    read = list[str]()
+
+    def noted(store: Store, row: Mapping[str, Any]) -> bytes:
+        read.append(row["image_id"])
+        return image_bytes(store, row)
+
+    monkeypatch.setattr(origin, "image_bytes", noted)
+    found = find_origin([run], wanted)
+    assert found is not None
+    assert read == [first["image_id"]]
+
+
+def test_images_of_older_versions_which_have_no_perceptual_hash_are_read(tmp_path: Path) -> None:
+    store, record = finished_run(tmp_path, PROMPTS, 100)
+    part = read_commit(store, 0)
+    values = [row | {"perceptual_hash": None} for row in part.to_pylist()]
+    store.delete(shard_path(0))
+    commit_shard(store, 0, pa.Table.from_pylist(values, part.schema))
+    run = Run(store, record)
+    row = made(run)[3]
+    found = find_origin([run], stripped(image_bytes(store, row)))
+    assert found is not None
+    assert found.row["image_id"] == row["image_id"]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,25 @@ import pytest
 from support.fakes.fake_runs import FakeSampler, finished_run, make_shard, prepare, work_on
 from support.signers import Studio
 
+from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.content_credentials.parts import (
     split,
     with_store,
     without_credential,
 )
+from nightpress.pipelines.image_files.content_credentials.signer import Signer
+from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.content_credentials.validation import read_credential
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.planning import read_shard, write_plan
-from nightpress.pipelines.run_directory.commit import commit_shard, read_commit, shard_path
+from nightpress.pipelines.run_directory.commit import (
+    commit_shard,
+    failed_rows,
+    read_commit,
+    shard_path,
+)
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.verify import Damage, verify
@@ -87,6 +96,57 @@ def test_a_signed_image_is_the_unsigned_one_and_a_credential(tmp_path: Path) -> 
         *finished_run(tmp_path / "signed", PROMPTS, key=studio().key, provenance=signed())
     )
     assert {name: without_credential(data) for name, data in with_credentials.items()} == plain
+
+
+class Healthy(FakeSampler):
+    """Makes every image, also those that fail elsewhere."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> SampledBatch:
+        made = super().sample(*args, **kwargs)
+        return replace(made, faults=(None,) * len(made.faults))
+
+
+@pytest.mark.parametrize("packing", ["none", "webdataset", "parquet"])
+@pytest.mark.parametrize("embed", ["full", "minimal"])
+def test_a_row_that_is_retried_gets_the_bytes_that_it_would_have_had(
+    tmp_path: Path, packing: str, embed: str
+) -> None:
+    prompts, section = (*PROMPTS[:3], "a nan cow"), signed(embed=embed)
+    store, record, rows = prepare(tmp_path / "a", prompts, packing=packing, provenance=section)
+    make_shard(store, record, rows, FakeSampler(), key=studio().key)
+    assert read_commit(store, 0).column("status").to_pylist() == ["ok"] * 3 + ["failed"]
+    again = work_on(rows, amends=Amendment(failed_rows(store, 0)), attempt=2)
+    make_shard(store, record, rows, Healthy(), again, studio().key)
+    other, record_of, rows = prepare(tmp_path / "b", prompts, packing=packing, provenance=section)
+    make_shard(other, record_of, rows, Healthy(), key=studio().key)
+    retried = images_of(store, record)
+    assert len(retried) == len(prompts)
+    assert retried == images_of(other, record_of)
+    assert findings(store, record) == []
+
+
+@pytest.mark.parametrize("packing", ["none", "webdataset", "parquet"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_is_stored_is_what_was_signed_and_nothing_is_written_afterwards(
+    tmp_path: Path, packing: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_files, sign = list[bytes](), Signer.signed
+
+    def noted(self: Signer, unsigned: bytes, statement: Statement) -> bytes:
+        signed_files.append(sign(self, unsigned, statement))
+        return signed_files[-1]
+
+    monkeypatch.setattr(Signer, "signed", noted)
+    sections = job(kind, **signed())
+    store, record = finished_run(tmp_path, PROMPTS, 4, packing, studio().key, **sections)
+    stored = images_of(store, record)
+    assert sorted(stored.values()) == sorted(signed_files)
+    recorded = [
+        row["sha256"]
+        for shard in range(record.layout.num_shards)
+        for row in read_commit(store, shard).to_pylist()
+    ]
+    assert sorted(recorded) == sorted(hashlib.sha256(data).hexdigest() for data in signed_files)
 
 
 def test_the_time_of_a_credential_is_when_the_run_began(tmp_path: Path) -> None:

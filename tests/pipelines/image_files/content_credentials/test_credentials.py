@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from support.cat_facts import CAT
 from support.signers import MIME, Studio
 
+from nightpress.pipelines.image_files.content_credentials.c2pa_reader import Judgement, judge
 from nightpress.pipelines.image_files.content_credentials.parts import (
     SignedFile,
     split,
@@ -218,3 +219,75 @@ def test_statements_certificates_and_files_that_differ_have_different_ids() -> N
     ]
     labels = {maker.judged(data, "png").report["active_manifest"] for data in signed}
     assert len(labels) == 4
+
+
+def pieces_of(data: bytes, kind: str) -> list[tuple[int, int]]:
+    """Start and end of each chunk or segment of a file, with its header."""
+    found, at = list[tuple[int, int]](), {"png": 8, "webp": 12, "jpeg": 2}[kind]
+    while at < len(data):
+        match kind:
+            case "png":
+                end = at + 12 + int.from_bytes(data[at : at + 4])
+            case "webp":
+                size = int.from_bytes(data[at + 4 : at + 8], "little")
+                end = at + 8 + size + size % 2
+            case _:
+                is_scan = data[at : at + 2] == b"\xff\xda"
+                end = len(data) if is_scan else at + 2 + int.from_bytes(data[at + 2 : at + 4])
+        found.append((at, end))
+        at = end
+    return found
+
+
+def with_right_checksum(piece: bytes, kind: str) -> bytes:
+    """A chunk of a PNG file with the checksum of its changed content."""
+    return piece[:-4] + zlib.crc32(piece[4:-4]).to_bytes(4) if kind == "png" else piece
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("algorithm", ["es256", "ed25519"])
+def test_a_change_in_any_part_of_a_file_is_found_by_c2pa_and_by_us(
+    kind: str, algorithm: str
+) -> None:
+    maker = studio(algorithm)
+    data = maker.sign.signed(file_of(kind), SAID)
+    own = split(data)
+    assert own is not None
+    pieces = [each for each in pieces_of(data, kind) if each[0] != own.start]
+    assert len(pieces) > 3
+    tampered = [data + b"\0", data + data[pieces[0][0] : pieces[0][1]]]
+    for start, end in pieces:
+        middle = (start + end) // 2
+        flipped = data[start:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 : end]
+        tampered.append(data[:start] + with_right_checksum(flipped, kind) + data[end:])
+        tampered.append(data[:start] + data[end:])
+        tampered.append(data[:end] + data[start:end] + data[end:])
+    for changed in tampered:
+        with pytest.raises(InvalidCredential):
+            read_credential(changed)
+        assert not judge(changed, kind).is_intact
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_saved_again_by_pillow_has_lost_its_credential_or_has_a_wrong_one(
+    kind: str,
+) -> None:
+    data = studio().sign.signed(file_of(kind), SAID)
+    again = BytesIO()
+    decoded(data).save(again, kind.upper())
+    assert split(again.getvalue()) is None
+    assert read_credential(again.getvalue()) is None
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_c2pa_python_says_whether_a_credential_is_intact_and_who_signed_it(kind: str) -> None:
+    data = studio().sign.signed(file_of(kind), SAID)
+    assert judge(data, kind) == Judgement(True, (), "press, Studio", None)
+    parts = split(data)
+    assert parts is not None
+    wrong = judge(with_part(parts, parts.store.replace(b"cat_00", b"dog_00")), kind)
+    assert not wrong.is_intact
+    assert wrong.problems
+    cut = judge(data[: parts.start + parts.length // 2], kind)
+    assert not cut.is_intact
+    assert cut.problems

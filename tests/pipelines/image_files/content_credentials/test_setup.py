@@ -129,7 +129,9 @@ def test_certificates_that_cannot_sign_are_refused_with_the_reason(reason: str) 
 
 def test_a_certificate_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
     file = tmp_path / "chain.pem"
-    with pytest.raises(StoreMissing, match=r"chain\.pem"):
+    with pytest.raises(
+        StoreMissing, match=r"^job: provenance\.sign\.certificate: .*chain\.pem: not found"
+    ):
         with_certificate(job(file))
     file.write_text("hello")
     assert f"provenance.sign.certificate: {file}: holds no PEM certificate" in refusal(job(file))
@@ -142,7 +144,11 @@ def test_a_certificate_file_is_named_with_what_is_wrong(tmp_path: Path) -> None:
 KEYS = {
     "set NIGHTPRESS_SIGNING_KEY to its PEM text": lambda: {},
     "both set": lambda: {KEY: "a", KEY_FILE: "b"},
-    "NIGHTPRESS_SIGNING_KEY: not a private key in PEM": lambda: {KEY: "secret words"},
+    "NIGHTPRESS_SIGNING_KEY: not a private key in PEM; NIGHTPRESS_SIGNING_KEY takes its text, and "
+    "NIGHTPRESS_SIGNING_KEY_FILE the path of a file": lambda: {KEY: "secret words"},
+    "its line breaks are written as \\n, and must be real ones": lambda: {
+        KEY: studio().signer.key_pem.replace("\n", "\\n")
+    },
     "NIGHTPRESS_SIGNING_KEY_FILE: /no/such/file: No such file": lambda: {KEY_FILE: "/no/such/file"},
     "the key has a passphrase": lambda: {KEY: key_pem(studio().signer.key, b"open sesame")},
     "NIGHTPRESS_SIGNING_KEY: a key for RSA": lambda: {KEY: key_pem(new_key("rsa"))},
@@ -204,3 +210,18 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
 
 def test_the_environment_is_that_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_from_environment({KEY: "x"}) == SigningKey(b"x", KEY)
+
+
+@pytest.mark.parametrize("algorithm", ["es256", "ed25519"])
+def test_keys_and_certificates_with_the_line_breaks_of_windows_are_read(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = Studio.new(algorithm)
+    certificate, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.write_bytes(maker.chain.replace("\n", "\r\n").encode())
+    key.write_bytes(b"\xef\xbb\xbf" + maker.signer.key_pem.replace("\n", "\r\n").encode())
+    monkeypatch.setenv(KEY_FILE, str(key))
+    spec = with_certificate(job(certificate, algorithm=algorithm))
+    assert spec.provenance.sign is not None
+    assert spec.provenance.sign.certificate == maker.chain
+    assert signing_key_of(spec) is not None
