@@ -389,6 +389,9 @@ class ImageRecord:
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
+    embeddings: Mapping[str, bytes | None] | None = field(default=None, repr=False)
+    """Scorer -> the image's vector, little-endian float16, which goes to `embeddings/` and not into
+    the metadata; None where the scorer failed."""
     draw: int | None = None
     """Which of its draws it is, from 0; its seed is that of the draw. None without gates, and for
     an image of which no draw was taken."""

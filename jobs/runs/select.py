@@ -20,6 +20,8 @@ def select(
     top: int | None = None,
     per: str | None = None,
     balance: str | None = None,
+    embeddings: str | None = None,
+    similarity: float | None = None,
     storage: Options | None = None,
 ) -> Selection:
     """Choose images of a run, and keep the choice as `selections/<name>.parquet` in the run.
@@ -34,17 +36,22 @@ def select(
         where: a condition on the metadata, such as `scores.sharpness > 40 and mood = 'calm'`.
         by: the score that ranks the images, the highest first; `-name` puts the lowest first.
         dedup: `exact` leaves out images with the bytes or pixels of one that ranks before them;
-            `near` also those whose perceptual hashes are near.
+            `near` also those whose perceptual hashes are near; `embeddings` also those whose
+            vectors are alike.
         top: how many of the first images to keep, of each value of `per` if that is given.
         per: a column, such as `id`.
         balance: a column of whose every value equally many images are kept.
+        embeddings: for `dedup="embeddings"`, the scorer whose vectors are compared; by default the
+            only one that the run has vectors of.
+        similarity: the cosine of two vectors from which their images are duplicates; 0.95 by
+            default.
 
     Raises:
         SpecError: the arguments cannot be used, no image is left, or the run has another selection
             of that name; nothing was written.
         RunNotFound, StoreError: as for `status`.
     """
-    request = SelectionRequest.of(where, by, dedup, top, per, balance)
+    request = SelectionRequest.of(where, by, dedup, top, per, balance, embeddings, similarity)
     run = open_images(target, storage)
     writing = Run(create_only_store(run.store, on_event), run.record)
     return select_images(writing, name, request)

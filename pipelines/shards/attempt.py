@@ -108,6 +108,7 @@ class Attempt:
             sampling_s=encoded.sampling_s,
             scores=encoded.scores.scores,
             perceptual_hash=encoded.scores.perceptual_hash,
+            embeddings=encoded.scores.embeddings or None,
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:

@@ -1,5 +1,6 @@
 """Making a selection of a run's images."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,12 +14,19 @@ from nightpress.pipelines.run_directory.selections.candidates import (
     read_candidates,
 )
 from nightpress.pipelines.run_directory.selections.choice import choose
+from nightpress.pipelines.run_directory.selections.duplicates import write_duplicates
 from nightpress.pipelines.run_directory.selections.files import (
     SELECTION_SCHEMA,
     Selection,
     create_selection,
+    read_selection_if_any,
+    require_same,
 )
 from nightpress.pipelines.run_directory.selections.request import SelectionRequest, checked_name
+from nightpress.pipelines.run_directory.selections.vectors import (
+    scorer_of_embeddings,
+    with_vectors,
+)
 from nightpress.pipelines.run_directory.stored_scores import require_scores
 from nightpress.pipelines.run_directory.where import scores_in_condition
 
@@ -39,17 +47,20 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
         StoreError: the store failed.
     """
     checked_name(name)
+    if request.dedup == "embeddings":
+        request = request.with_embeddings(scorer_of_embeddings(run, request.embeddings))
     drops = Drops()
     candidates = read_candidates(run, request, drops)
+    table, alike = with_vectors(run, candidates.table, request, drops.add)
     try:
-        chosen = choose(candidates.table, request, drops)
+        choice = choose(table, request, drops, alike)
     except ValueError as error:  # another program has written what is no perceptual hash
         raise Damaged(f"{run.url}/metadata: {error}") from error
     selection = Selection(
         name=name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         request=request,
-        images=_as_images(chosen),
+        images=_as_images(choice.images),
         num_images=run.record.layout.num_images,
         num_committed=candidates.num_committed,
         drops=drops.as_tuple(),
@@ -58,7 +69,11 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
     )
     if not selection.num_chosen:
         raise SpecError(_nothing_left(run, selection))
-    return create_selection(run.store, selection)
+    stored = read_selection_if_any(run.store, name)
+    if stored is not None:
+        return require_same(run.store, selection, stored)
+    path = write_duplicates(run.store, name, choice.duplicates)
+    return create_selection(run.store, replace(selection, duplicates=path))
 
 
 def _as_images(chosen: pa.Table) -> pa.Table:

@@ -59,7 +59,7 @@ def test_json_holds_the_same(run: Run) -> None:
     values = printed(run.url, "--name", "best", "--by", "-clip", "--where", "category = 'a'")
     assert list(values) == [
         *("url", "file", "name", "created_at", "request"),
-        *("num_images", "num_committed", "num_chosen", "drops", "exit_code", "error"),
+        *("num_images", "num_committed", "num_chosen", "drops", "duplicates", "exit_code", "error"),
     ]
     assert values["request"] == {"where": "category = 'a'", "by": "-clip"}
     assert (values["num_images"], values["num_committed"], values["num_chosen"]) == (5, 5, 2)
