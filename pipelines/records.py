@@ -217,8 +217,7 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "passes": (),
     "parent": None,
 }
-"""Facts that most images do not have, with the value for none; image files then leave them out, and
-so does the metadata of older versions."""
+"""Facts that most images lack, with the value for none; files and older metadata leave them out."""
 
 NOT_IN_OLDER_COMMITS: dict[str, Any] = OPTIONAL_FACTS | dict.fromkeys(ADDED_AFTER_PASSES)
 """Columns that commits of older versions lack, with the value for none."""
@@ -390,11 +389,9 @@ class ImageRecord:
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
     embeddings: Mapping[str, bytes | None] | None = field(default=None, repr=False)
-    """Scorer -> the image's vector, little-endian float16, which goes to `embeddings/` and not into
-    the metadata; None where the scorer failed."""
+    """Scorer -> the image's vector for `embeddings/`, as `ImageScores.embeddings`."""
     draw: int | None = None
-    """Which of its draws it is, from 0; its seed is that of the draw. None without gates, and for
-    an image of which no draw was taken."""
+    """Which of its draws it is, from 0, with that draw's seed. None without gates or if none won."""
     draws: int | None = None
     """How many draws were considered before it was decided; None without gates."""
     gate: str | None = None

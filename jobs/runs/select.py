@@ -26,8 +26,7 @@ def select(
 ) -> Selection:
     """Choose images of a run, and keep the choice as `selections/<name>.parquet` in the run.
 
-    What is asked for applies in the order of the arguments. No image is changed or deleted, and the
-    same arguments on the same commits make the same choice.
+    What is asked for applies in the order of the arguments; no image is changed or deleted.
 
     Args:
         target, storage: as for `status`.
@@ -36,22 +35,17 @@ def select(
         where: a condition on the metadata, such as `scores.sharpness > 40 and mood = 'calm'`.
         by: the score that ranks the images, the highest first; `-name` puts the lowest first.
         dedup: `exact` leaves out images with the bytes or pixels of one that ranks before them;
-            `near` also those whose perceptual hashes are near; `embeddings` also those whose
-            vectors are alike.
+            `near` also near perceptual hashes; `embeddings` also vectors that are alike.
         top: how many of the first images to keep, of each value of `per` if that is given.
         per: a column, such as `id`.
         balance: a column of whose every value equally many images are kept.
-        embeddings: for `dedup="embeddings"`, the scorer whose vectors are compared; by default the
-            only one that the run has vectors of.
-        similarity: the cosine of two vectors from which their images are duplicates; 0.95 by
-            default.
+        embeddings: the scorer whose vectors are compared; by default the only one of the run.
+        similarity: the cosine from which vectors are alike; 0.95 by default.
 
     Raises:
-        SpecError: the arguments cannot be used, no image is left, or the run has another selection
-            of that name; nothing was written.
+        SpecError: they cannot be used, no image is left, or the name is taken by another choice.
         RunNotFound, StoreError: as for `status`.
     """
     request = SelectionRequest.of(where, by, dedup, top, per, balance, embeddings, similarity)
     run = open_images(target, storage)
-    writing = Run(create_only_store(run.store, on_event), run.record)
-    return select_images(writing, name, request)
+    return select_images(Run(create_only_store(run.store, on_event), run.record), name, request)

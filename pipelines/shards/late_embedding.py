@@ -67,15 +67,9 @@ def embed_missing(
         }
         write_embeddings(run.store, shard, name, mark, vectors)
         known[name] |= {sha256: each is not None for sha256, each in vectors.items()}
-    return ShardEmbedded(
-        embedded=frozenset(row["image_id"] for row in wanted),
-        missing=frozenset(
-            row["image_id"]
-            for row in rows
-            if not all(each[row["sha256"]] for each in known.values())
-        ),
-        notes=notes,
-    )
+    missing = {row["image_id"] for row in rows if not all(k[row["sha256"]] for k in known.values())}
+    embedded = frozenset(row["image_id"] for row in wanted)
+    return ShardEmbedded(embedded, frozenset(missing), notes=notes)
 
 
 def _known(run: Run, shard: int, name: str) -> dict[str, bool]:
