@@ -391,7 +391,7 @@ class ImageRecord:
     embeddings: Mapping[str, bytes | None] | None = field(default=None, repr=False)
     """Scorer -> the image's vector for `embeddings/`, as `ImageScores.embeddings`."""
     draw: int | None = None
-    """Which of its draws it is, from 0, with that draw's seed. None without gates or if none won."""
+    """Which draw it is, from 0; its seed is that of the draw. None without gates, or a winner."""
     draws: int | None = None
     """How many draws were considered before it was decided; None without gates."""
     gate: str | None = None

@@ -3,15 +3,16 @@
 An earlier image of the export, by run, shard and row, stays; so a run that grows moves no image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from nightpress.pipelines.export.events import ImagesCompared
 from nightpress.pipelines.export.index import Drop
 from nightpress.pipelines.export.leaks import Leaks, find_leaks, first_64_bits, read_surveys
 from nightpress.pipelines.export.plan import ExportPlan, Leak
@@ -20,17 +21,24 @@ from nightpress.pipelines.export.survey import Surveyed
 from nightpress.pipelines.run_directory.embeddings import embedding_parts, read_vectors
 from nightpress.pipelines.scoring.near_duplicates import HashArray, Positions, near_groups
 from nightpress.pipelines.scoring.near_embeddings import (
+    NearEmbeddings,
+    Steps,
     VectorRows,
     Vectors,
-    first_near_embedding,
-    near_embedding_groups,
+    first_near_steps,
+    grouping_steps,
 )
+
+Leaving = Mapping[tuple[int, int], Mapping[int, Leak]]
+"""(source, shard) -> row -> why it is left out."""
 
 
 def find_leaving(
     plan: ExportPlan, surveys: Sequence[Surveyed]
-) -> Mapping[tuple[int, int], Mapping[int, Leak]]:
+) -> Generator[ImagesCompared, None, Leaving]:
     """The images that are left out because of others: leaks first, then duplicates in a split.
+
+    Yields how far it is with vectors, so that the caller can stop it.
 
     Args:
         plan: the export.
@@ -49,10 +57,10 @@ def find_leaving(
     if spec.compares_embeddings:
         leaving.add_all(np.flatnonzero(~images.has_vector), Drop.NO_EMBEDDING)
     if spec.leaks == "embeddings":
-        _add_alike_leaks(images, leaving, spec.cosine)
+        yield from _add_alike_leaks(images, leaving, spec.cosine)
     if spec.dedup is not None:
         for split in range(len(SPLITS)):
-            _add_duplicates(images, leaving, split, plan)
+            yield from _add_duplicates(images, leaving, split, plan)
     return leaving.found
 
 
@@ -177,39 +185,55 @@ class _Leaving:
         self.stays[image] = False
 
 
-def _add_alike_leaks(images: _Images, leaving: _Leaving, similarity: float) -> None:
+def _add_alike_leaks(
+    images: _Images, leaving: _Leaving, similarity: float
+) -> Generator[ImagesCompared, None, None]:
     """Leave out images of train whose vectors are like that of an image of another split."""
     is_train = images.split == SPLITS.index(TRAIN)
     train, others = leaving.staying(is_train), leaving.staying(~is_train)
     rows, other_rows = VectorRows(images.vectors, train), VectorRows(images.vectors, others)
-    near = first_near_embedding(rows, other_rows, similarity)
+    near = yield from _told(first_near_steps(rows, other_rows, similarity), len(rows))
     found = np.flatnonzero(near.positions >= 0)
     places = others[near.positions[found]]
     leaving.add(train[found], places, Drop.ALIKE, near.similarities[found])
 
 
-def _add_duplicates(images: _Images, leaving: _Leaving, split: int, plan: ExportPlan) -> None:
-    """Leave out duplicates of earlier images of a split, in one step after the other."""
-    for reason, rows, groups, similarities in _steps(images, leaving, split, plan):
-        later = np.flatnonzero(groups != np.arange(len(groups)))
-        values = None if similarities is None else similarities[later]
-        leaving.add(rows[later], rows[groups[later]], reason, values)
-
-
-def _steps(
+def _add_duplicates(
     images: _Images, leaving: _Leaving, split: int, plan: ExportPlan
-) -> Iterator[tuple[Drop, Positions, Positions, NDArray[np.float64] | None]]:
-    """The reason, the images that are left, and for each the first that stands for it, each step.
-
-    What a step finds is left out before the next one is asked for.
-    """
-    rows = leaving.staying(images.split == split)
+) -> Generator[ImagesCompared, None, None]:
+    """Leave out duplicates of earlier images of a split, in one step after the other."""
+    of_split = images.split == split
+    rows = leaving.staying(of_split)
     _, firsts, inverse = np.unique(images.digest[rows], return_index=True, return_inverse=True)
-    yield Drop.DUPLICATE, rows, firsts[inverse], None
+    _add_groups(leaving, rows, firsts[inverse], Drop.DUPLICATE)
     if images.hashes is not None:
-        rows = leaving.staying(images.split == split)
-        yield Drop.NEAR_DUPLICATE, rows, near_groups(images.hashes.take(rows)), None
+        rows = leaving.staying(of_split)
+        _add_groups(leaving, rows, near_groups(images.hashes.take(rows)), Drop.NEAR_DUPLICATE)
     if plan.spec.dedup == "embeddings":
-        rows = leaving.staying(images.split == split)
-        near = near_embedding_groups(VectorRows(images.vectors, rows), plan.spec.cosine)
-        yield Drop.ALIKE_DUPLICATE, rows, near.positions, near.similarities
+        rows = leaving.staying(of_split)
+        steps = grouping_steps(VectorRows(images.vectors, rows), plan.spec.cosine)
+        near = yield from _told(steps, len(rows))
+        _add_groups(leaving, rows, near.positions, Drop.ALIKE_DUPLICATE, near.similarities)
+
+
+def _add_groups(
+    leaving: _Leaving,
+    rows: Positions,
+    groups: Positions,
+    reason: Drop,
+    similarities: NDArray[np.float64] | None = None,
+) -> None:
+    """Leave out the images for which another one stands."""
+    later = np.flatnonzero(groups != np.arange(len(groups)))
+    values = None if similarities is None else similarities[later]
+    leaving.add(rows[later], rows[groups[later]], reason, values)
+
+
+def _told(steps: Steps, num_total: int) -> Generator[ImagesCompared, None, NearEmbeddings]:
+    """The steps as events; returns their result."""
+    while True:
+        try:
+            number = next(steps)
+        except StopIteration as end:
+            return cast("NearEmbeddings", end.value)
+        yield ImagesCompared(number, num_total)

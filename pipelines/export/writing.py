@@ -63,7 +63,8 @@ class ExportWriter:
         plan, surveys = self._plan, list[Surveyed]()
         if plan.spec.leaks != "keep" or plan.spec.dedup is not None:
             yield from self._survey(surveys)
-        tasks = tasks_of(self._sources, find_leaving(plan, surveys))
+        leaving = yield from find_leaving(plan, surveys)
+        tasks = tasks_of(self._sources, leaving)
         entries = listed_entries(plan.store)
         paths = [entries[task.key] for task in tasks if task.key in entries]
         missing = [task for task in tasks if task.key not in entries]

@@ -1,8 +1,8 @@
 """Near-duplicates among many embeddings of images, found exactly with bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,14 @@ class NearEmbeddings:
     """(n,) the cosine to that one."""
 
 
+Steps = Generator[int, None, NearEmbeddings]
+"""Numbers of embeddings that are compared so far, and then the result."""
+
+
+def ignore(number: int) -> None:
+    """Do nothing: the default of `told`."""
+
+
 def cosines(a: Vectors, b: Vectors) -> Similarities:
     """The cosine of each row of `a` with the same row of `b`, rounded; (n,)."""
     x, y = a.astype(np.float64), b.astype(np.float64)
@@ -95,6 +103,11 @@ def first_near_embedding(
     Returns:
         -1 and NaN for those without one.
     """
+    return _finished(first_near_steps(vectors, others, similarity), ignore)
+
+
+def first_near_steps(vectors: VectorRows, others: VectorRows, similarity: float) -> Steps:
+    """As `first_near_embedding`; yields how many embeddings are compared, now and then."""
     found = NearEmbeddings(np.full(len(vectors), -1), np.full(len(vectors), np.nan))
     if not len(vectors) or not len(others):
         return found
@@ -106,10 +119,13 @@ def first_near_embedding(
     for start in range(0, len(vectors), ROWS_AT_ONCE):
         rows = np.arange(start, min(start + ROWS_AT_ONCE, len(vectors)))
         _find(vectors, rows, sketch.of_rows(vectors[rows]), chunks, similarity, found)
+        yield start + len(rows)
     return found
 
 
-def near_embedding_groups(vectors: VectorRows, similarity: float) -> NearEmbeddings:
+def near_embedding_groups(
+    vectors: VectorRows, similarity: float, told: Callable[[int], None] = ignore
+) -> NearEmbeddings:
     """For each embedding the position of the one that stands for it; its own if it is kept.
 
     As `near_groups` of perceptual hashes: in their order, an embedding is kept unless its cosine
@@ -118,7 +134,17 @@ def near_embedding_groups(vectors: VectorRows, similarity: float) -> NearEmbeddi
 
     Time grows with the square of the number of kept ones, memory with the number: beside
     the embeddings, a sketch of at most 4 d bytes of each kept one.
+
+    Args:
+        vectors: the embeddings, in their order.
+        similarity: the least cosine of near-duplicates.
+        told: called now and then with how many are compared.
     """
+    return _finished(grouping_steps(vectors, similarity), told)
+
+
+def grouping_steps(vectors: VectorRows, similarity: float) -> Steps:
+    """As `near_embedding_groups`; yields how many embeddings are compared, now and then."""
     found = NearEmbeddings(np.full(len(vectors), -1), np.full(len(vectors), np.nan))
     if len(vectors):
         sketch = Sketch.of(vectors, similarity)
@@ -131,7 +157,17 @@ def near_embedding_groups(vectors: VectorRows, similarity: float) -> NearEmbeddi
             _group_few(vectors, rows[left], sketches[left], similarity, found)
             new = rows[found.positions[rows] == rows]
             _append(kept, _Chunk(vectors, new, sketch))
+            yield start + len(rows)
     return found
+
+
+def _finished(steps: Steps, told: Callable[[int], None]) -> NearEmbeddings:
+    """The result of some steps, once they are done."""
+    while True:
+        try:
+            told(next(steps))
+        except StopIteration as end:
+            return cast("NearEmbeddings", end.value)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def _distinct(
             reason, groups = NEAR_DUPLICATE, near_groups(hashes)
         elif alike is not None:
             reason, rows = SAME_EMBEDDING, VectorRows(alike.vectors, table.column(ROW).to_numpy())
-            near = near_embedding_groups(rows, alike.similarity)
+            near = near_embedding_groups(rows, alike.similarity, alike.told)
             groups, similarities = near.positions, near.similarities
         kept = groups == np.arange(len(groups))
         found.append(_duplicates(table, groups, reason, similarities))

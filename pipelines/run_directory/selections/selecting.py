@@ -1,5 +1,6 @@
 """Making a selection of a run's images."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,16 +30,22 @@ from nightpress.pipelines.run_directory.selections.vectors import (
 )
 from nightpress.pipelines.run_directory.stored_scores import require_scores
 from nightpress.pipelines.run_directory.where import scores_in_condition
+from nightpress.pipelines.scoring.near_embeddings import ignore
 
 MAX_NAMED = 4
 """How many reasons a message about an empty selection names."""
 
 
-def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
+def select_images(
+    run: Run, name: str, request: SelectionRequest, told: Callable[[int], None] = ignore
+) -> Selection:
     """Choose images of a run, and write the selection; nothing else is changed.
 
     The same request on the same commits makes the same choice; if that is stored already, it stays
     as it is.
+
+    Args:
+        told: called now and then with how many images are compared by their vectors.
 
     Raises:
         SpecError: the request cannot be carried out, no image is left, or the name is taken by
@@ -51,7 +58,7 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
         request = request.with_embeddings(scorer_of_embeddings(run, request.embeddings))
     drops = Drops()
     candidates = read_candidates(run, request, drops)
-    table, alike = with_vectors(run, candidates.table, request, drops.add)
+    table, alike = with_vectors(run, candidates.table, request, drops.add, told)
     try:
         choice = choose(table, request, drops, alike)
     except ValueError as error:  # another program has written what is no perceptual hash
@@ -69,10 +76,15 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
     )
     if not selection.num_chosen:
         raise SpecError(_nothing_left(run, selection))
-    stored = read_selection_if_any(run.store, name)
+    return _stored(run, selection, choice.duplicates)
+
+
+def _stored(run: Run, selection: Selection, duplicates: pa.Table) -> Selection:
+    """Write a selection and its list of duplicates, unless it is stored already."""
+    stored = read_selection_if_any(run.store, selection.name)
     if stored is not None:
         return require_same(run.store, selection, stored)
-    path = write_duplicates(run.store, name, choice.duplicates)
+    path = write_duplicates(run.store, selection.name, duplicates)
     return create_selection(run.store, replace(selection, duplicates=path))
 
 

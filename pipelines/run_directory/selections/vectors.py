@@ -30,6 +30,8 @@ class Alike:
     vectors: NDArray[np.float16]
     """(n, d); the column `ROW` of candidates says which is whose."""
     similarity: float
+    told: Callable[[int], None]
+    """Called now and then with how many of them are compared."""
 
 
 def no_embedding(name: str) -> str:
@@ -65,7 +67,11 @@ def scorer_of_embeddings(run: Run, asked: str | None) -> str:
 
 
 def with_vectors(
-    run: Run, candidates: pa.Table, request: SelectionRequest, drop: Drop
+    run: Run,
+    candidates: pa.Table,
+    request: SelectionRequest,
+    drop: Drop,
+    told: Callable[[int], None],
 ) -> tuple[pa.Table, Alike | None]:
     """The candidates that have a vector, with the column `ROW`, and the vectors.
 
@@ -74,6 +80,7 @@ def with_vectors(
         candidates: as `Candidates.table` has them.
         request: names the scorer, if it compares vectors at all.
         drop: called with the reason and the ids of those that have none.
+        told: of the result.
 
     Raises:
         Damaged: a part of the vectors is not what was written.
@@ -86,4 +93,4 @@ def with_vectors(
     found = read_vectors(run.store, embedding_parts(run.store, name), hashes)
     drop(no_embedding(name), candidates.column("image_id").filter(pa.array(~found.has_one)))
     numbered = candidates.append_column(ROW, pa.array(np.arange(len(candidates))))
-    return numbered.filter(pa.array(found.has_one)), Alike(found.vectors, similarity)
+    return numbered.filter(pa.array(found.has_one)), Alike(found.vectors, similarity, told)

@@ -12,6 +12,7 @@ from nightpress.pipelines.scoring.near_embeddings import (
     Vectors,
     cosines,
     first_near_embedding,
+    first_near_steps,
     near_embedding_groups,
 )
 
@@ -118,3 +119,11 @@ def test_nothing_is_near_nothing() -> None:
     assert as_lists(near_embedding_groups(none, 0.9)) == ([], [])
     assert as_lists(first_near_embedding(none, few, 0.9)) == ([], [])
     assert first_near_embedding(few, none, 0.9).positions.tolist() == [-1] * 4
+
+
+def test_it_is_told_how_far_it_is(in_small_batches: None) -> None:
+    told = list[int]()
+    vectors = VectorRows.all_of(some(40, 8))
+    near_embedding_groups(vectors, 0.9, told.append)
+    assert told == [17, 34, 40]
+    assert list(first_near_steps(vectors, vectors, 0.9)) == told
