@@ -44,8 +44,7 @@ def select(
         dedup: `exact` leaves out images with the bytes or pixels of one that ranks before them;
             `near` also near perceptual hashes; `embeddings` also vectors that are alike.
         top: how many of the first images to keep, of each value of `per` if that is given.
-        per: a column, such as `id`.
-        balance: a column of whose every value equally many images are kept.
+        per, balance: columns, such as `id`; equally many are kept of each value of `balance`.
         embeddings: the scorer whose vectors are compared; by default the only one of the run.
         similarity: the cosine from which vectors are alike; 0.95 by default.
 

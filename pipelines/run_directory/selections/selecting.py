@@ -41,8 +41,7 @@ def select_images(
 ) -> Selection:
     """Choose images of a run, and write the selection; nothing else is changed.
 
-    The same request on the same commits makes the same choice; if that is stored already, it stays
-    as it is.
+    The same request on the same commits makes the same choice, which stays if it is stored already.
 
     Args:
         told: called now and then with how many images are compared by their vectors.
