@@ -49,7 +49,7 @@ def scorer_of_embeddings(run: Run, asked: str | None) -> str:
     if not known:
         name = asked or "look"
         raise SpecError(
-            f"embeddings: {run.url} has none; nightpress score RUN --set "
+            f"embeddings: {run.url} has none; nightpress score {run.url} --set "
             f"scores.{name}.scorer=embedding --set scores.{name}.model=FOLDER makes them, with a "
             "folder or URL of a CLIP, SigLIP or ViT model"
         )

@@ -175,7 +175,7 @@ def test_keys_that_do_not_fit_are_refused(keys: dict[str, object], complaint: st
 
 def test_runs_must_have_vectors_by_one_scorer(tmp_path: Path) -> None:
     bare, other = run_of(tmp_path, ["a"], "x"), embed(run_of(tmp_path, ["b"], "y"), {"b": 0})
-    with pytest.raises(SpecError, match=r"has none; nightpress score RUN --set scores.look.scorer"):
+    with pytest.raises(SpecError, match=r"has none; nightpress score .* --set scores.look.scorer"):
         open_sources(spec_of(tmp_path, [other.url, bare.url], dedup="embeddings"))
     embed(bare, {"a": 0}, mark="e")
     with pytest.raises(SpecError, match="look is another scorer in"):
