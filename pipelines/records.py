@@ -215,8 +215,7 @@ OPTIONAL_FACTS: dict[str, Any] = {
     "passes": (),
     "parent": None,
 }
-"""Facts that most images do not have, with the value for none; image files then leave them out, and
-so does the metadata of older versions."""
+"""Facts that most images lack, with the value for none; files and older metadata leave them out."""
 
 NOT_IN_OLDER_COMMITS: dict[str, Any] = OPTIONAL_FACTS | dict.fromkeys(ADDED_AFTER_PASSES)
 """Columns that commits of older versions lack, with the value for none."""
@@ -389,6 +388,8 @@ class ImageRecord:
     scores: Mapping[str, float | None] | None = None
     """Name -> score of the stored bytes; None if the image failed, or was not scored."""
     perceptual_hash: str | None = None
+    embeddings: Mapping[str, bytes | None] | None = field(default=None, repr=False)
+    """Scorer -> the image's vector for `embeddings/`, as `ImageScores.embeddings`."""
     draw: int | None = None
     """Which of its draws it is, from 0; None without gates, and if no draw was taken."""
     draws: int | None = None

@@ -22,7 +22,9 @@ from nightpress.jobs.runs.targets import open_images
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.run_directory.selections.candidates import NO_HASH, no_score
 from nightpress.pipelines.run_directory.selections.files import Drop, Selection, selection_path
+from nightpress.pipelines.run_directory.selections.vectors import no_embedding
 from nightpress.pipelines.run_directory.stored_scores import HOW_TO_SCORE
+from nightpress.pipelines.scoring.near_embeddings import DEFAULT_SIMILARITY
 
 
 @click.command("select")
@@ -36,8 +38,21 @@ from nightpress.pipelines.run_directory.stored_scores import HOW_TO_SCORE
 )
 @click.option(
     "--dedup",
-    type=click.Choice(["exact", "near"]),
-    help="Leave out duplicates of images that rank before them.",
+    type=click.Choice(["exact", "near", "embeddings"]),
+    help="Leave out duplicates of images that rank before them: the same bytes or pixels; also "
+    "those that look alike; also those whose embeddings are alike.",
+)
+@click.option(
+    "--embeddings",
+    metavar="NAME",
+    help="Scorer whose embeddings are compared. [default: the only one of the run]",
+)
+@click.option(
+    "--similarity",
+    type=float,
+    metavar="COSINE",
+    help=f"Cosine of two embeddings from which images are duplicates. [default: "
+    f"{DEFAULT_SIMILARITY}]",
 )
 @click.option(
     "--top", type=click.IntRange(min=1), metavar="N", help="Keep only the first N images by rank."
@@ -61,6 +76,8 @@ def command(
     where: str | None,
     by: str | None,
     dedup: str | None,
+    embeddings: str | None,
+    similarity: float | None,
     top: int | None,
     per: str | None,
     balance: str | None,
@@ -84,6 +101,8 @@ def command(
             where=where,
             by=by,
             dedup=dedup,
+            embeddings=embeddings,
+            similarity=similarity,
             top=top,
             per=per,
             balance=balance,
@@ -104,6 +123,7 @@ def as_values(selection: Selection, url: str) -> dict[str, object]:
         "num_committed": selection.num_committed,
         "num_chosen": selection.num_chosen,
         "drops": [asdict(drop) for drop in selection.drops],
+        "duplicates": None if selection.duplicates is None else f"{url}/{selection.duplicates}",
     }
 
 
@@ -115,6 +135,8 @@ def as_text(selection: Selection, url: str) -> str:
         lines.append("not chosen:")
         width = max(len(f"{drop.num_images:,}") for drop in selection.drops)
         lines += [f"  {drop.num_images:>{width},}  {_reason(drop)}" for drop in selection.drops]
+    if selection.duplicates is not None:
+        lines.append(f"what each duplicate is one of: {url}/{selection.duplicates}")
     if missing := _without_scores(selection):
         lines.append(f"{plural(missing, 'image')} could not be judged; {HOW_TO_SCORE}")
     left = selection.num_images - selection.num_committed
@@ -130,6 +152,6 @@ def _reason(drop: Drop) -> str:
 
 
 def _without_scores(selection: Selection) -> int:
-    """Images that lack a score or a hash that was needed."""
-    is_missing = (NO_HASH, no_score(""))
+    """Images that lack a score, a hash or an embedding that was needed."""
+    is_missing = (NO_HASH, no_score(""), no_embedding(""))
     return sum(d.num_images for d in selection.drops if d.reason.startswith(is_missing))

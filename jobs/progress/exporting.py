@@ -10,6 +10,7 @@ from nightpress.jobs.progress.events import Message
 from nightpress.pipelines.export.events import (
     Event,
     ExportPlanned,
+    ImagesCompared,
     ShardExported,
     ShardSurveyed,
 )
@@ -31,6 +32,7 @@ class ExportProgressText:
         self._clock, self._began = clock, clock()
         self._total = self._done = self._before = 0
         self._images = self._bytes = self._surveyed = 0
+        self._compared: ImagesCompared | None = None
 
     def add(self, event: ExportEvent) -> str | None:
         """Record an event; returns a line to print, if the event is worth one."""
@@ -52,10 +54,15 @@ class ExportProgressText:
                 self._bytes += event.num_bytes
             case ShardSurveyed():
                 self._surveyed += 1
+            case ImagesCompared():
+                self._compared = event
         return None
 
     def line(self) -> str:
         """`12 / 40 shards · 3,072 images · 1.2 GB · 2 min 10 s left`."""
+        if not self._total and self._compared is not None:
+            total = plural(self._compared.num_total, "image")
+            return f"{self._compared.num_images:,} of {total} compared by embeddings"
         if not self._total:
             return f"{plural(self._surveyed, 'shard')} compared" if self._surveyed else ""
         made, left = self._done - self._before, self._total - self._done

@@ -101,6 +101,13 @@ def _splits(facts: CardFacts) -> str:
             "value stay together, and no image moves when the set grows."
         )
         lines.append(_LEAKS[spec.leaks])
+    if spec.dedup is not None:
+        lines.append(f"\n{_DEDUP[spec.dedup]}")
+    if spec.compares_embeddings:
+        lines.append(
+            f"\nTwo embeddings are alike from a cosine of {spec.cosine:g}. An image without an "
+            "embedding was left out."
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -108,6 +115,19 @@ _LEAKS = {
     "keep": "Images of train were not compared with those of the other splits.",
     "exact": "An image whose bytes another split has too was left out of train.",
     "near": "An image that looks like one of another split was left out of train.",
+    "embeddings": (
+        "An image that looks like one of another split, or whose embedding is like that of one, "
+        "was left out of train."
+    ),
+}
+
+_DEDUP = {
+    "exact": "An image with the bytes of an earlier one of its split was left out.",
+    "near": "An image that looks like an earlier one of its split was left out.",
+    "embeddings": (
+        "An image that looks like an earlier one of its split, or whose embedding is like that of "
+        "one, was left out."
+    ),
 }
 
 

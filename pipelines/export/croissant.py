@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.export.card import CardFacts
 from nightpress.pipelines.export.layouts.registry import FILES, LayoutFiles, given_columns
+from nightpress.pipelines.export.spec import ExportSpec
 
 CROISSANT_FILE = "croissant.json"
 
@@ -140,7 +141,7 @@ def _responsible_ai(facts: CardFacts) -> Mapping[str, Any]:
             f"{dropped:,} images of the runs are left out; dropped.parquet names each, with the "
             "reason."
         ),
-        "dataPreprocessingProtocol": [_LEAKS[spec.leaks]] if spec.split else [],
+        "dataPreprocessingProtocol": _preprocessing(spec),
         "dataAnnotationProtocol": [
             f"Each caption is made by the template {spec.caption!r} from the columns of its run. "
             "It says what was asked for; nobody has compared it with the image."
@@ -162,11 +163,40 @@ def _responsible_ai(facts: CardFacts) -> Mapping[str, Any]:
     }
 
 
+def _preprocessing(spec: ExportSpec) -> list[str]:
+    """What was left out because of other images."""
+    texts = [_LEAKS[spec.leaks]] if spec.split else []
+    if spec.dedup is not None:
+        texts.append(_DEDUP[spec.dedup])
+    if spec.compares_embeddings:
+        texts.append(
+            f"Two embeddings are near from a cosine of {spec.cosine:g}. Images without an "
+            "embedding were left out."
+        )
+    return texts
+
+
 _LEAKS = {
     "keep": "Images of train were not compared with those of other splits.",
     "exact": "Images of train with the same bytes as an image of another split were left out.",
     "near": (
         "Images of train that have the same bytes as an image of another split, or a near "
         "perceptual hash, were left out."
+    ),
+    "embeddings": (
+        "Images of train that have the same bytes as an image of another split, or a near "
+        "perceptual hash or embedding, were left out."
+    ),
+}
+
+_DEDUP = {
+    "exact": "Images with the same bytes as an earlier one of their split were left out.",
+    "near": (
+        "Images with the same bytes as an earlier one of their split, or a near perceptual hash, "
+        "were left out."
+    ),
+    "embeddings": (
+        "Images with the same bytes as an earlier one of their split, or a near perceptual hash or "
+        "embedding, were left out."
     ),
 }

@@ -8,7 +8,7 @@ import pyarrow as pa
 from nightpress.pipelines.export.index import Drop
 from nightpress.pipelines.export.plan import Leak
 from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
-from nightpress.pipelines.export.splits import SPLITS, TRAIN, splits_of
+from nightpress.pipelines.export.splits import SPLITS, splits_of
 from nightpress.pipelines.run_directory.where import parse_condition
 
 
@@ -34,7 +34,7 @@ def decide(
         part: the commit's rows, with every column of its run.
         spec: the export.
         wanted: row -> SHA-256 that a selection has for it; None without a selection.
-        leaks: rows that leave train.
+        leaks: rows that are left out because of other images.
     """
     splits = splits_of(part, spec.split, spec.seed)
     met = _meets(part, spec)
@@ -45,8 +45,8 @@ def decide(
     for row, status in enumerate(statuses):
         drop = _drop(status, errors[row], hashes[row], met[row], _asked(wanted, row))
         split = SPLITS[splits[row]]
-        if drop is None and split == TRAIN and row in leaks:
-            drop = Decision(None, leaks[row].reason, leaks[row].other)
+        if drop is None and row in leaks:
+            drop = Decision(None, leaks[row].reason, leaks[row].other or None)
         decisions.append(drop or Decision(split))
     return decisions
 

@@ -26,4 +26,13 @@ class ShardSurveyed:
     """The images of a shard are known, to be compared with those of other splits."""
 
 
-Event = ExportPlanned | ShardExported | ShardSurveyed
+@dataclass(frozen=True)
+class ImagesCompared:
+    """How far comparing the embeddings of images is."""
+
+    num_images: int
+    """Images that are compared with those before them, or with those of the other splits."""
+    num_total: int
+
+
+Event = ExportPlanned | ShardExported | ShardSurveyed | ImagesCompared

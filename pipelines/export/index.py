@@ -59,6 +59,15 @@ class Drop(StrEnum):
     """In the layout preference; the detail says why."""
     NEAR = "looks like an image of another split"
     """The detail is the id of the image there."""
+    ALIKE = "embedding like that of an image of another split"
+    """The detail is the id of the image there, and the cosine."""
+    DUPLICATE = "same bytes as an earlier image"
+    """The detail is the id of that image, which is in the same split."""
+    NEAR_DUPLICATE = "looks like an earlier image"
+    """The detail is the id of that image, which is in the same split."""
+    ALIKE_DUPLICATE = "embedding like that of an earlier image"
+    """The detail is the id of that image, which is in the same split, and the cosine."""
+    NO_EMBEDDING = "no embedding to compare it by"
 
 
 @dataclass(frozen=True)

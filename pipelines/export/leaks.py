@@ -41,9 +41,9 @@ def find_leaks(
         Damaged: a survey is not what was written.
         StoreError: the store failed.
     """
-    others = EvaluationImages.of(_tables(store, surveys))
+    others = EvaluationImages.of(read_surveys(store, surveys))
     found: Leaks = {}
-    for some in _batches(zip(surveys, _tables(store, surveys), strict=True), at_once):
+    for some in _batches(zip(surveys, read_surveys(store, surveys), strict=True), at_once):
         leaks = others.leaks(pa.concat_tables([table for _, table in some]))
         start = 0
         for surveyed, table in some:
@@ -56,7 +56,8 @@ def find_leaks(
     return found
 
 
-def _tables(store: Store, surveys: Sequence[Surveyed]) -> Iterator[pa.Table]:
+def read_surveys(store: Store, surveys: Sequence[Surveyed]) -> Iterator[pa.Table]:
+    """The surveys of shards, in order, read a few ahead."""
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = partial(read_survey, store)
         yield from map_ahead(pool, read, (each.path for each in surveys), READ_THREADS)

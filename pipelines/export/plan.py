@@ -35,6 +35,8 @@ class ExportPlan:
     """The columns of the export, beside image and caption."""
     fence: FencingToken | None = None
     """Fencing token of the lease, if several processes may write."""
+    embeddings: str | None = None
+    """The scorer whose vectors are compared, if any are."""
 
 
 def plan_of(
@@ -53,16 +55,17 @@ def plan_of(
         schemas=tuple(each.schema for each in sources),
         columns=columns,
         fence=fence,
+        embeddings=sources[0].embeddings,
     )
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Why an image leaves train."""
+    """Why an image is left out because of another: it leaks, or is a duplicate."""
 
     reason: Drop
     other: str
-    """The id of the image in another split."""
+    """The id of the other image, with the cosine if vectors were compared; "" if there is none."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class ShardTask:
     selection: str | None = None
     """SHA-256 of the run's selection, if the export has one."""
     leaks: Mapping[int, Leak] = field(default_factory=dict)
-    """Row -> why it leaves train."""
+    """Row -> why it is left out because of another image."""
     late: LatePart | None = None
     """The part with its late scores, if it has one."""
     wanted: Mapping[int, str] | None = None
@@ -99,7 +102,7 @@ def tasks_of(
 
     Args:
         sources: the runs.
-        leaks: (source, shard) -> its rows that leave train.
+        leaks: (source, shard) -> its rows that are left out because of other images.
     """
     return [
         ShardTask(

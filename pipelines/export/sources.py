@@ -1,6 +1,6 @@
 """The runs that an export takes its images from: opened, finished, with what they select."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Self
@@ -18,6 +18,7 @@ from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.run_directory.commit import commit_sizes, read_commit
+from nightpress.pipelines.run_directory.embeddings import embedding_parts, read_part
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
@@ -26,6 +27,7 @@ from nightpress.pipelines.run_directory.late_scores import (
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
 from nightpress.pipelines.run_directory.selections.files import selection_path
+from nightpress.pipelines.run_directory.selections.vectors import scorer_of_embeddings
 from nightpress.pipelines.run_directory.where import parse_condition
 from nightpress.pipelines.storage import Store
 
@@ -93,6 +95,10 @@ class ExportSource:
     late: Mapping[int, LatePart]
     """Shard -> the part with its late scores, of those that have one."""
     selection: Selection | None
+    embeddings: str | None = None
+    """The scorer whose vectors are compared, if any are."""
+    vectors: tuple[str, ...] = ()
+    """The paths of the parts of its vectors that are compared."""
 
     @property
     def name(self) -> str:
@@ -115,6 +121,7 @@ def open_sources(spec: ExportSpec) -> tuple[ExportSource, ...]:
         StoreError: a store does not answer.
     """
     sources = tuple(_opened(spec, url) for url in spec.runs)
+    _require_one_scorer(sources)
     if isinstance(spec.select, str):
         if not any(len(each.selection.keys) for each in sources if each.selection is not None):
             raise SpecError(f"select: {spec.select}: this selection is empty in every run")
@@ -154,7 +161,37 @@ def _opened(spec: ExportSpec, url: str) -> ExportSource:
         schema = run.metadata.schema
     selection = Selection.read(store, spec.select) if isinstance(spec.select, str) else None
     late = newest_parts(store)
-    return ExportSource(run, schema, _score_names(run, schema, late), sizes, late, selection)
+    scores = _score_names(run, schema, late)
+    embeddings, vectors = None, tuple[str, ...]()
+    if spec.compares_embeddings:
+        embeddings = scorer_of_embeddings(run, spec.embeddings)
+        vectors = tuple(embedding_parts(store, embeddings))
+    return ExportSource(run, schema, scores, sizes, late, selection, embeddings, vectors)
+
+
+def _require_one_scorer(sources: Sequence[ExportSource]) -> None:
+    """Refuse to compare the vectors of different scorers.
+
+    Raises:
+        SpecError: the runs have those of different ones.
+    """
+    first, *others = sources
+    if not first.vectors:
+        return
+    mark = read_part(first.run.store, first.vectors[0]).fingerprint
+    for each in others:
+        if each.embeddings != first.embeddings:
+            raise SpecError(
+                f"embeddings: {first.run.url} has those of {first.embeddings}, and {each.run.url} "
+                f"those of {each.embeddings}; name a scorer that all runs have"
+            )
+        other = read_part(each.run.store, each.vectors[0]).fingerprint
+        if other != mark:
+            raise SpecError(
+                f"embeddings: {first.embeddings} is another scorer in {each.run.url} (fingerprint "
+                f"{other[:12]}) than in {first.run.url} ({mark[:12]}); their vectors cannot be "
+                "compared"
+            )
 
 
 def _score_names(run: Run, schema: pa.Schema, late: Mapping[int, LatePart]) -> tuple[str, ...]:

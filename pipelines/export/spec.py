@@ -17,6 +17,7 @@ from nightpress.pipelines.job.reader import (
 )
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, nested_copy
+from nightpress.pipelines.scoring.near_embeddings import DEFAULT_SIMILARITY
 
 Layout = Literal[
     "hf-parquet",
@@ -28,8 +29,8 @@ Layout = Literal[
     "preference",
 ]
 Metadata = Literal["full", "minimal", "none"]
-Leaks = Literal["keep", "exact", "near"]
-
+Leaks = Literal["keep", "exact", "near", "embeddings"]
+Dedup = Literal["exact", "near", "embeddings"]
 
 WITHOUT_SPLITS = ("diffusiondb",)
 """Layouts that have no place for splits."""
@@ -71,7 +72,8 @@ class SplitSpec(Section):
         Leaks,
         Field(
             description="What leaves train because another split has it: exact, the same bytes; "
-            "near, also pictures that look alike; keep, nothing."
+            "near, also pictures that look alike; embeddings, also those whose vectors are alike; "
+            "keep, nothing."
         ),
     ] = "exact"
 
@@ -133,6 +135,30 @@ class ExportSpec(Section):
     split: Annotated[SplitSpec | None, Field(description="Default: every image is in train.")] = (
         None
     )
+    dedup: Annotated[
+        Dedup | None,
+        Field(
+            description="Which duplicates of earlier images leave a split: exact, the same bytes; "
+            "near, also pictures that look alike; embeddings, also those whose vectors are alike. "
+            "Default: none."
+        ),
+    ] = None
+    embeddings: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="The scorer whose vectors are compared. Default: the only one of the runs.",
+        ),
+    ] = None
+    similarity: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="The cosine of two vectors from which their images are alike. Default: "
+            f"{DEFAULT_SIMILARITY}.",
+        ),
+    ] = None
     rank_by: Annotated[
         str | None,
         Field(
@@ -195,6 +221,31 @@ class ExportSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _compares_vectors(self) -> Self:
+        for key in ("embeddings", "similarity"):
+            if getattr(self, key) is not None and not self.compares_embeddings:
+                raise ValueError(
+                    f"{key}: this export compares no vectors; that takes dedup: embeddings, or "
+                    "split with leaks: embeddings"
+                )
+        return self
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether images are left out because their vectors are alike."""
+        return "embeddings" in (self.dedup, self.leaks)
+
+    @property
+    def compares_looks(self) -> bool:
+        """Whether images are left out because they look alike."""
+        return self.compares_embeddings or "near" in (self.dedup, self.leaks)
+
+    @property
+    def cosine(self) -> float:
+        """The cosine of two vectors from which their images are alike."""
+        return DEFAULT_SIMILARITY if self.similarity is None else self.similarity
+
     @property
     def runs(self) -> list[str]:
         """The source URLs as a list."""
@@ -222,7 +273,11 @@ class ExportSpec(Section):
         """What decides the content of the export, as JSON values, but for its sources."""
         keys = ("select", "layout", "caption", "split", "rank_by", "metadata", "seed", "licence")
         values = self.as_dict()
-        return {key: values[key] for key in keys}
+        later = ("dedup", "embeddings", "similarity")  # exports of older versions have none
+        return {
+            **{key: values[key] for key in keys},
+            **{key: values[key] for key in later if values[key] is not None},
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """The whole export as JSON values, with defaults filled in."""

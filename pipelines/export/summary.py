@@ -76,6 +76,7 @@ def state_of(sources: Sequence[ExportSource]) -> str:
             sorted(each.sizes.items()),
             None if each.selection is None else each.selection.sha256,
             sorted(part.path for part in each.late.values()),
+            *([sorted(each.vectors)] if each.vectors else []),
         ]
         for each in sources
     ]

@@ -66,7 +66,7 @@ def _survey(plan: ExportPlan, task: ShardTask, part: pa.Table) -> pa.Table:
     decisions = decide(part, plan.spec, task.wanted, {})
     rows = [row for row, each in enumerate(decisions) if each.split is not None]
     taken = part.take(pa.array(rows, pa.int64()))
-    hashes = _hashes(plan, task, taken) if plan.spec.leaks == "near" else [None] * len(rows)
+    hashes = _hashes(plan, task, taken) if plan.spec.compares_looks else [None] * len(rows)
     columns = [
         pa.array(rows, pa.int32()),
         taken.column("image_id").combine_chunks(),

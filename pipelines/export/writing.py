@@ -5,6 +5,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from nightpress.pipelines.export.duplicates import find_leaving
 from nightpress.pipelines.export.events import (
     Event,
     ExportPlanned,
@@ -13,7 +14,6 @@ from nightpress.pipelines.export.events import (
 )
 from nightpress.pipelines.export.finish import finish
 from nightpress.pipelines.export.index import listed_entries
-from nightpress.pipelines.export.leaks import find_leaks
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask, tasks_of, with_wanted
 from nightpress.pipelines.export.shard import export_shard
 from nightpress.pipelines.export.sources import ExportSource
@@ -61,9 +61,10 @@ class ExportWriter:
             StoreError: a store failed.
         """
         plan, surveys = self._plan, list[Surveyed]()
-        if plan.spec.leaks != "keep":
+        if plan.spec.leaks != "keep" or plan.spec.dedup is not None:
             yield from self._survey(surveys)
-        tasks = tasks_of(self._sources, find_leaks(plan.store, surveys) if surveys else {})
+        leaving = yield from find_leaving(plan, surveys)
+        tasks = tasks_of(self._sources, leaving)
         entries = listed_entries(plan.store)
         paths = [entries[task.key] for task in tasks if task.key in entries]
         missing = [task for task in tasks if task.key not in entries]

@@ -129,6 +129,19 @@ class FacesSpec(ScorerSection):
     ] = 0.7
 
 
+class EmbeddingSpec(ScorerSection):
+    """A vector that tells how alike images are; no score, and no condition sees it."""
+
+    scorer: Annotated[
+        Literal["embedding"],
+        Field(description="A vector for each image, for select --dedup embeddings."),
+    ]
+    model: Annotated[
+        Url,
+        Field(description="A CLIP, SigLIP or ViT model: a folder, a hub id, or a URL."),
+    ]
+
+
 def _file_and_class(scorer: str) -> str:
     if not re.fullmatch(FILE_AND_CLASS, scorer):
         raise ValueError("a scorer of your own is named FILE.py:Class, such as brand.py:Logo")
@@ -188,6 +201,7 @@ SCORERS: Mapping[str, type[ScorerSection]] = {
     "classifier": ClassifierSpec,
     "ocr": OcrSpec,
     "faces": FacesSpec,
+    "embedding": EmbeddingSpec,
 }
 """The sections of the scorers that nightpress has, by the value of their key `scorer`."""
 
@@ -210,6 +224,7 @@ ScorerSpec = Annotated[
     | Annotated[ClassifierSpec, Tag("ClassifierSpec")]
     | Annotated[OcrSpec, Tag("OcrSpec")]
     | Annotated[FacesSpec, Tag("FacesSpec")]
+    | Annotated[EmbeddingSpec, Tag("EmbeddingSpec")]
     | Annotated[OwnSpec, Tag("OwnSpec")],
     Discriminator(
         _kind,

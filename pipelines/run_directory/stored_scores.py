@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.run_directory.draws import draws_dataset
+from nightpress.pipelines.run_directory.embeddings import embedding_scorers
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.where import SCORE_PREFIX, score_field
 
@@ -34,6 +35,11 @@ def require_scores(run: Run, names: Iterable[str]) -> None:
     for name in names:
         with run.reading():
             found = run.metadata.head(1, columns=["image_id"], filter=score_field(name).is_valid())
+        if not found.num_rows and name.removeprefix(SCORE_PREFIX) in embedding_scorers(run.store):
+            raise SpecError(
+                f"{name}: this scorer gives the images of {run.url} embeddings and no score; "
+                "select --dedup embeddings compares them"
+            )
         if not found.num_rows:
             raise SpecError(no_such_score(name, score_names(run), run.url))
 

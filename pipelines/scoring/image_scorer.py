@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,14 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
-from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer, full_name, remarks_of
+from nightpress.pipelines.scoring.scorer import (
+    Embedding,
+    HasEmbedding,
+    ScoredImage,
+    Scorer,
+    full_name,
+    remarks_of,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,18 @@ class ImageScores:
     perceptual_hash: str
     scoring_s: float | None = None
     """Seconds that the scorers took; None without any."""
+    embeddings: Mapping[str, bytes | None] = field(default_factory=dict, repr=False)
+    """Name of a scorer that gives vectors -> its vector, little-endian float16; None where it
+    failed."""
+
+
+@dataclass
+class _Answers:
+    """What the scorers say of an image."""
+
+    scores: dict[str, float | None] = field(default_factory=dict)
+    embeddings: dict[str, bytes | None] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,14 +156,12 @@ class ImageScorer:
         digits = perceptual_hash(pixels)
         if waiting is None:
             return ImageScores(measured, digits)
-        scores, seconds = waiting.result()
-        return ImageScores(measured | scores, digits, seconds)
+        answers = waiting.result()
+        scores = measured | answers.scores
+        return ImageScores(scores, digits, answers.seconds, answers.embeddings)
 
-    def _ask_scorers(
-        self, pixels: Pixels, columns: Columns
-    ) -> tuple[dict[str, float | None], float]:
-        """The scores of an image, and the seconds that they took."""
-        scores = dict[str, float | None]()
+    def _ask_scorers(self, pixels: Pixels, columns: Columns) -> _Answers:
+        answers = _Answers()
         image = ScoredImage(pixels, columns())
         began = time.monotonic()
         self._on_scoring(True)
@@ -152,22 +169,32 @@ class ImageScorer:
             for name, each in self._scorers.items():
                 self._since = time.monotonic()
                 try:
-                    scores |= _checked(name, each.scorer.score(image))
+                    if isinstance(each.scorer, HasEmbedding):
+                        answers.embeddings[name] = None
+                        answers.embeddings[name] = as_bytes(each.scorer.embed(image))
+                    else:
+                        answers.scores.update(_checked(name, each.scorer.score(image)))
                 except Exception as error:  # whatever an image does to a scorer, it stays an image
-                    scores |= dict.fromkeys(full_name(name, label) for label in each.labels)
+                    names = [full_name(name, label) for label in each.labels]
+                    answers.scores.update(dict.fromkeys(names))
                     self._note_failure(name, one_line(error, MAX_REASON))
         finally:
             self._since = None
             self._on_scoring(False)
-        seconds = time.monotonic() - began
+        answers.seconds = time.monotonic() - began
         with self._lock:
-            self._worked_s += seconds
-        return scores, seconds
+            self._worked_s += answers.seconds
+        return answers
 
     def _note_failure(self, name: str, reason: str) -> None:
         with self._lock:
             first, number = self._failures.get(name, (reason, 0))
             self._failures[name] = first, number + 1
+
+
+def as_bytes(embedding: Embedding) -> bytes:
+    """An embedding as little-endian float16."""
+    return embedding.astype("<f2").tobytes()
 
 
 def _checked(name: str, scores: Mapping[str, float]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import (
     ClassifierSpec,
     ClipSpec,
+    EmbeddingSpec,
     FacesSpec,
     NsfwSpec,
     OcrSpec,
@@ -22,6 +23,7 @@ from nightpress.pipelines.scoring.fetch import Fetch
 from nightpress.pipelines.scoring.scorer import Scorer, ScorerInfo, full_name
 from nightpress.pipelines.scoring.scorers.classifier import ClassifierScorer
 from nightpress.pipelines.scoring.scorers.clip import ClipScorer
+from nightpress.pipelines.scoring.scorers.embedding import EmbeddingScorer
 from nightpress.pipelines.scoring.scorers.faces import FacesScorer
 from nightpress.pipelines.scoring.scorers.nsfw import NsfwScorer
 from nightpress.pipelines.scoring.scorers.ocr import OcrScorer
@@ -49,6 +51,7 @@ KINDS: Mapping[type[ScorerSection], type[Kind]] = {
     ClassifierSpec: ClassifierScorer,
     OcrSpec: OcrScorer,
     FacesSpec: FacesScorer,
+    EmbeddingSpec: EmbeddingScorer,
     OwnSpec: OwnScorer,
 }
 
@@ -75,7 +78,8 @@ def load_scorers(
     Args:
         specs: the job's `scores`.
         fetch: finds and downloads their files.
-        device: where the networks of `clip` and `classifier` run; the others run on the CPU.
+        device: where the networks of `clip`, `classifier` and `embedding` run; the others run on
+            the CPU.
 
     Raises:
         ScorerError, StoreError: as `describe_scorers`; or the files of a network are damaged.

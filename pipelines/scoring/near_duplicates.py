@@ -78,6 +78,12 @@ class HashArray:
         bits = np.ascontiguousarray(rows[:, : BITS_DIGITS // 2]).view(">u8")
         return cls(bits.astype(np.uint64).ravel(), rows[:, BITS_DIGITS // 2 :].copy())
 
+    @classmethod
+    def joined(cls, parts: Sequence["HashArray"]) -> "HashArray":
+        """Those of several parts, of which there is at least one, in order."""
+        bits = np.concatenate([each.bits for each in parts])
+        return cls(bits, np.concatenate([each.levels for each in parts]))
+
     def __len__(self) -> int:
         return len(self.bits)
 

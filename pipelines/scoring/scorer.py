@@ -53,6 +53,23 @@ def remarks_of(scorer: Scorer) -> Mapping[str, int]:
     return scorer.remarks() if isinstance(scorer, HasRemarks) else {}
 
 
+Embedding = NDArray[np.float16]
+"""(d,) a vector of length 1: the cosine of two says how alike their images are."""
+
+
+@runtime_checkable
+class HasEmbedding(Protocol):
+    """A scorer that gives an image a vector instead of scores."""
+
+    def embed(self, image: ScoredImage) -> Embedding:
+        """The embedding of an image, which depends on nothing but its pixels.
+
+        Raises:
+            ScorerError: the image has none.
+        """
+        ...
+
+
 def full_name(name: str, label: str) -> str:
     """The name of a score in the metadata: `kind.cat`, or `clip` for the label ""."""
     return f"{name}.{label}" if label else name
@@ -66,7 +83,7 @@ class ScorerInfo:
     """As `Scorer.fingerprint`."""
 
     labels: tuple[str, ...] = ("",)
-    """The labels of all its scores; see `Scorer.score`."""
+    """The labels of all its scores; see `Scorer.score`. () for one that gives vectors."""
 
     weight_bytes: int = 0
     """Bytes of its weights once loaded; 0 for a class of one's own, whose size is not known."""

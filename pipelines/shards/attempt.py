@@ -109,6 +109,7 @@ class Attempt:
             scores=encoded.scores.scores,
             perceptual_hash=encoded.scores.perceptual_hash,
             scoring_s=encoded.scores.scoring_s,
+            embeddings=encoded.scores.embeddings or None,
         )
 
     def adopt_file(self, image: PlannedImage, started_at: float) -> ImageRecord | None:

@@ -29,7 +29,8 @@ from nightpress.pipelines.scoring.image_scorer import (
     ScorerNote,
 )
 from nightpress.pipelines.scoring.measurements import MEASUREMENTS
-from nightpress.pipelines.scoring.scorer import full_name
+from nightpress.pipelines.scoring.scorer import HasEmbedding, full_name
+from nightpress.pipelines.shards.late_embedding import embed_missing
 from nightpress.pipelines.shards.shard_scores import PROMPTS
 from nightpress.pipelines.storage import READ_THREADS
 
@@ -74,7 +75,9 @@ class LateScorer:
     """
 
     def __init__(self, run: Run, scorers: Mapping[str, LoadedScorer]) -> None:
-        self._run, self._scorers = run, scorers
+        self._run = run
+        self._embedders = {n: e for n, e in scorers.items() if isinstance(e.scorer, HasEmbedding)}
+        self._scorers = {n: e for n, e in scorers.items() if n not in self._embedders}
         self._fingerprints = {name: each.scorer.fingerprint for name, each in scorers.items()}
 
     def score(self, shard: int) -> ShardScored:
@@ -86,9 +89,35 @@ class LateScorer:
         """
         while True:
             found = self._read(shard)
-            done, part = self._score(found)
+            rows = metadata_rows(found.rows)
+            ok = [row for row in rows if row["status"] == "ok"]
+            done, part, scored = self._score(found, rows, ok)
             if part is None or create_late(self._run.store, found.part, part, found.commit_sha256):
-                return done
+                return done if done.unreadable else self._embed(done, ok, scored)
+
+    def _embed(self, done: ShardScored, rows: Sequence[Row], scored: Sequence[Row]) -> ShardScored:
+        """Give the images of a shard the vectors that they lack.
+
+        Args:
+            done: what was done about its scores.
+            rows: those that are ok, with their scores.
+            scored: those of them that were scored now.
+        """
+        if not self._embedders:
+            return done
+        marks = {name: self._fingerprints[name] for name in self._embedders}
+        found = embed_missing(self._run, done.shard, rows, marks, self._score_rows)
+        names = list(self._scorers)
+        return replace(
+            done,
+            num_scored=len(found.embedded.union(row["image_id"] for row in scored)),
+            num_missing=sum(
+                row["image_id"] in found.missing or not self._have_scores([row], names)
+                for row in rows
+            ),
+            unreadable=found.unreadable,
+            notes=(*done.notes, *found.notes),
+        )
 
     def _read(self, shard: int) -> _Shard:
         store = self._run.store
@@ -107,21 +136,31 @@ class LateScorer:
         )
         return _Shard(digest, LatePart(shard, len(data), 0), full, {})
 
-    def _score(self, found: _Shard) -> tuple[ShardScored, LateScores | None]:
-        """Score what lacks a score; the content of the part is None if there is nothing to add."""
-        shard, rows = found.part.shard, metadata_rows(found.rows)
-        ok = [row for row in rows if row["status"] == "ok"]
+    def _score(
+        self, found: _Shard, rows: Sequence[Row], ok: Sequence[dict[str, Any]]
+    ) -> tuple[ShardScored, LateScores | None, Sequence[Row]]:
+        """Score what lacks a score; the content of the part is None if there is nothing to add.
+
+        Args:
+            found: the shard.
+            rows: all of its rows.
+            ok: those of them that are ok; they get their scores.
+
+        Returns:
+            Also the rows that were scored now.
+        """
+        shard = found.part.shard
         names = self._unfinished(found, ok)
         earlier = self._earlier(found, names)
         for row in ok:
             row["scores"] = (row["scores"] or {}) | earlier.get(row["sha256"], {})
         wanted = [row for row in ok if not self._is_complete(row, names, earlier)]
         if not names and not wanted:
-            return ShardScored(shard, len(ok), num_missing=self._num_missing(ok)), None
+            return ShardScored(shard, len(ok), num_missing=self._num_missing(ok)), None, ()
         new, notes = self._score_rows(wanted, names)
         unreadable = tuple(wanted[n]["image_id"] for n, each in enumerate(new) if each is None)
         if unreadable:
-            return ShardScored(shard, len(ok), unreadable=unreadable), None
+            return ShardScored(shard, len(ok), unreadable=unreadable), None, ()
         for row, scores in zip(wanted, new, strict=True):
             assert scores is not None  # noqa: S101 - the shard would have been left alone
             row["scores"] |= scores.scores
@@ -129,13 +168,14 @@ class LateScorer:
         scorers = {**found.scorers, **{name: self._fingerprints[name] for name in names}}
         missing = self._num_missing(ok)
         done = ShardScored(shard, len(ok), len(wanted), missing, notes=notes)
-        return done, LateScores(_with_scores(found.rows, rows), scorers)
+        return done, LateScores(_with_scores(found.rows, rows), scorers), wanted
 
     def _score_rows(
         self, rows: Sequence[Row], names: Sequence[str]
     ) -> tuple[list[ImageScores | None], tuple[ScorerNote, ...]]:
         """The scores of images; None for one whose bytes are not those that its row names."""
-        scorer = ImageScorer({name: self._scorers[name] for name in names})
+        known = {**self._scorers, **self._embedders}
+        scorer = ImageScorer({name: known[name] for name in names})
         with ThreadPoolExecutor(READ_THREADS) as pool:
             scores = list(pool.map(partial(self._score_row, scorer), rows))
         scorer.close()

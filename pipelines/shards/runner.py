@@ -23,6 +23,7 @@ from nightpress.pipelines.run_directory.commit import (
     read_commit_if_any,
     recommit_shard,
 )
+from nightpress.pipelines.run_directory.embeddings import write_records_embeddings
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
@@ -346,6 +347,8 @@ class ShardRunner:
         records = sink.flush(made, rows)
         if self._fence is not None:
             self._fence.require(self.store)
+        stored = list(records.values())
+        write_records_embeddings(self.store, shard, stored, self.record.scorers)
         if amends is not None and not amends.recommits:
             changed = {row: record for row, record in records.items() if row not in kept}
             part = amend_commit(self.store, shard, changed, self._fence)
@@ -354,7 +357,7 @@ class ShardRunner:
                 return done
             errors = [str(record.error) for record in kept.values()]
             return done.with_unmade(errors, ShardDone.of(shard, part.take(list(kept))).num_ok)
-        part = metadata_part(list(records.values()), rows)
+        part = metadata_part(stored, rows)
         if amends is None:
             part = commit_shard(self.store, shard, part)
         else:

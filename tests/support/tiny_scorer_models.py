@@ -81,6 +81,16 @@ def save_classifier(folder: Path, seed: int = 0, **settings: Any) -> Path:
     return folder
 
 
+def save_vit(folder: Path, seed: int = 0) -> Path:
+    """Save a ViT without a head, which has a pooling layer."""
+    from transformers import ViTConfig, ViTModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    _save_seeded(lambda: ViTModel(ViTConfig(**_vision())), folder, seed)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def _vision() -> dict[str, Any]:
     return {
         "hidden_size": 16,

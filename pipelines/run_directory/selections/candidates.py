@@ -156,7 +156,7 @@ class _PartReader:
         if self._request.score is not None:
             is_missing = pc.is_null(table.column("score"), nan_is_null=True)
             yield no_score(self._request.score), _mask(is_missing)
-        if self._request.dedup == "near":
+        if self._request.dedup in ("near", "embeddings"):
             yield NO_HASH, _mask(pc.is_null(table.column("perceptual_hash")))
 
 

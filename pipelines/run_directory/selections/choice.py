@@ -1,33 +1,57 @@
 """Choosing among candidates: rank them, leave duplicates out, keep the first ones, balance."""
 
+from dataclasses import dataclass
+from typing import get_args
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nightpress.pipelines.run_directory.selections.candidates import Drops
-from nightpress.pipelines.run_directory.selections.request import SelectionRequest
+from nightpress.pipelines.run_directory.selections.duplicates import (
+    DUPLICATES_SCHEMA,
+    duplicates_table,
+)
+from nightpress.pipelines.run_directory.selections.request import Dedup, SelectionRequest
+from nightpress.pipelines.run_directory.selections.vectors import ROW, Alike
 from nightpress.pipelines.scoring.near_duplicates import HashArray, near_groups
+from nightpress.pipelines.scoring.near_embeddings import VectorRows, near_embedding_groups
 
 Rows = NDArray[np.int64]
 """Numbers of rows, in the order of their ranks."""
 
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near-duplicate"
+SAME_EMBEDDING = "near-duplicate by embeddings"
 
 
-def choose(candidates: pa.Table, request: SelectionRequest, drops: Drops) -> pa.Table:
-    """The chosen images in the order of their ranks, the same whatever the order of candidates.
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and which images were left out as duplicates of which."""
+
+    images: pa.Table
+    """The chosen candidates, in the order of their ranks."""
+    duplicates: pa.Table
+    """DUPLICATES_SCHEMA."""
+
+
+def choose(
+    candidates: pa.Table,
+    request: SelectionRequest,
+    drops: Drops,
+    alike: Alike | None = None,
+) -> Choice:
+    """Choose images, the same ones whatever the order of candidates.
 
     Args:
-        candidates: as `Candidates.table` has them.
+        candidates: as `Candidates.table` has them; with `ROW` if vectors are compared.
+        request: what is asked for.
         drops: the others are added here.
+        alike: the vectors, if images with alike ones are duplicates.
     """
     table = candidates.take(_ranked(candidates, request))
-    if request.dedup is not None:
-        table = _without(table, _is_first_exact(table), DUPLICATE, drops)
-    if request.dedup == "near":
-        table = _without(table, _is_first_near(table), NEAR_DUPLICATE, drops)
+    table, duplicates = _distinct(table, request, drops, alike)
     if request.top is not None:
         places = _places(table, "per" if request.per is not None else None)
         of_each = "" if request.per is None else f" of each {request.per}"
@@ -38,7 +62,53 @@ def choose(candidates: pa.Table, request: SelectionRequest, drops: Drops) -> pa.
         rarest = min(np.bincount(_codes(table.column("balance"))).tolist())
         beyond = f"beyond {rarest:,} of each {request.balance}"
         table = _without(table, places < rarest, beyond, drops)
-    return table
+    return Choice(table, duplicates_table(duplicates))
+
+
+def _distinct(
+    table: pa.Table,
+    request: SelectionRequest,
+    drops: Drops,
+    alike: Alike | None,
+) -> tuple[pa.Table, list[pa.Table]]:
+    """Leave duplicates out, in one step after the other; returns the rest, and what was left out.
+
+    In each step an image stays unless it is a duplicate of one that ranks before it and stays.
+    """
+    steps = () if request.dedup is None else get_args(Dedup)
+    found = []
+    for step in steps[: steps.index(request.dedup) + 1] if steps else ():
+        similarities = None
+        if step == "exact":
+            reason, groups = DUPLICATE, _exact_groups(table)
+        elif step == "near":
+            hashes = HashArray.of(table.column("perceptual_hash").to_pylist())
+            reason, groups = NEAR_DUPLICATE, near_groups(hashes)
+        elif alike is not None:
+            reason, rows = SAME_EMBEDDING, VectorRows(alike.vectors, table.column(ROW).to_numpy())
+            near = near_embedding_groups(rows, alike.similarity, alike.told)
+            groups, similarities = near.positions, near.similarities
+        kept = groups == np.arange(len(groups))
+        found.append(_duplicates(table, groups, reason, similarities))
+        table = _without(table, kept, reason, drops)
+    return table, found
+
+
+def _duplicates(
+    table: pa.Table, groups: Rows, reason: str, similarities: NDArray[np.float64] | None
+) -> pa.Table:
+    """The rows that another one stands for, as DUPLICATES_SCHEMA."""
+    left_out = np.flatnonzero(groups != np.arange(len(groups)))
+    ids = table.column("image_id")
+    columns = [
+        ids.take(pa.array(left_out)),
+        ids.take(pa.array(groups[left_out])),
+        pa.array([reason] * len(left_out), pa.string()),
+        pa.nulls(len(left_out), pa.float64())
+        if similarities is None
+        else pa.array(similarities[left_out]),
+    ]
+    return pa.table(columns, schema=DUPLICATES_SCHEMA)
 
 
 def _ranked(table: pa.Table, request: SelectionRequest) -> pa.Array:
@@ -52,24 +122,21 @@ def _without(table: pa.Table, kept: NDArray[np.bool_], reason: str, drops: Drops
     return table.filter(pa.array(kept))
 
 
-def _is_first_exact(table: pa.Table) -> NDArray[np.bool_]:
-    """Which rows have neither the bytes nor the pixels of an earlier one."""
-    first = _is_first(_codes(table.column("sha256")))
+def _exact_groups(table: pa.Table) -> Rows:
+    """For each row the first one that has its bytes or its pixels."""
+    groups = _firsts(_codes(table.column("sha256")))
     is_known = pc.is_valid(table.column("pixels")).to_numpy()
-    first &= ~is_known | _is_first(_codes(table.column("pixels")))
-    return first
+    same_pixels = _firsts(_codes(table.column("pixels")))
+    groups = np.where(is_known, np.minimum(groups, same_pixels), groups)
+    while (groups[groups] != groups).any():  # the first with the same bytes may have a first, too
+        groups = groups[groups]
+    return groups
 
 
-def _is_first_near(table: pa.Table) -> NDArray[np.bool_]:
-    groups = near_groups(HashArray.of(table.column("perceptual_hash").to_pylist()))
-    is_first: NDArray[np.bool_] = groups == np.arange(len(groups))
-    return is_first
-
-
-def _is_first(codes: Rows) -> NDArray[np.bool_]:
-    is_first = np.zeros(len(codes), bool)
-    is_first[np.unique(codes, return_index=True)[1]] = True
-    return is_first
+def _firsts(codes: Rows) -> Rows:
+    """For each row the first one with the same number."""
+    _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(firsts[inverse], np.int64)
 
 
 def _places(table: pa.Table, column: str | None) -> Rows:

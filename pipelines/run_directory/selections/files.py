@@ -17,8 +17,9 @@ from nightpress.pipelines.storage import Store
 
 SELECTIONS_FOLDER = "selections"
 
-FORMAT_VERSION = 1
-"""Format of a selection. It changes when older versions could not read it."""
+FORMAT_VERSION = 2
+"""Format of a selection. It changes when older versions could not read it: version 2 has found
+duplicates by embeddings, and other selections are still written in version 1."""
 
 SELECTION_SCHEMA = pa.schema(
     [
@@ -65,6 +66,8 @@ class Selection:
     """Shard -> SHA-256 of the commit that was read."""
     late_scores: Mapping[int, str]
     """Shard -> path of the part with late scores that was read, for shards that have one."""
+    duplicates: str | None = None
+    """Path of the list of images that were left out as duplicates; see `read_duplicates`."""
 
     @property
     def num_chosen(self) -> int:
@@ -73,13 +76,15 @@ class Selection:
 
     def is_same_choice(self, other: "Selection") -> bool:
         """Whether the other one is the same in all but the time when it was made."""
-        mine, theirs = (replace(each, created_at="", images=None) for each in (self, other))
+        mine, theirs = (
+            replace(each, created_at="", images=None, duplicates=None) for each in (self, other)
+        )
         return mine == theirs and bool(self.images.equals(other.images))
 
     def to_parquet(self) -> bytes:
         """As written to `selections/<name>.parquet`."""
         values = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.request.dedup == "embeddings" else 1,
             "name": self.name,
             "created_at": self.created_at,
             "request": self.request.as_dict(),
@@ -89,6 +94,7 @@ class Selection:
             "drops": [asdict(drop) for drop in self.drops],
             "commits": {str(shard): sha256 for shard, sha256 in self.commits.items()},
             "late_scores": {str(shard): path for shard, path in self.late_scores.items()},
+            "duplicates": self.duplicates,
         }
         reasons = json.dumps(values, ensure_ascii=False).encode()
         sink = pa.BufferOutputStream()
@@ -138,6 +144,7 @@ class Selection:
             ),
             commits={int(shard): sha256 for shard, sha256 in values["commits"].items()},
             late_scores={int(shard): path for shard, path in values["late_scores"].items()},
+            duplicates=values.get("duplicates"),  # older versions had none
         )
 
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.scoring.near_embeddings import DEFAULT_SIMILARITY
 
-Dedup = Literal["exact", "near"]
+Dedup = Literal["exact", "near", "embeddings"]
+"""Each of them also leaves out what those before it do."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -29,6 +31,10 @@ class SelectionRequest:
     """The column of whose every value `top` are kept; None to keep so many in all."""
     balance: str | None = None
     """The column of whose every value equally many are kept, as many as the rarest one has."""
+    embeddings: str | None = None
+    """The scorer whose vectors find duplicates by embeddings."""
+    similarity: float | None = None
+    """The cosine of two vectors from which their images are duplicates."""
 
     @classmethod
     def of(
@@ -39,6 +45,8 @@ class SelectionRequest:
         top: int | None = None,
         per: str | None = None,
         balance: str | None = None,
+        embeddings: str | None = None,
+        similarity: float | None = None,
     ) -> Self:
         """Check a request as a person writes it.
 
@@ -46,7 +54,8 @@ class SelectionRequest:
             SpecError: it cannot be carried out; the message says why.
         """
         if dedup is not None and dedup not in get_args(Dedup):
-            raise SpecError(f"dedup: {dedup!r} is neither exact nor near")
+            raise SpecError(f"dedup: {dedup!r} is none of {', '.join(get_args(Dedup))}")
+        cosine = checked_similarity(dedup, embeddings, similarity)
         if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
             raise SpecError(f"top: {top!r} is not a number of images of at least 1")
         if top is not None and by is None:
@@ -55,7 +64,12 @@ class SelectionRequest:
             raise SpecError(f"per: say how many images of each {per} to keep, such as top: 2")
         if by is not None and not by.removeprefix("-"):
             raise SpecError("by: the name of the score is missing")
-        return cls(where, by, dedup, top, per, balance)  # type: ignore[arg-type]
+        of_vectors = {"embeddings": embeddings, "similarity": cosine}
+        return cls(where, by, dedup, top, per, balance, **of_vectors)  # type: ignore[arg-type]
+
+    def with_embeddings(self, name: str) -> Self:
+        """The same, with the vectors of a scorer."""
+        return replace(self, embeddings=name)
 
     @property
     def score(self) -> str | None:
@@ -79,6 +93,27 @@ class SelectionRequest:
             SpecError, TypeError: these are not the values of a request.
         """
         return cls.of(**values)
+
+
+def checked_similarity(
+    dedup: str | None, embeddings: str | None, similarity: float | None
+) -> float | None:
+    """The cosine of a request; the default if it needs one and has none.
+
+    Raises:
+        SpecError: it is none, or the request compares no vectors.
+    """
+    if dedup != "embeddings":
+        for name, value in (("embeddings", embeddings), ("similarity", similarity)):
+            if value is not None:
+                raise SpecError(f"{name}: only dedup: embeddings compares vectors")
+        return None
+    if similarity is None:
+        return DEFAULT_SIMILARITY
+    is_number = isinstance(similarity, int | float) and not isinstance(similarity, bool)
+    if not is_number or not 0 < similarity <= 1:
+        raise SpecError(f"similarity: {similarity!r} is not a cosine above 0 and up to 1")
+    return float(similarity)
 
 
 def checked_name(name: str) -> str:

@@ -1,5 +1,7 @@
 """Making a selection of a run's images."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -13,24 +15,36 @@ from nightpress.pipelines.run_directory.selections.candidates import (
     read_candidates,
 )
 from nightpress.pipelines.run_directory.selections.choice import choose
+from nightpress.pipelines.run_directory.selections.duplicates import write_duplicates
 from nightpress.pipelines.run_directory.selections.files import (
     SELECTION_SCHEMA,
     Selection,
     create_selection,
+    read_selection_if_any,
+    require_same,
 )
 from nightpress.pipelines.run_directory.selections.request import SelectionRequest, checked_name
+from nightpress.pipelines.run_directory.selections.vectors import (
+    scorer_of_embeddings,
+    with_vectors,
+)
 from nightpress.pipelines.run_directory.stored_scores import require_scores
 from nightpress.pipelines.run_directory.where import scores_in_condition
+from nightpress.pipelines.scoring.near_embeddings import ignore
 
 MAX_NAMED = 4
 """How many reasons a message about an empty selection names."""
 
 
-def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
+def select_images(
+    run: Run, name: str, request: SelectionRequest, told: Callable[[int], None] = ignore
+) -> Selection:
     """Choose images of a run, and write the selection; nothing else is changed.
 
-    The same request on the same commits makes the same choice; if that is stored already, it stays
-    as it is.
+    The same request on the same commits makes the same choice, which stays if it is stored already.
+
+    Args:
+        told: called now and then with how many images are compared by their vectors.
 
     Raises:
         SpecError: the request cannot be carried out, no image is left, or the name is taken by
@@ -39,17 +53,20 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
         StoreError: the store failed.
     """
     checked_name(name)
+    if request.dedup == "embeddings":
+        request = request.with_embeddings(scorer_of_embeddings(run, request.embeddings))
     drops = Drops()
     candidates = read_candidates(run, request, drops)
+    table, alike = with_vectors(run, candidates.table, request, drops.add, told)
     try:
-        chosen = choose(candidates.table, request, drops)
+        choice = choose(table, request, drops, alike)
     except ValueError as error:  # another program has written what is no perceptual hash
         raise Damaged(f"{run.url}/metadata: {error}") from error
     selection = Selection(
         name=name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         request=request,
-        images=_as_images(chosen),
+        images=_as_images(choice.images),
         num_images=run.record.layout.num_images,
         num_committed=candidates.num_committed,
         drops=drops.as_tuple(),
@@ -58,7 +75,16 @@ def select_images(run: Run, name: str, request: SelectionRequest) -> Selection:
     )
     if not selection.num_chosen:
         raise SpecError(_nothing_left(run, selection))
-    return create_selection(run.store, selection)
+    return _stored(run, selection, choice.duplicates)
+
+
+def _stored(run: Run, selection: Selection, duplicates: pa.Table) -> Selection:
+    """Write a selection and its list of duplicates, unless it is stored already."""
+    stored = read_selection_if_any(run.store, selection.name)
+    if stored is not None:
+        return require_same(run.store, selection, stored)
+    path = write_duplicates(run.store, selection.name, duplicates)
+    return create_selection(run.store, replace(selection, duplicates=path))
 
 
 def _as_images(chosen: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.scored_runs import Scored, begin, made, part
@@ -12,6 +13,7 @@ from nightpress import Selection, open_run, select
 from nightpress.jobs.cli import command
 from nightpress.pipelines import Run
 from nightpress.pipelines.run_directory.commit import commit_shard
+from nightpress.pipelines.run_directory.embeddings import write_embeddings
 
 IMAGES = [
     Scored("cat", 0, {"clip": 0.3}),
@@ -59,7 +61,7 @@ def test_json_holds_the_same(run: Run) -> None:
     values = printed(run.url, "--name", "best", "--by", "-clip", "--where", "category = 'a'")
     assert list(values) == [
         *("url", "file", "name", "created_at", "request"),
-        *("num_images", "num_committed", "num_chosen", "drops", "exit_code", "error"),
+        *("num_images", "num_committed", "num_chosen", "drops", "duplicates", "exit_code", "error"),
     ]
     assert values["request"] == {"where": "category = 'a'", "by": "-clip"}
     assert (values["num_images"], values["num_committed"], values["num_chosen"]) == (5, 5, 2)
@@ -108,6 +110,9 @@ def test_packed_runs_and_job_files_are_chosen_from_alike(run: Run, tmp_path: Pat
         (("--name", "best", "--where", "status ="), "expected a number, a text"),
         (("--name", "best", "--dedup", "some"), "'some' is not one of"),
         (("--name", "best", "--top", "0"), "0 is not in the range"),
+        (("--name", "best", "--dedup", "embeddings"), "--set scores.look.scorer=embedding --set"),
+        (("--name", "best", "--similarity", "0.9"), "similarity: only dedup: embeddings compares"),
+        (("--name", "best", "--dedup", "embeddings", "--similarity", "7"), "7.0 is not a cosine"),
         ((), "Missing option '--name'"),
     ],
 )
@@ -127,3 +132,19 @@ def test_a_second_selection_of_the_same_name_is_refused(run: Run) -> None:
     result = invoke(run.url, "--name", "best", "--by", "clip")
     assert result.exit_code == 2
     assert "a selection is never changed: choose another name" in result.stderr
+
+
+def test_duplicates_by_embeddings_are_listed_in_a_file_that_is_named(run: Run) -> None:
+    rows = run.metadata.to_table(columns=["sha256", "status"]).to_pylist()
+    vector = np.array([0.6, 0.8], "<f2").tobytes()
+    vectors = {row["sha256"]: vector for row in rows if row["status"] == "ok"}
+    write_embeddings(run.store, 0, "look", "f" * 64, vectors)
+    values = printed(run.url, "--name", "best", "--dedup", "embeddings")
+    assert values["request"] == {"dedup": "embeddings", "embeddings": "look", "similarity": 0.95}
+    assert values["num_chosen"] == 1
+    assert Path(str(values["duplicates"])).is_file()
+    text = invoke(run.url, "--name", "best", "--dedup", "embeddings").stdout
+    assert f"what each duplicate is one of: {values['duplicates']}" in text
+    refused = invoke(run.url, "--name", "other", "--by", "look")
+    assert refused.exit_code == 2
+    assert "gives the images of" in refused.stderr

@@ -23,7 +23,12 @@ from nightpress.jobs.cli import command
 from nightpress.jobs.progress.exporting import ExportProgressText
 from nightpress.jobs.runs.verify_export import is_export, verify_export
 from nightpress.pipelines.errors import RunHeld
-from nightpress.pipelines.export.events import ExportPlanned, ShardExported, ShardSurveyed
+from nightpress.pipelines.export.events import (
+    ExportPlanned,
+    ImagesCompared,
+    ShardExported,
+    ShardSurveyed,
+)
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.run_directory.commit import amend_commit
 from nightpress.pipelines.run_directory.lease import held
@@ -238,6 +243,8 @@ def test_progress_says_how_much_is_left() -> None:
     assert text.line() == ""
     text.add(ShardSurveyed())
     assert text.line() == "1 shard compared"
+    text.add(ImagesCompared(2_048, 10_000))
+    assert text.line() == "2,048 of 10,000 images compared by embeddings"
     assert text.add(ExportPlanned(10, 4)) == "6 shards to export, 4 there already"
     now[0] = 6.0
     text.add(ShardExported(256, 1_200_000))

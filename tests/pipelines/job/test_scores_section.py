@@ -24,6 +24,7 @@ SCORES: dict[str, Any] = {
     "kind": {"scorer": "classifier", "model": "s3://models/vit", "labels": ["cat"]},
     "text": {"scorer": "ocr", "expect": "{headline}"},
     "faces": {"scorer": "faces"},
+    "look": {"scorer": "embedding", "model": "s3://models/clip"},
     "brand": {"scorer": "brand.py:Logo", "args": {"sizes": [1, 2], "deep": {"colour": None}}},
 }
 
@@ -73,7 +74,7 @@ def test_overrides_need_no_quotes_around_templates() -> None:
 def test_sources_are_known_for_checks() -> None:
     scores = Job.model_validate({"scores": SCORES}).scores
     assert [source for spec in scores.values() for source in spec.sources] == [
-        *("s3://models/clip", "s3://models/vit", "brand.py"),
+        *("s3://models/clip", "s3://models/vit", "s3://models/clip", "brand.py"),
     ]
 
 

@@ -18,6 +18,7 @@ from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import (
     ClassifierSpec,
     ClipSpec,
+    EmbeddingSpec,
     FacesSpec,
     NsfwSpec,
     OcrSpec,
@@ -51,6 +52,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ScorerSpec]:
         "kind": ClassifierSpec(scorer="classifier", model=str(vit)),
         "text": OcrSpec(scorer="ocr", expect="{headline}"),
         "faces": FacesSpec(scorer="faces"),
+        "look": EmbeddingSpec(scorer="embedding", model=str(clip)),
         "brand": OwnSpec(scorer=f"{folder}/brand.py:Logo"),
     }
 

@@ -1,10 +1,12 @@
 """Scorers without a model: a function of the image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from nightpress.pipelines.scoring.image_scorer import LoadedScorer
-from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.scoring.scorer import Embedding, ScoredImage
 
 Function = Callable[[ScoredImage], Mapping[str, float]]
 
@@ -23,3 +25,22 @@ class FakeScorer:
 def loaded(function: Function, *labels: str) -> LoadedScorer:
     """A function as a scorer that is ready; without labels it has one score."""
     return LoadedScorer(FakeScorer(function), labels or ("",))
+
+
+@dataclass(frozen=True)
+class FakeEmbedder(FakeScorer):
+    """Gives an image the vector that a function returns, made one of length 1."""
+
+    function: Callable[[ScoredImage], Sequence[float]]  # type: ignore[assignment]
+
+    def score(self, image: ScoredImage) -> Mapping[str, float]:
+        return {}
+
+    def embed(self, image: ScoredImage) -> Embedding:
+        vector = np.asarray(self.function(image), np.float64)
+        return np.asarray(vector / np.linalg.norm(vector), np.float16)
+
+
+def embedder(function: Callable[[ScoredImage], Sequence[float]]) -> LoadedScorer:
+    """A function as a scorer of vectors that is ready."""
+    return LoadedScorer(FakeEmbedder(function), ())

@@ -357,7 +357,7 @@ def test_commits_of_older_versions_have_no_scores(tmp_path: Path) -> None:
         ({"by": "clip", "top": 0}, "top: 0 is not a number of images"),
         ({"by": "clip", "top": True}, "top: True is not"),
         ({"by": "-"}, "by: the name of the score is missing"),
-        ({"dedup": "all"}, "dedup: 'all' is neither exact nor near"),
+        ({"dedup": "all"}, "dedup: 'all' is none of exact, near, embeddings"),
         ({"by": "clop"}, r"has a score 'clop'; did you mean 'clip'\? its scores are: clip"),
         ({"by": "scores.clip"}, r"has a score 'scores.clip'; did you mean 'clip'\?"),
         ({"where": "scores.clop > 3"}, r"has a score 'clop'; did you mean 'clip'\?"),
@@ -404,7 +404,7 @@ def test_a_damaged_selection_is_told_as_such(run: Run) -> None:
         _write(path, run.selection("best").images, None if change is None else values | change)
         with pytest.raises(Damaged, match=r"bad.parquet: not a selection"):
             run.selection("bad")
-    _write(path, run.selection("best").images, values | {"format_version": 2})
+    _write(path, run.selection("best").images, values | {"format_version": 3})
     with pytest.raises(UnsupportedFormat, match="Upgrade nightpress"):
         run.selection("bad")
 
