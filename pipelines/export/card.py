@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import yaml
 
-from nightpress.pipelines.export.layouts.registry import FILES, data_files, given_columns
+from nightpress.pipelines.export.layouts.registry import (
+    FILES,
+    data_files,
+    features,
+    given_columns,
+)
 from nightpress.pipelines.export.licences import Licence
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.summary import ExportSummary
@@ -39,6 +44,8 @@ class CardFacts:
     """The columns beside image and caption."""
     runs: tuple[str, ...]
     """The names of the runs."""
+    suffixes: tuple[str, ...]
+    """The suffixes of the names of their images, each once."""
     summary: ExportSummary
     balances: Sequence[Balance]
     licences: Sequence[Licence]
@@ -70,6 +77,9 @@ def _head(facts: CardFacts) -> str:
         "task_categories": ["text-to-image"],
         "tags": ["image", "synthetic", "nightpress"],
     }
+    told = features(facts.spec.layout, facts.suffixes, facts.columns)
+    if told:
+        values["dataset_info"] = {"features": told}
     files = data_files(facts.spec.layout, splits)
     if files:
         values["configs"] = [{"config_name": "default", "data_files": files}]

@@ -105,7 +105,7 @@ def finish(
     if plan.spec.layout == "diffusiondb":
         tables = (plan.store.read(path) for path in totals.part_tables)
         plan.store.put(diffusiondb.TABLE_FILE, diffusiondb.joined_table(tables))
-    _write_tables(plan, totals, summary, _all_licences(plan, sources))
+    _write_tables(plan, sources, totals, summary)
     _delete_left_over(plan, np.concatenate(totals.names), {*paths, *surveys})
     plan.store.put(SUMMARY_FILE, summary.to_json())
     return summary
@@ -144,10 +144,18 @@ def _all_licences(plan: ExportPlan, sources: Sequence[ExportSource]) -> list[Lic
 
 
 def _write_tables(
-    plan: ExportPlan, totals: _Totals, summary: ExportSummary, licences: list[Licence]
+    plan: ExportPlan, sources: Sequence[ExportSource], totals: _Totals, summary: ExportSummary
 ) -> None:
     found = balances(totals.statistics)
-    facts = CardFacts(plan.spec, plan.columns, plan.names, summary, found, licences)
+    facts = CardFacts(
+        spec=plan.spec,
+        columns=plan.columns,
+        runs=plan.names,
+        suffixes=tuple(dict.fromkeys(each.suffix for each in sources)),
+        summary=summary,
+        balances=found,
+        licences=_all_licences(plan, sources),
+    )
     files = {
         STATS_FILE: stats_table(totals.statistics),
         BALANCE_FILE: balance_table(found, plan.spec.splits),

@@ -100,6 +100,11 @@ class ExportSource:
         return self.run.url.rstrip("/").rpartition("/")[2]
 
     @property
+    def suffix(self) -> str:
+        """What the names of its images end with, without the dot."""
+        return self.run.spec.images.template.rpartition(".")[2]
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same for an export to go on: the run as it began, its selection."""
         selection = {} if self.selection is None else {"selection": self.selection.sha256}
