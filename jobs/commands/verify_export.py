@@ -24,7 +24,7 @@ from nightpress.pipelines.storage import Options, is_url
 MAX_LISTED = 50
 """Findings that are printed; `--json` prints all of them."""
 
-REFUSED = ("remove_orphans", "inputs", "spread", "allow_pickle", "max_failures")
+REFUSED = ("remove_orphans", "inputs", "allow_pickle", "max_failures")
 """Options that mean nothing for an export."""
 
 Target = tuple[str | ExportSpec, Options]
@@ -67,6 +67,8 @@ def _verify(ctx: click.Context, target: Target, given: Mapping[str, Any]) -> NoR
             display.show,
             sample=given["sample"],
             repair=given["repair"],
+            spread=given["spread"],
+            address=given["address"],
             take_over=given["take_over"],
             storage=options,
         )

@@ -17,7 +17,7 @@ from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.summary import ExportSummary
 from nightpress.pipelines.export.tables import (
     BALANCE_FILE,
-    DROPPED_FILE,
+    DROPPED_STEM,
     STATS_FILE,
     Balance,
 )
@@ -161,7 +161,8 @@ def _dropped(counts: Mapping[str, int]) -> str:
         return ""
     lines = [
         "## Left out\n",
-        f"Images of the runs that are not in this set; `{DROPPED_FILE}` lists each of them.\n",
+        "Images of the runs that are not in this set; "
+        f"`{DROPPED_STEM}.parquet` lists each of them.\n",
         "| reason | images |",
         "|---|---:|",
         *(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items())),

@@ -75,7 +75,9 @@ FILES: Mapping[str, LayoutFiles] = {
         f"{DATA}/{{split}}/*/metadata.parquet", (f"{DATA}/{{split}}/*/*", "image/*")
     ),
     "diffusiondb": LayoutFiles(
-        diffusiondb.TABLE_FILE, (f"{DATA}/part-*/*", "image/*"), columns=diffusiondb.TABLE
+        f"{diffusiondb.TABLE_STEM}*.parquet",
+        (f"{DATA}/part-*/*", "image/*"),
+        columns=diffusiondb.TABLE,
     ),
 }
 

@@ -201,6 +201,7 @@ def test_verify_recognises_an_export_by_its_url_and_by_its_file(run: Run, tmp_pa
     code, values, _ = printed("verify", spec.url)
     assert code == 3
     assert values["findings"][0]["damage"] == "changed"
+    assert printed("verify", spec.url, "--spread")[:2] == (code, values)
     next(Path(spec.url).glob("index/*")).unlink()
     code, values, _ = printed("verify", spec.url)
     assert (code, values["findings"][-1]["path"]) == (3, "index")
