@@ -1,6 +1,6 @@
 """README.md of an export: what `datasets` reads in its head, and what people read below."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -60,7 +60,7 @@ def card(facts: CardFacts) -> bytes:
         _splits(facts),
         _columns(facts),
         _balance(facts.balances),
-        _dropped(facts.summary.num_dropped),
+        _dropped(facts.summary),
         _licences(facts),
     ]
     return "\n".join(part for part in parts if part).encode()
@@ -156,7 +156,8 @@ def _balance(found: Sequence[Balance]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dropped(counts: Mapping[str, int]) -> str:
+def _dropped(summary: ExportSummary) -> str:
+    counts = summary.num_dropped
     if not counts:
         return ""
     lines = [
@@ -167,6 +168,9 @@ def _dropped(counts: Mapping[str, int]) -> str:
         "|---|---:|",
         *(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items())),
     ]
+    if summary.num_rows_apart:
+        rows = plural(summary.num_rows_apart, "prompt")
+        lines.append(f"\n{rows} gave no pair because the images are in several shards of the run.")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,8 @@ from nightpress.pipelines.export.layouts import diffusiondb
 from nightpress.pipelines.export.layouts.part import DATA
 from nightpress.pipelines.export.licences import Licence, licences_of
 from nightpress.pipelines.export.plan import ExportPlan
+from nightpress.pipelines.export.preferences import RowsApart
+from nightpress.pipelines.export.record import EXPORT_FILE
 from nightpress.pipelines.export.sources import ExportSource
 from nightpress.pipelines.export.statistics import ShardStatistics
 from nightpress.pipelines.export.summary import (
@@ -56,6 +58,8 @@ class _Totals:
     num_bytes: int = 0
     num_objects: int = 0
     names: list[Hashes] = field(default_factory=list)
+    apart: RowsApart = field(default_factory=RowsApart)
+    """In the layout preference, what of it is not compared."""
 
     def add(self, index: ShardIndex) -> None:
         """Add one index."""
@@ -67,6 +71,7 @@ class _Totals:
         ):
             for name, number in counts.items():
                 into[name] = into.get(name, 0) + number
+        self.apart.add(index)
         self.num_bytes += index.num_bytes
         self.num_objects += len(index.objects)
         self.names.append(hash64(pa.array([o.path for o in index.objects], pa.string()), 0))
@@ -94,12 +99,13 @@ def finish(
     """
     files = _Files(plan)
     totals = _added_up(plan, paths, files)
-    _require_images(plan, totals)
+    _require_images(plan, totals, files)
     summary = ExportSummary(
         num_images=totals.num_images,
         num_dropped=totals.num_dropped,
         num_bytes=totals.num_bytes,
         num_objects=totals.num_objects,
+        num_rows_apart=totals.apart.number if plan.spec.layout == "preference" else 0,
         commits=state_of(sources),
         index=index_hash(paths),
         finished_at=now_utc(),
@@ -134,8 +140,14 @@ class _Files:
         delete_later_files(self._plan.store, stem, len(table.finish()))
 
 
-def _require_images(plan: ExportPlan, totals: _Totals) -> None:
+def _require_images(plan: ExportPlan, totals: _Totals, files: _Files) -> None:
+    """Check that there is an image; an export that never had one goes away, as if never begun."""
     if not any(totals.num_images.values()):
+        store = plan.store
+        if not any(len(page) for page in store.pages(DATA)):
+            _require(plan)
+            for path in (*_listed(store), *files.hashes, EXPORT_FILE):
+                store.delete(path)
         raise SpecError(
             f"select: no image of {', '.join(plan.spec.runs)} is in the export: "
             + ", ".join(f"{number:,} {reason}" for reason, number in totals.num_dropped.items())
@@ -156,9 +168,9 @@ def _added_up(plan: ExportPlan, paths: Sequence[str], files: _Files) -> _Totals:
         read = partial(read_index, plan.store)
         for index in map_ahead(pool, read, paths, READ_THREADS):
             totals.add(index)
-            for each in index.objects if table is not None else ():
-                if diffusiondb.is_part_table(each.path):
-                    table.add(diffusiondb.part_table(plan.store.read(each.path)))
+            if table is not None:
+                for each in filter(diffusiondb.is_part_table, (o.path for o in index.objects)):
+                    table.add(diffusiondb.part_table(plan.store.read(each)))
     files.finish(DROPPED_STEM, totals.dropped)
     if table is not None:
         files.finish(diffusiondb.TABLE_STEM, table)
@@ -207,16 +219,16 @@ def _delete_left_over(plan: ExportPlan, named: Hashes, paths: set[str]) -> None:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for left_over in (
             *unnamed_objects(plan.store, named),
-            [
-                path
-                for folder in (INDEX_FOLDER, SURVEY_FOLDER)
-                for path in plan.store.list(folder)
-                if path not in paths
-            ],
+            [path for path in _listed(plan.store) if path not in paths],
         ):
             if left_over:
                 _require(plan)
                 list(pool.map(plan.store.delete, left_over))
+
+
+def _listed(store: Store) -> list[str]:
+    """The paths of all index objects and surveys."""
+    return [path for folder in (INDEX_FOLDER, SURVEY_FOLDER) for path in store.list(folder)]
 
 
 def unnamed_objects(store: Store, named: Hashes) -> Iterator[list[str]]:

@@ -33,6 +33,9 @@ class ExportSummary:
     """A hash of the names of its index objects; see `index_hash`."""
     finished_at: str
     """UTC, ISO 8601."""
+    num_rows_apart: int = 0
+    """In the layout preference, rows of the manifests that gave no pair because their images are in
+    several shards."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Path -> SHA-256 of the files beside the parts; none in exports of older versions."""
 
