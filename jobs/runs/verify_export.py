@@ -89,31 +89,41 @@ def verify_export(
         RunHeld, RunStopped ...: of a repair; see `export`.
         StoreError: a store fails.
     """
-    url = target if isinstance(target, str) else target.url
-    options = (storage or {}) if isinstance(target, str) else target.storage
-    store = Store(url, options)
-    store.require_answer()
+    store = _store(target, storage or {})
     record = read_export(store)
     if record is None:
         raise RunNotFound(f"{store.url}: no export here ({EXPORT_FILE} is missing)")
-    spec = _spec(record, store, target)
-    if address is not None:
-        nodes = spec.cluster.model_copy(update={"address": address})
-        spec = spec.model_copy(update={"cluster": nodes})
-    check = _Check(store, spec, sample, spread)
+    check = _Check(store, _spec(record, store, target, address), sample, spread)
     found = check.result()
     if repair and not (found.is_sound and not found.orphans):
         return _repaired(check, found, on_event, take_over)
     return found
 
 
-def _spec(record: ExportRecord, store: Store, target: str | ExportSpec) -> ExportSpec:
+def _store(target: str | ExportSpec, options: Options) -> Store:
+    if isinstance(target, str):
+        store = Store(target, options)
+    else:
+        store = Store(target.url, target.storage)
+    store.require_answer()
+    return store
+
+
+def _spec(
+    record: ExportRecord, store: Store, target: str | ExportSpec, address: str | None
+) -> ExportSpec:
     """The export as it is named now: at this URL, with these options for its stores."""
     if isinstance(target, ExportSpec):
-        return target
-    output, _, name = store.url.rstrip("/").rpartition("/")
-    options = {**record.spec.storage, **store.options}
-    return record.spec.model_copy(update={"output": output, "name": name, "storage": options})
+        spec = target
+    else:
+        output, _, name = store.url.rstrip("/").rpartition("/")
+        options = {**record.spec.storage, **store.options}
+        moved = {"output": output, "name": name, "storage": options}
+        spec = record.spec.model_copy(update=moved)
+    if address is None:
+        return spec
+    nodes = spec.cluster.model_copy(update={"address": address})
+    return spec.model_copy(update={"cluster": nodes})
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from nightpress.pipelines.export.columns import exported_rows
 from nightpress.pipelines.export.commits import read_rows
 from nightpress.pipelines.export.decisions import decide, rows_by_split
 from nightpress.pipelines.export.image_names import image_names
-from nightpress.pipelines.export.images import LOCATION, ShardImages
+from nightpress.pipelines.export.images import LOCATION, ShardImages, is_in_small_pack
 from nightpress.pipelines.export.index import (
     ShardIndex,
     StoredObject,
@@ -128,7 +128,8 @@ class _Shard:
         return PartKey(split, task.source, task.shard, number, len(plan.stores), plan.spec.name)
 
     def _part(self, key: PartKey, rows: Sequence[int], columns: pa.Table, pool: Executor) -> Part:
-        images = list(pool.map(self._image, rows))
+        without_waiting = all(is_in_small_pack(self._rows[row]) for row in rows)
+        images = list((map if without_waiting else pool.map)(self._image, rows))
         part = WRITERS[self._plan.spec.layout](key, images, columns)
         for row, image, place in zip(rows, images, part.places, strict=True):
             self._places[row] = place, sha256(image.data).hexdigest()
