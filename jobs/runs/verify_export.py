@@ -101,10 +101,8 @@ def verify_export(
 
 
 def _store(target: str | ExportSpec, options: Options) -> Store:
-    if isinstance(target, str):
-        store = Store(target, options)
-    else:
-        store = Store(target.url, target.storage)
+    named = (target, options) if isinstance(target, str) else (target.url, target.storage)
+    store = Store(*named)
     store.require_answer()
     return store
 
