@@ -80,7 +80,10 @@ def _has_any(source: ExportSource, select: SelectSpec | None) -> bool:
     """Whether a run has an image to export; checks the condition, too."""
     wanted = ds.field("status") == "ok"
     if select is not None:
-        wanted = wanted & parse_condition(select.where, source.schema)
+        try:
+            wanted = wanted & parse_condition(select.where, source.schema)
+        except SpecError as error:
+            raise SpecError(f"select.where: {error}") from error
     with source.run.reading():
         found = source.run.metadata.head(1, columns=["status"], filter=wanted)
     return len(found) > 0
