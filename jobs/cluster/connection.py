@@ -5,8 +5,9 @@ import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -227,6 +228,19 @@ def spread_map(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield remote_value(pending.popleft())
     while pending:
         yield remote_value(pending.popleft())
+
+
+def spread_some(
+    function: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T], at_once: int
+) -> Iterator[R]:
+    """What `function` makes of all items, in order, with `at_once` of them in each Ray task."""
+    some = (items[n : n + at_once] for n in range(0, len(items), at_once))
+    for found in spread_map(partial(_listed, function), some):
+        yield from found
+
+
+def _listed(function: Callable[[Sequence[T]], Iterable[R]], items: Sequence[T]) -> list[R]:
+    return list(function(items))
 
 
 def on_every_node(function: Callable[[T], R], item: T) -> list[tuple[str, R]]:

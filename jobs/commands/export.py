@@ -61,6 +61,9 @@ def as_text(result: ExportResult) -> str:
         f"{plural(number, 'image')} left out: {reason}"
         for reason, number in sorted(result.num_dropped.items())
     ]
+    if result.num_rows_apart:
+        rows = plural(result.num_rows_apart, "prompt")
+        lines.append(f"{rows} without a pair: the images are in several shards of the run")
     written = plural(result.num_written, "shard")
     lines.append(f"{written} of {result.num_shards:,} written now in {duration(result.elapsed_s)}")
     return "\n".join([*lines, "", f"set      {result.url}", f"card     {result.url}/README.md"])

@@ -24,7 +24,7 @@ from nightpress.pipelines.storage import Options, is_url
 MAX_LISTED = 50
 """Findings that are printed; `--json` prints all of them."""
 
-REFUSED = ("remove_orphans", "inputs", "spread", "allow_pickle", "max_failures")
+REFUSED = ("night", "remove_orphans", "inputs", "allow_pickle", "max_failures")
 """Options that mean nothing for an export."""
 
 Target = tuple[str | ExportSpec, Options]
@@ -47,7 +47,7 @@ def or_an_export(command: Callable[..., Any]) -> Callable[..., Any]:
         target = export_target(options["run"], options["storage_overrides"])
         if target is None:
             return command(ctx, **options)
-        given = options | options["remake"]
+        given = options | options["remake"] | {"night": options["night"].given}
         for name in REFUSED:
             if given[name]:
                 option = f"--{name.replace('_', '-')}"
@@ -67,6 +67,8 @@ def _verify(ctx: click.Context, target: Target, given: Mapping[str, Any]) -> NoR
             display.show,
             sample=given["sample"],
             repair=given["repair"],
+            spread=given["spread"],
+            address=given["address"],
             take_over=given["take_over"],
             storage=options,
         )

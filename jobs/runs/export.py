@@ -50,6 +50,9 @@ class ExportResult:
     """Split -> images."""
     num_dropped: dict[str, int]
     """Reason -> images of the runs that are not in it."""
+    num_rows_apart: int
+    """In the layout preference, rows of the manifests that gave no pair because their images are in
+    several shards."""
     num_bytes: int
     num_shards: int
     """Shards of the runs."""
@@ -130,6 +133,7 @@ class _Session:
             url=self._store.url,
             num_images=dict(summary.num_images),
             num_dropped=dict(summary.num_dropped),
+            num_rows_apart=summary.num_rows_apart,
             num_bytes=summary.num_bytes,
             num_shards=sum(len(each.sizes) for each in self._sources),
             num_written=num_written,

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
-from nightpress.jobs.cluster.connection import cluster, spread_map
+from nightpress.jobs.cluster.connection import cluster, spread_some
 from nightpress.jobs.cluster.preflight import require_readable_on_every_node
 from nightpress.jobs.errors import UnfinishedRun
 from nightpress.jobs.runs.repair import (
@@ -138,11 +138,8 @@ def _spread(run: Run, sample: float, nodes: ClusterSpec) -> Iterator[ShardVerifi
     """Check every committed shard in tasks on all nodes, a few shards a task."""
     with cluster(nodes):
         require_readable_on_every_node(run.store, RUN_FILE)
-        shards = run.committed
-        starts = range(0, len(shards), SHARDS_A_TASK)
         check = partial(checks.verify_shards, run, sample=sample)
-        for found in spread_map(check, (shards[n : n + SHARDS_A_TASK] for n in starts)):
-            yield from found
+        yield from spread_some(check, run.committed, SHARDS_A_TASK)
 
 
 def _check(

@@ -1,7 +1,11 @@
 """`verify` of an export: its objects and rows against the runs that it was made of."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
+from nightpress.jobs.cluster.connection import cluster, spread_some
+from nightpress.jobs.cluster.preflight import require_readable_on_every_node
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.export import OnExportEvent, export, ignore
 from nightpress.jobs.runs.shared import require_free_run
@@ -14,11 +18,18 @@ from nightpress.pipelines.export.verify import (
     ExportCheck,
     ExportDamage,
     ExportFinding,
+    ExportShardVerified,
     orphans,
+    verify_files,
     verify_shards,
 )
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.run_directory.lease import held
+from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.storage import Options, Store
+
+SHARDS_A_TASK = 4
+"""How many source shards one task of a spread check reads."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,8 @@ class ExportVerified:
     """Whether the export has been finished since it last changed."""
     findings: tuple[ExportFinding, ...]
     orphans: tuple[str, ...]
-    """Objects with images that no index names; the next `nightpress export` deletes them."""
+    """Objects with images that no index names; the next `nightpress export` deletes them. None are
+    looked for if an index is damaged."""
     num_repaired: int = 0
     """Source shards that were exported again."""
 
@@ -55,6 +67,8 @@ def verify_export(
     *,
     sample: float = 1.0,
     repair: bool = False,
+    spread: bool = False,
+    address: str | None = None,
     take_over: bool = False,
     storage: Options | None = None,
 ) -> ExportVerified:
@@ -65,6 +79,8 @@ def verify_export(
         on_event: called with every event of a repair.
         sample: share of the images to read.
         repair: export again what is missing, damaged or out of date.
+        spread: read the images in tasks on all nodes of the cluster.
+        address: of the Ray cluster; by default the one that the export names.
         take_over: for a repair, take over from a process that still works on it.
         storage: fsspec options by protocol, for a URL.
 
@@ -73,63 +89,95 @@ def verify_export(
         RunHeld, RunStopped ...: of a repair; see `export`.
         StoreError: a store fails.
     """
-    url = target if isinstance(target, str) else target.url
-    options = (storage or {}) if isinstance(target, str) else target.storage
-    store = Store(url, options)
-    store.require_answer()
+    store = _store(target, storage or {})
     record = read_export(store)
     if record is None:
         raise RunNotFound(f"{store.url}: no export here ({EXPORT_FILE} is missing)")
-    spec = _spec(record, store, target)
-    found = _check(store, spec, sample)
+    check = _Check(store, _spec(record, store, target, address), sample, spread)
+    found = check.result()
     if repair and not (found.is_sound and not found.orphans):
-        return _repaired(store, spec, found, on_event, sample, take_over)
+        return _repaired(check, found, on_event, take_over)
     return found
 
 
-def _spec(record: ExportRecord, store: Store, target: str | ExportSpec) -> ExportSpec:
+def _store(target: str | ExportSpec, options: Options) -> Store:
+    named = (target, options) if isinstance(target, str) else (target.url, target.storage)
+    store = Store(*named)
+    store.require_answer()
+    return store
+
+
+def _spec(
+    record: ExportRecord, store: Store, target: str | ExportSpec, address: str | None
+) -> ExportSpec:
     """The export as it is named now: at this URL, with these options for its stores."""
     if isinstance(target, ExportSpec):
-        return target
-    output, _, name = store.url.rstrip("/").rpartition("/")
-    options = {**record.spec.storage, **store.options}
-    return record.spec.model_copy(update={"output": output, "name": name, "storage": options})
+        spec = target
+    else:
+        output, _, name = store.url.rstrip("/").rpartition("/")
+        options = {**record.spec.storage, **store.options}
+        moved = {"output": output, "name": name, "storage": options}
+        spec = record.spec.model_copy(update=moved)
+    if address is None:
+        return spec
+    nodes = spec.cluster.model_copy(update={"address": address})
+    return spec.model_copy(update={"cluster": nodes})
 
 
-def _check(store: Store, spec: ExportSpec, sample: float) -> ExportVerified:
-    stores = tuple(Store(url, spec.storage) for url in spec.runs)
-    check = ExportCheck(store, stores, spec.layout, spec.metadata == "full", sample)
-    paths, summary = list(listed_entries(store).values()), read_summary_file(store)
-    shards = list(verify_shards(check, paths))
-    findings = [finding for shard in shards for finding in shard.findings]
-    if summary is not None and summary.index != index_hash(paths):
-        text = "these are not the index objects that the export was finished with"
-        findings.append(ExportFinding(ExportDamage.INDEX, SUMMARY_FILE, INDEX_FOLDER, text))
-    return ExportVerified(
-        url=store.url,
-        num_checked=sum(shard.num_checked for shard in shards),
-        is_finished=summary is not None,
-        findings=tuple(findings),
-        orphans=tuple(orphans(store, [shard.names for shard in shards])),
-    )
+@dataclass(frozen=True)
+class _Check:
+    """How an export is checked."""
+
+    store: Store
+    spec: ExportSpec
+    sample: float
+    spread: bool
+
+    def result(self) -> ExportVerified:
+        """Check everything."""
+        paths, summary = list(listed_entries(self.store).values()), read_summary_file(self.store)
+        shards = list(self._shards(paths))
+        findings = [finding for shard in shards for finding in shard.findings]
+        all_named = not any(each.damage is ExportDamage.INDEX for each in findings)
+        if summary is not None:
+            findings += verify_files(self.store, summary)
+        if summary is not None and summary.index != index_hash(paths):
+            text = "these are not the index objects that the export was finished with"
+            findings.append(ExportFinding(ExportDamage.INDEX, SUMMARY_FILE, INDEX_FOLDER, text))
+        return ExportVerified(
+            url=self.store.url,
+            num_checked=sum(shard.num_checked for shard in shards),
+            is_finished=summary is not None,
+            findings=tuple(findings),
+            orphans=tuple(orphans(self.store, [s.names for s in shards])) if all_named else (),
+        )
+
+    def _shards(self, paths: list[str]) -> Iterator[ExportShardVerified]:
+        stores = tuple(Store(url, self.spec.storage) for url in self.spec.runs)
+        with_facts = self.spec.metadata == "full"
+        check = ExportCheck(self.store, stores, self.spec.layout, with_facts, self.sample)
+        if not self.spread:
+            yield from verify_shards(check, paths)
+            return
+        with cluster(self.spec.cluster):
+            require_readable_on_every_node(self.store, EXPORT_FILE)
+            for store in stores:
+                require_readable_on_every_node(store, RUN_FILE)
+            yield from spread_some(partial(verify_shards, check), paths, SHARDS_A_TASK)
 
 
 def _repaired(
-    store: Store,
-    spec: ExportSpec,
-    found: ExportVerified,
-    on_event: OnExportEvent,
-    sample: float,
-    take_over: bool,
+    check: _Check, found: ExportVerified, on_event: OnExportEvent, take_over: bool
 ) -> ExportVerified:
     """Forget what is wrong, so that the export writes it again, and check once more."""
-    damaged = sorted({finding.index for finding in found.findings})
+    store = check.store
+    damaged = sorted({finding.index for finding in found.findings} - {SUMMARY_FILE})
     free = require_free_run(store, take_over, on_event)
     with held(store, free) as lease:
         lease.fence.require(store)
         store.delete(SUMMARY_FILE)
         for path in damaged:
             store.delete(path)
-    on_event(Message(f"{len(damaged):,} source shards are exported again"))
-    export(spec, on_event, take_over=take_over)
-    return replace(_check(store, spec, sample), num_repaired=len(damaged))
+    on_event(Message(f"{plural(len(damaged), 'source shard')} to be exported again"))
+    done = export(check.spec, on_event, take_over=take_over)
+    return replace(check.result(), num_repaired=done.num_written)

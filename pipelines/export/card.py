@@ -1,18 +1,23 @@
 """README.md of an export: what `datasets` reads in its head, and what people read below."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import yaml
 
-from nightpress.pipelines.export.layouts.registry import FILES, data_files, given_columns
+from nightpress.pipelines.export.layouts.registry import (
+    FILES,
+    data_files,
+    features,
+    given_columns,
+)
 from nightpress.pipelines.export.licences import Licence
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.summary import ExportSummary
 from nightpress.pipelines.export.tables import (
     BALANCE_FILE,
-    DROPPED_FILE,
+    DROPPED_STEM,
     STATS_FILE,
     Balance,
 )
@@ -39,6 +44,8 @@ class CardFacts:
     """The columns beside image and caption."""
     runs: tuple[str, ...]
     """The names of the runs."""
+    suffixes: tuple[str, ...]
+    """The suffixes of the names of their images, each once."""
     summary: ExportSummary
     balances: Sequence[Balance]
     licences: Sequence[Licence]
@@ -53,7 +60,7 @@ def card(facts: CardFacts) -> bytes:
         _splits(facts),
         _columns(facts),
         _balance(facts.balances),
-        _dropped(facts.summary.num_dropped),
+        _dropped(facts.summary),
         _licences(facts),
     ]
     return "\n".join(part for part in parts if part).encode()
@@ -70,6 +77,9 @@ def _head(facts: CardFacts) -> str:
         "task_categories": ["text-to-image"],
         "tags": ["image", "synthetic", "nightpress"],
     }
+    told = features(facts.spec.layout, facts.suffixes, facts.columns)
+    if told:
+        values["dataset_info"] = {"features": told}
     files = data_files(facts.spec.layout, splits)
     if files:
         values["configs"] = [{"config_name": "default", "data_files": files}]
@@ -166,16 +176,21 @@ def _balance(found: Sequence[Balance]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _dropped(counts: Mapping[str, int]) -> str:
+def _dropped(summary: ExportSummary) -> str:
+    counts = summary.num_dropped
     if not counts:
         return ""
     lines = [
         "## Left out\n",
-        f"Images of the runs that are not in this set; `{DROPPED_FILE}` lists each of them.\n",
+        "Images of the runs that are not in this set; "
+        f"`{DROPPED_STEM}.parquet` lists each of them.\n",
         "| reason | images |",
         "|---|---:|",
         *(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items())),
     ]
+    if summary.num_rows_apart:
+        rows = plural(summary.num_rows_apart, "prompt")
+        lines.append(f"\n{rows} gave no pair because the images are in several shards of the run.")
     return "\n".join(lines) + "\n"
 
 

@@ -4,8 +4,10 @@ References: Croissant format specification 1.0 and its vocabulary for responsibl
 docs.mlcommons.org/croissant.
 """
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -19,8 +21,8 @@ CROISSANT_FILE = "croissant.json"
 _OWN_TERMS = (
     *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject"),
     *("fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField"),
-    *("path", "recordSet", "references", "regex", "repeated", "replace", "separator", "source"),
-    *("subField", "transform"),
+    *("path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate"),
+    *("separator", "source", "subField", "transform"),
 )
 
 CONTEXT: dict[str, Any] = {
@@ -88,29 +90,39 @@ def _records(facts: CardFacts, files: LayoutFiles, split: str) -> dict[str, Any]
     fields = [pa.field("caption", pa.string()), *columns]
     if files.columns is not None:
         fields = list(files.columns)
-    found = [each for each in (_field(split, field) for field in fields) if each is not None]
+    images = [pa.field(name, pa.string()) for name in files.image_columns]
+    ids = _ids(field.name for field in [*images, *fields])
+    kinds = {field.name: _kind(field.type) for field in fields}
+    found = [
+        _field(split, ids[name], name, kind) for name, kind in kinds.items() if kind is not None
+    ]
     for name in reversed(files.image_columns):
-        image = _field(split, pa.field(name, pa.string()))
-        assert image is not None  # noqa: S101 - it is text
-        image["dataType"] = "sc:ImageObject"
+        image = _field(split, ids[name], name, "sc:ImageObject")
         image["source"]["transform"] = {"jsonPath": "bytes"}
         found.insert(0, image)
     return {"@type": "cr:RecordSet", "@id": split, "name": split, "field": found}
 
 
-def _field(split: str, field: pa.Field) -> dict[str, Any] | None:
-    """A column; None if Croissant has no type for it."""
-    kind = _kind(field.type)
-    if kind is None:
-        return None
+def _ids(names: Iterable[str]) -> Mapping[str, str]:
+    """Name of a column -> its id, which is part of an IRI: without spaces, and unlike others."""
+    ids: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w.-]", "_", name)
+        others = (plain if n == 1 else f"{plain}-{n}" for n in itertools.count(1))
+        ids[name] = next(each for each in others if each not in ids.values())
+    return ids
+
+
+def _field(split: str, id_: str, column: str, kind: str) -> dict[str, Any]:
+    """A column."""
     return {
         "@type": "cr:Field",
-        "@id": f"{split}/{field.name}",
-        "name": field.name,
+        "@id": f"{split}/{id_}",
+        "name": column,
         "dataType": kind,
         "source": {
             "fileSet": {"@id": f"{split}-table"},
-            "extract": {"column": field.name},
+            "extract": {"column": column},
         },
     }
 

@@ -9,6 +9,7 @@ from nightpress.pipelines.export.index import Drop
 from nightpress.pipelines.export.plan import Leak
 from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
 from nightpress.pipelines.export.splits import SPLITS, splits_of
+from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.where import parse_condition
 
 
@@ -38,9 +39,8 @@ def decide(
     """
     splits = splits_of(part, spec.split, spec.seed)
     met = _meets(part, spec)
-    statuses, errors, hashes = (
-        part.column(name).to_pylist() for name in ("status", "error_type", "sha256")
-    )
+    statuses, hashes = (part.column(name).to_pylist() for name in ("status", "sha256"))
+    errors = _errors(part, spec)
     decisions = []
     for row, status in enumerate(statuses):
         drop = _drop(status, errors[row], hashes[row], met[row], _asked(wanted, row))
@@ -49,6 +49,19 @@ def decide(
             drop = Decision(None, leaks[row].reason, leaks[row].other or None)
         decisions.append(drop or Decision(split))
     return decisions
+
+
+def _errors(part: pa.Table, spec: ExportSpec) -> list[str | None]:
+    """Why each row failed: the type of its error, and what the gates did not let pass.
+
+    Other errors may tell prompts and machines.
+    """
+    types, texts = (part.column(name).to_pylist() for name in ("error_type", "error"))
+    tells = spec.metadata != "none"
+    return [
+        f"{type_}: {text}" if type_ == FailureType.REJECTED and tells and text else type_
+        for type_, text in zip(types, texts, strict=True)
+    ]
 
 
 _ANY = ""

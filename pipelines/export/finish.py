@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ from nightpress.pipelines.export.layouts import diffusiondb
 from nightpress.pipelines.export.layouts.part import DATA
 from nightpress.pipelines.export.licences import Licence, licences_of
 from nightpress.pipelines.export.plan import ExportPlan
+from nightpress.pipelines.export.preferences import RowsApart
+from nightpress.pipelines.export.record import EXPORT_FILE
 from nightpress.pipelines.export.sources import ExportSource
 from nightpress.pipelines.export.statistics import ShardStatistics
 from nightpress.pipelines.export.summary import (
@@ -26,13 +29,15 @@ from nightpress.pipelines.export.summary import (
     state_of,
 )
 from nightpress.pipelines.export.survey import SURVEY_FOLDER
+from nightpress.pipelines.export.table_files import TableFiles, delete_later_files
 from nightpress.pipelines.export.tables import (
     BALANCE_FILE,
-    DROPPED_FILE,
+    DROPPED,
+    DROPPED_STEM,
     STATS_FILE,
-    DroppedTable,
     balance_table,
     balances,
+    dropped_rows,
     stats_table,
 )
 from nightpress.pipelines.hashing import Hashes, hash64
@@ -44,19 +49,21 @@ from nightpress.pipelines.storage import READ_THREADS, Store
 class _Totals:
     """What all index objects say together, added up one by one."""
 
-    dropped: DroppedTable
+    dropped: TableFiles
+    runs: tuple[str, ...]
+    """The names of the runs."""
     statistics: ShardStatistics = field(default_factory=lambda: ShardStatistics({}))
     num_images: dict[str, int] = field(default_factory=dict)
     num_dropped: dict[str, int] = field(default_factory=dict)
     num_bytes: int = 0
     num_objects: int = 0
     names: list[Hashes] = field(default_factory=list)
-    part_tables: list[str] = field(default_factory=list)
-    """In the layout diffusiondb, the tables of the parts."""
+    apart: RowsApart = field(default_factory=RowsApart)
+    """In the layout preference, what of it is not compared."""
 
     def add(self, index: ShardIndex) -> None:
         """Add one index."""
-        self.dropped.add(index)
+        self.dropped.add(dropped_rows(index, self.runs))
         self.statistics = ShardStatistics.total([self.statistics, index.statistics])
         for into, counts in (
             (self.num_images, index.num_images),
@@ -64,9 +71,9 @@ class _Totals:
         ):
             for name, number in counts.items():
                 into[name] = into.get(name, 0) + number
+        self.apart.add(index)
         self.num_bytes += index.num_bytes
         self.num_objects += len(index.objects)
-        self.part_tables += [o.path for o in index.objects if diffusiondb.is_part_table(o.path)]
         self.names.append(hash64(pa.array([o.path for o in index.objects], pa.string()), 0))
 
 
@@ -90,29 +97,57 @@ def finish(
         LeaseLost: another process has taken over the export.
         StoreError: a store failed.
     """
-    totals = _added_up(plan, paths)
-    _require_images(plan, totals)
+    files = _Files(plan)
+    totals = _added_up(plan, paths, files)
+    _require_images(plan, totals, files)
     summary = ExportSummary(
         num_images=totals.num_images,
         num_dropped=totals.num_dropped,
         num_bytes=totals.num_bytes,
         num_objects=totals.num_objects,
+        num_rows_apart=totals.apart.number if plan.spec.layout == "preference" else 0,
         commits=state_of(sources),
         index=index_hash(paths),
         finished_at=now_utc(),
     )
-    _require(plan)
-    if plan.spec.layout == "diffusiondb":
-        tables = (plan.store.read(path) for path in totals.part_tables)
-        plan.store.put(diffusiondb.TABLE_FILE, diffusiondb.joined_table(tables))
-    _write_tables(plan, totals, summary, _all_licences(plan, sources))
+    _write_tables(plan, sources, totals, summary, files)
     _delete_left_over(plan, np.concatenate(totals.names), {*paths, *surveys})
+    summary = replace(summary, files=files.hashes)
     plan.store.put(SUMMARY_FILE, summary.to_json())
     return summary
 
 
-def _require_images(plan: ExportPlan, totals: _Totals) -> None:
+class _Files:
+    """Writes the files beside the parts while nobody else has taken over, and keeps their hashes.
+
+    Args:
+        plan: the export.
+    """
+
+    def __init__(self, plan: ExportPlan) -> None:
+        self._plan = plan
+        self.hashes: dict[str, str] = {}
+        """Path -> SHA-256."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file."""
+        _require(self._plan)
+        self._plan.store.put(path, data)
+        self.hashes[path] = sha256(data).hexdigest()
+
+    def finish(self, stem: str, table: TableFiles) -> None:
+        """Write the rest of a table; those of its files that a larger one had are deleted."""
+        delete_later_files(self._plan.store, stem, len(table.finish()))
+
+
+def _require_images(plan: ExportPlan, totals: _Totals, files: _Files) -> None:
+    """Check that there is an image; an export that never had one goes away, as if never begun."""
     if not any(totals.num_images.values()):
+        store = plan.store
+        if not any(len(page) for page in store.pages(DATA)):
+            _require(plan)
+            for path in (*_listed(store), *files.hashes, EXPORT_FILE):
+                store.delete(path)
         raise SpecError(
             f"select: no image of {', '.join(plan.spec.runs)} is in the export: "
             + ", ".join(f"{number:,} {reason}" for reason, number in totals.num_dropped.items())
@@ -124,12 +159,21 @@ def _require(plan: ExportPlan) -> None:
         plan.fence.require(plan.store)
 
 
-def _added_up(plan: ExportPlan, paths: Sequence[str]) -> _Totals:
-    totals = _Totals(DroppedTable(plan.names))
+def _added_up(plan: ExportPlan, paths: Sequence[str], files: _Files) -> _Totals:
+    """Read all index objects; writes the tables that may have a row for each image."""
+    totals = _Totals(TableFiles(files.put, DROPPED_STEM, DROPPED), plan.names)
+    has_table = plan.spec.layout == "diffusiondb"
+    table = TableFiles(files.put, diffusiondb.TABLE_STEM, diffusiondb.TABLE) if has_table else None
     with ThreadPoolExecutor(READ_THREADS) as pool:
         read = partial(read_index, plan.store)
         for index in map_ahead(pool, read, paths, READ_THREADS):
             totals.add(index)
+            if table is not None:
+                for each in filter(diffusiondb.is_part_table, (o.path for o in index.objects)):
+                    table.add(diffusiondb.part_table(plan.store.read(each)))
+    files.finish(DROPPED_STEM, totals.dropped)
+    if table is not None:
+        files.finish(diffusiondb.TABLE_STEM, table)
     return totals
 
 
@@ -144,19 +188,26 @@ def _all_licences(plan: ExportPlan, sources: Sequence[ExportSource]) -> list[Lic
 
 
 def _write_tables(
-    plan: ExportPlan, totals: _Totals, summary: ExportSummary, licences: list[Licence]
+    plan: ExportPlan,
+    sources: Sequence[ExportSource],
+    totals: _Totals,
+    summary: ExportSummary,
+    files: _Files,
 ) -> None:
     found = balances(totals.statistics)
-    facts = CardFacts(plan.spec, plan.columns, plan.names, summary, found, licences)
-    files = {
-        STATS_FILE: stats_table(totals.statistics),
-        BALANCE_FILE: balance_table(found, plan.spec.splits),
-        DROPPED_FILE: totals.dropped.finished(),
-        CROISSANT_FILE: croissant(facts),
-        CARD_FILE: card(facts),
-    }
-    for path, data in files.items():
-        plan.store.put(path, data)
+    facts = CardFacts(
+        spec=plan.spec,
+        columns=plan.columns,
+        runs=plan.names,
+        suffixes=tuple(dict.fromkeys(each.suffix for each in sources)),
+        summary=summary,
+        balances=found,
+        licences=_all_licences(plan, sources),
+    )
+    files.put(STATS_FILE, stats_table(totals.statistics))
+    files.put(BALANCE_FILE, balance_table(found, plan.spec.splits))
+    files.put(CROISSANT_FILE, croissant(facts))
+    files.put(CARD_FILE, card(facts))
 
 
 def _delete_left_over(plan: ExportPlan, named: Hashes, paths: set[str]) -> None:
@@ -168,16 +219,16 @@ def _delete_left_over(plan: ExportPlan, named: Hashes, paths: set[str]) -> None:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for left_over in (
             *unnamed_objects(plan.store, named),
-            [
-                path
-                for folder in (INDEX_FOLDER, SURVEY_FOLDER)
-                for path in plan.store.list(folder)
-                if path not in paths
-            ],
+            [path for path in _listed(plan.store) if path not in paths],
         ):
             if left_over:
                 _require(plan)
                 list(pool.map(plan.store.delete, left_over))
+
+
+def _listed(store: Store) -> list[str]:
+    """The paths of all index objects and surveys."""
+    return [path for folder in (INDEX_FOLDER, SURVEY_FOLDER) for path in store.list(folder)]
 
 
 def unnamed_objects(store: Store, named: Hashes) -> Iterator[list[str]]:

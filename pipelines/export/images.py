@@ -20,6 +20,13 @@ LOCATION = ("image_id", "file", "member", "member_offset", "num_bytes", "sha256"
 """The metadata columns that say where an image lies in its run, and which bytes it has."""
 
 
+def is_in_small_pack(row: Mapping[str, Any]) -> bool:
+    """Whether an image lies in the part of a pack that is read at once, so that threads would only
+    wait for each other."""
+    offset = row["member_offset"]
+    return offset is not None and offset + row["num_bytes"] <= PACK_BYTES
+
+
 class ShardImages:
     """The images of one shard of a run; its methods may be called by several threads.
 

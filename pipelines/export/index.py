@@ -49,7 +49,7 @@ class Drop(StrEnum):
     """Why an image is not in the export."""
 
     FAILED = "failed"
-    """It was never made; the detail is the type of its error."""
+    """It was never made; the detail is the type of its error, and why gates rejected it."""
     NOT_SELECTED = "not selected"
     CHANGED = "changed since it was selected"
     """The selection names other bytes."""

@@ -8,9 +8,10 @@ from hashlib import sha256
 import pyarrow as pa
 
 from nightpress.pipelines.export.index import SHA_DIGITS, Drop, IndexKey
-from nightpress.pipelines.export.sources import ExportSource, one_column
+from nightpress.pipelines.export.sources import ExportSource
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.job.spec import canonical_json
+from nightpress.pipelines.manifest.types import one_chunk
 from nightpress.pipelines.run_directory.commit import read_commit
 from nightpress.pipelines.run_directory.late_scores import LatePart
 from nightpress.pipelines.run_directory.lease import FencingToken
@@ -137,5 +138,5 @@ def _wanted(sources: tuple[ExportSource, ...], task: ShardTask) -> ShardTask:
     if source.selection is None:
         return task
     part = read_commit(source.run.store, task.shard, ["image_id"])
-    wanted = source.selection.wanted(one_column(part, "image_id"))
+    wanted = source.selection.wanted(one_chunk(part.column("image_id").cast(pa.string())))
     return replace(task, wanted=wanted)

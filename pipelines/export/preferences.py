@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -9,7 +10,8 @@ from nightpress.pipelines.campaign.near_names import did_you_mean
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.export.columns import SCORES
 from nightpress.pipelines.export.decisions import Decision
-from nightpress.pipelines.export.index import Drop
+from nightpress.pipelines.export.index import Drop, ShardIndex
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.manifest.types import one_chunk
 
 LOWEST = "-"
@@ -58,10 +60,44 @@ def with_pairs(
     return decided, sorted(pairs)
 
 
+ALONE = "the only image of its row in its shard"
+
+
 def _why(num_images: int, has_pair: bool) -> str:
     if has_pair:
         return "neither the best nor the worst of its row"
-    return "the only image of its row" if num_images == 1 else "no image of its row is better"
+    return ALONE if num_images == 1 else "no image of its row is better"
+
+
+class RowsApart:
+    """Counts the rows of a manifest that give no pair because their images are in several shards.
+
+    It has a hash in memory for each image that is alone in its shard, and for each pair.
+    """
+
+    def __init__(self) -> None:
+        self._alone: list[Hashes] = []
+        self._paired: list[Hashes] = []
+
+    def add(self, index: ShardIndex) -> None:
+        """Add what is exported of a shard."""
+        rows = index.rows
+        is_alone = pc.fill_null(pc.equal(rows.column("detail"), ALONE), False)
+        self._alone.append(_row_hashes(rows.filter(is_alone), index.source))
+        is_paired = pc.is_valid(rows.column("split"))
+        self._paired.append(np.unique(_row_hashes(rows.filter(is_paired), index.source)))
+
+    @property
+    def number(self) -> int:
+        """Rows with an image in each of several shards, and with a pair in none of them."""
+        alone, counts = np.unique(np.concatenate(self._alone), return_counts=True)
+        return int((~np.isin(alone[counts > 1], np.concatenate(self._paired))).sum())
+
+
+def _row_hashes(images: pa.Table, source: int) -> Hashes:
+    """A hash of the id of each image's row, which differs from run to run."""
+    ids = pc.replace_substring_regex(images.column("image_id"), r"_[0-9]+$", "")
+    return hash64(one_chunk(ids), source)
 
 
 def _scores(part: pa.Table, rank_by: str) -> list[float | None]:

@@ -102,7 +102,7 @@ class ExportRecord:
         """What to say of columns of the runs that the export lacks."""
         texts = []
         for source in sources:
-            new = left_out(source.schema, source.scores, self.columns, self.spec.metadata)
+            new = left_out(source.schema, source.scores, self.columns, self.spec)
             if new:
                 texts.append(f"{source.run.url}: columns that are left out: {', '.join(new)}")
         return texts
@@ -154,7 +154,8 @@ def record_for(store: Store, spec: ExportSpec, sources: Sequence[ExportSource]) 
         return existing
     scores = dict.fromkeys(name for source in sources for name in source.scores)
     schemas = [source.schema for source in sources]
-    return new_export(spec, sources, exported_schema(schemas, tuple(scores), spec.metadata))
+    columns = exported_schema(schemas, tuple(scores), spec.metadata, spec.layout)
+    return new_export(spec, sources, columns)
 
 
 def read_export(store: Store) -> ExportRecord | None:

@@ -1,10 +1,10 @@
 """Exporting one source shard: its images read and checked, its parts and its index written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 
@@ -12,7 +12,8 @@ from nightpress.pipelines.export.captions import Caption
 from nightpress.pipelines.export.columns import exported_rows
 from nightpress.pipelines.export.commits import read_rows
 from nightpress.pipelines.export.decisions import decide, rows_by_split
-from nightpress.pipelines.export.images import LOCATION, ShardImages
+from nightpress.pipelines.export.image_names import image_names
+from nightpress.pipelines.export.images import LOCATION, ShardImages, is_in_small_pack
 from nightpress.pipelines.export.index import (
     ShardIndex,
     StoredObject,
@@ -24,13 +25,11 @@ from nightpress.pipelines.export.layouts.part import (
     Part,
     PartKey,
     Place,
-    flat_name,
 )
 from nightpress.pipelines.export.layouts.registry import WRITERS
 from nightpress.pipelines.export.plan import ExportPlan, ShardTask
 from nightpress.pipelines.export.preferences import with_pairs
 from nightpress.pipelines.export.statistics import ShardStatistics
-from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.storage import READ_THREADS, Store
 
 PART_BYTES = 256 * 2**20
@@ -86,9 +85,11 @@ class _Shard:
         """Images that stay in one part, side by side."""
         self._rows = part.select(LOCATION).to_pylist()
         self._captions = _captions(plan.spec.caption, part)
+        self._names = image_names(part, plan.spec.metadata)
         self._by_split = self._ordered(part)
+        origin = plan.names[task.source], commit
         self._columns = {
-            split: exported_rows(part, rows, plan.columns, plan.names[task.source], commit)
+            split: exported_rows(part, rows, plan.columns, plan.spec.layout, origin)
             for split, rows in self._by_split.items()
         }
         self._images = ShardImages(plan.stores[task.source], task.shard)
@@ -127,7 +128,8 @@ class _Shard:
         return PartKey(split, task.source, task.shard, number, len(plan.stores), plan.spec.name)
 
     def _part(self, key: PartKey, rows: Sequence[int], columns: pa.Table, pool: Executor) -> Part:
-        images = list(pool.map(self._image, rows))
+        without_waiting = all(is_in_small_pack(self._rows[row]) for row in rows)
+        images = list((map if without_waiting else pool.map)(self._image, rows))
         part = WRITERS[self._plan.spec.layout](key, images, columns)
         for row, image, place in zip(rows, images, part.places, strict=True):
             self._places[row] = place, sha256(image.data).hexdigest()
@@ -139,14 +141,7 @@ class _Shard:
     def _image(self, row: int) -> ExportedImage:
         values = self._rows[row]
         data = self._images.read(values, with_facts=self._plan.spec.metadata == "full")
-        return ExportedImage(self._name(values), data, self._captions[row], row)
-
-    def _name(self, values: Mapping[str, Any]) -> str:
-        """The name that an image has in its run, or one of its id alone: names may tell prompts."""
-        name = str(values["member"] or values["file"]).removeprefix(FOLDER)
-        if self._plan.spec.metadata == "full":
-            return name
-        return f"{flat_name(values['image_id'])}.{name.rpartition('.')[2]}"
+        return ExportedImage(self._names[row], data, self._captions[row], row)
 
     def index(self) -> ShardIndex:
         """What the export holds of the shard, once every part has been made."""

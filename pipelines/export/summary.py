@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Self
@@ -33,6 +33,11 @@ class ExportSummary:
     """A hash of the names of its index objects; see `index_hash`."""
     finished_at: str
     """UTC, ISO 8601."""
+    num_rows_apart: int = 0
+    """In the layout preference, rows of the manifests that gave no pair because their images are in
+    several shards."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Path -> SHA-256 of the files beside the parts; none in exports of older versions."""
 
     @property
     def total(self) -> int:

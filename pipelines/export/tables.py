@@ -1,9 +1,8 @@
 """The tables beside an export: `stats.parquet`, `balance.parquet` and `dropped.parquet`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Self
 
 import pyarrow as pa
@@ -13,7 +12,8 @@ import pyarrow.parquet as pq
 from nightpress.pipelines.export.index import ShardIndex
 from nightpress.pipelines.export.statistics import ColumnStatistics, ShardStatistics
 
-STATS_FILE, BALANCE_FILE, DROPPED_FILE = "stats.parquet", "balance.parquet", "dropped.parquet"
+STATS_FILE, BALANCE_FILE = "stats.parquet", "balance.parquet"
+DROPPED_STEM = "dropped"
 
 STATS = pa.schema(
     [
@@ -135,29 +135,15 @@ def balance_table(found: list[Balance], splits: tuple[str, ...]) -> bytes:
     return parquet_bytes(pa.Table.from_pylist(rows, schema=pa.schema([*head, *counts])))
 
 
-class DroppedTable:
-    """`dropped.parquet`, written index by index.
+def dropped_rows(index: ShardIndex, runs: Sequence[str]) -> pa.Table:
+    """What an index says of images that were dropped, in DROPPED.
 
     Args:
         runs: the names of the runs, in order.
     """
-
-    def __init__(self, runs: tuple[str, ...]) -> None:
-        self._runs, self._file = runs, BytesIO()
-        self._writer = pq.ParquetWriter(self._file, DROPPED, compression="zstd")
-
-    def add(self, index: ShardIndex) -> None:
-        """Add what an index says of images that were dropped."""
-        dropped = index.rows.filter(pc.is_valid(index.rows.column("reason")))
-        if len(dropped):
-            run = pa.array([self._runs[index.source]] * len(dropped), pa.string())
-            columns = [run, *(dropped.column(name) for name in DROPPED.names[1:])]
-            self._writer.write_table(pa.table(columns, schema=DROPPED))
-
-    def finished(self) -> bytes:
-        """The whole table as Parquet."""
-        self._writer.close()
-        return self._file.getvalue()
+    dropped = index.rows.filter(pc.is_valid(index.rows.column("reason")))
+    run = pa.array([runs[index.source]] * len(dropped), pa.string())
+    return pa.table([run, *(dropped.column(name) for name in DROPPED.names[1:])], schema=DROPPED)
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -20,6 +20,7 @@ from nightpress.pipelines.export.finish import unnamed_objects
 from nightpress.pipelines.export.images import LOCATION, ShardImages
 from nightpress.pipelines.export.index import ShardIndex, StoredObject, read_index
 from nightpress.pipelines.export.layouts.registry import READERS
+from nightpress.pipelines.export.summary import SUMMARY_FILE, ExportSummary
 from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.packing import members_of
 from nightpress.pipelines.run_directory.commit import decode_commit, metadata_columns, shard_path
@@ -34,9 +35,9 @@ class ExportDamage(StrEnum):
     """Kinds of damage to an export."""
 
     MISSING = "missing"
-    """An object of a part is not in the store."""
+    """An object of a part, or a file beside the parts, is not in the store."""
     CHANGED = "changed"
-    """The bytes of an object are not those that were written."""
+    """Its bytes are not those that were written."""
     INDEX = "index"
     """An index object cannot be read."""
     SOURCE = "source"
@@ -94,6 +95,24 @@ def verify_shards(check: ExportCheck, paths: Sequence[str]) -> Iterator[ExportSh
     """
     with ThreadPoolExecutor(SHARDS_AHEAD) as pool:
         yield from map_ahead(pool, partial(_verify, check), paths, SHARDS_AHEAD)
+
+
+def verify_files(store: Store, summary: ExportSummary) -> list[ExportFinding]:
+    """Check the files beside the parts: the card, the tables, what programs read about the set.
+
+    Raises:
+        StoreError: the store fails.
+    """
+    found = []
+    for path, digest in summary.files.items():
+        data = store.read_if_any(path)
+        if data is None:
+            text = "it is not in the store"
+            found.append(ExportFinding(ExportDamage.MISSING, SUMMARY_FILE, path, text))
+        elif sha256(data).hexdigest() != digest:
+            text = "it is not what was written"
+            found.append(ExportFinding(ExportDamage.CHANGED, SUMMARY_FILE, path, text))
+    return found
 
 
 def orphans(store: Store, names: Sequence[Hashes]) -> list[str]:

@@ -1,11 +1,12 @@
-"""How fast a large run is exported, how much memory that takes, and what a changed shard costs.
+"""How fast a large run is exported, in how much memory, what a changed shard costs, and which leaks
+are found.
 
-The images are small PNG files of noise in packs. A few shards are made and stored again and again
-under other ids, so that making the run does not take longer than exporting it.
+The images are small PNG files of noise in packs. For the large run a few shards are made and stored
+again and again under other ids, so that making it takes less than exporting it. Leaks are looked
+for in another run, of which no two images are alike but the planted ones.
 
     python tests/benchmarks/bench_export.py --images 1000000
-    python tests/benchmarks/bench_export.py --images 20000 --distinct 20000 --leaks near \\
-        --planted 1000
+    python tests/benchmarks/bench_export.py --images 0 --compared 20000 --planted 1000
 """
 
 import argparse
@@ -26,6 +27,7 @@ sys.path.insert(0, str(TESTS))
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 from support.exports import written_with_events  # noqa: E402
 from support.made_runs import FACTS, record_of  # noqa: E402
 
@@ -61,12 +63,12 @@ class MadeShard:
 
 
 def main() -> None:
-    """Make the run, export it, change one shard, export again; print the figures."""
+    """Make the runs and export them; print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--distinct", type=int, default=10_000)
-    parser.add_argument("--planted", type=int, default=0)
-    parser.add_argument("--leaks", choices=("keep", "exact", "near"), default="keep")
+    parser.add_argument("--images", type=int, default=1_000_000, help="of the large run")
+    parser.add_argument("--distinct", type=int, default=2_000, help="of them that are made")
+    parser.add_argument("--compared", type=int, default=20_000, help="images of the run with leaks")
+    parser.add_argument("--planted", type=int, default=1_000, help="of them that look like others")
     parser.add_argument("--layout", default="hf-parquet")
     parser.add_argument("--metadata", default="minimal")
     parser.add_argument(
@@ -74,25 +76,33 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(folder, arguments.images, arguments.distinct, arguments.planted)
-        split = {"by": "id", "validation": "5%", "test": "5%", "leaks": arguments.leaks}
-        spec = ExportSpec.from_dict(
-            {
-                "name": "set",
-                "from": run.url,
-                "output": f"{folder}/sets",
-                "layout": arguments.layout,
-                "metadata": arguments.metadata,
-                "split": split,
-            }
-        )
-        for what in ("the whole run", "nothing new", "one changed shard"):
-            if what == "one changed shard":
-                change(run, 0)
-            told(what, spec, arguments.in_process)
-        if arguments.planted:
-            across = planted_across_splits(spec, arguments.distinct, arguments.planted)
-            print(f"{across:,} of {arguments.planted:,} planted pairs lie across train and another")
+        if arguments.images:
+            run = make_run(folder, arguments.images, min(arguments.distinct, arguments.images), 0)
+            spec = spec_of(folder, run, "keep", arguments)
+            for what in ("the whole run", "nothing new", "one changed shard"):
+                if what == "one changed shard":
+                    change(run, 0)
+                told(what, spec, arguments.in_process)
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.compared and arguments.planted:
+            run = make_run(folder, arguments.compared, arguments.compared, arguments.planted)
+            spec = spec_of(folder, run, "near", arguments)
+            told("images that are compared", spec, arguments.in_process)
+            tell_leaks(spec, arguments.compared, arguments.planted)
+
+
+def spec_of(folder: str, run: Run, leaks: str, arguments: argparse.Namespace) -> ExportSpec:
+    """An export of a run in three splits."""
+    return ExportSpec.from_dict(
+        {
+            "name": "set",
+            "from": run.url,
+            "output": f"{folder}/sets",
+            "layout": arguments.layout,
+            "metadata": arguments.metadata,
+            "split": {"by": "id", "validation": "5%", "test": "5%", "leaks": leaks},
+        }
+    )
 
 
 def told(what: str, spec: ExportSpec, in_process: bool) -> None:
@@ -112,11 +122,20 @@ def told(what: str, spec: ExportSpec, in_process: bool) -> None:
     )
 
 
-def planted_across_splits(spec: ExportSpec, distinct: int, planted: int) -> int:
-    """How many planted pairs have one picture in train and the other in another split."""
-    ids = pa.table({"id": [f"{place:08d}" for place in range(distinct)]})
+def tell_leaks(spec: ExportSpec, num_images: int, planted: int) -> None:
+    """Print how many planted leaks were found, and what else left train."""
+    ids = pa.table({"id": [f"{place:08d}" for place in range(num_images)]})
     in_train = splits_of(ids, spec.split, spec.seed) == SPLITS.index(TRAIN)
-    return int((in_train[:planted] != in_train[distinct - planted :]).sum())
+    first, copies = np.arange(planted), np.arange(planted) + num_images - planted
+    across = in_train[first] != in_train[copies]
+    leaks = np.where(in_train[first], first, copies)[across]
+    dropped = pq.read_table(f"{spec.url}/dropped.parquet", columns=["image_id"])
+    left = {int(image_id.partition("_")[0]) for image_id in dropped.column(0).to_pylist()}
+    found = left & set(leaks.tolist())
+    print(
+        f"{planted:,} planted near-duplicates: {int(across.sum()):,} lie across train and another "
+        f"split; {len(found):,} of these were found; {len(left - found):,} other images left train"
+    )
 
 
 Told = tuple[dict[str, int], int, dict[str, int], int]

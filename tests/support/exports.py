@@ -134,3 +134,64 @@ def rows_of(url: str, split: str = "*") -> list[Mapping[str, Any]]:
 def ids_of(url: str, split: str = "*") -> set[str]:
     """The ids of the images in a split."""
     return {row["image_id"] for row in rows_of(url, split)}
+
+
+AWKWARD_IDS = (
+    *("a b c", "ünï-ço✓", "A.b", ".hidden", "__dunder", "L" * 230, "x.y.z", "CON"),
+    *("100%", "q%2Fq", "tab#?&", "Same", "same", "sub/folder", "last", "漢" * 60),
+)
+AWKWARD_CAPTIONS = (
+    *("line 1\nline 2\r\nline 3", "", "x" * 4000, "tab\there", "a\u2028b", "c\u0085d"),
+    *("quote \"'|`<b>", "{x} %s", "漢字", "back\\slash", "  spaces  ", "\U0001f600", "e\u0301"),
+    *("null: ~", "---\nname: x\n---", "-"),
+)
+"""The caption of each of the awkward ids; no two are the same."""
+
+
+def awkward_columns(num_rows: int, only: bool) -> dict[str, pa.Array]:
+    """Carried columns whose names or values some reader takes for something else.
+
+    Args:
+        only: whether `late` has values, which the first samples of a set should lack.
+    """
+    texts = (
+        *("image", "file_name", "own_file_name", "split", "key", "url", "text", "path"),
+        *("chosen", "rejected_seed", "scores.clip", "style", "Style", "a/b.c d", "ünï", "{br}"),
+        *("q\"uo'te", "new\nline", "new line", "train", "__key__", "label"),
+    )
+    columns = {name: pa.array([f"of {name}"] * num_rows) for name in texts}
+    return columns | {
+        "late": pa.array([1.5 if only else None] * num_rows, pa.float64()),
+        "list": pa.array([[1, 2]] * num_rows, pa.list_(pa.int64())),
+        "struct": pa.array([{"a": [{"b": 1}]}] * num_rows),
+        "bytes": pa.array([b"\x00\xff"] * num_rows),
+        "fraction": pa.array([float("nan")] * num_rows),
+        "dictionary": pa.array(["d"] * num_rows).dictionary_encode(),
+    }
+
+
+def awkward_run(output: Path | str, name: str, **images: Any) -> Run:
+    """A finished run with awkward ids, columns and captions; image n has `made_runs.colour(n / 2)`.
+
+    Args:
+        images: the section of its job.
+    """
+    number = len(AWKWARD_IDS)
+    run = begin_with(output, name, number, images=images)
+    for shard, start in enumerate(range(0, number, made_runs.SHARD_SIZE)):
+        places = range(start, start + made_runs.SHARD_SIZE)
+        pictures = [np.full((16, 16, 3), made_runs.colour(n / 2), np.uint8) for n in places]
+        records = [
+            replace(stored(run, f"{n:02d}", pixels), scores={"clip": float(n)})
+            for n, pixels in zip(places, pictures, strict=True)
+        ]
+        records = [
+            replace(
+                each, facts=replace(each.facts, id=AWKWARD_IDS[n], image_id=f"{AWKWARD_IDS[n]}_00")
+            )
+            for n, each in zip(places, records, strict=True)
+        ]
+        columns = awkward_columns(len(places), only=shard == number // made_runs.SHARD_SIZE - 1)
+        captions = pa.array(AWKWARD_CAPTIONS[start : start + len(places)])
+        made_runs.commit(run, shard, records, words=captions, **columns)
+    return open_run(run.url)

@@ -41,9 +41,9 @@ FACTS = ImageFacts(
 )
 
 
-def colour(number: int) -> tuple[int, int, int]:
+def colour(number: float) -> tuple[int, int, int]:
     """The colour of an image by its number."""
-    return (number * 20, 255 - number * 20, 128)
+    return (int(number * 20), int(255 - number * 20), 128)
 
 
 def record_of(output: str, **job: Any) -> RunRecord:

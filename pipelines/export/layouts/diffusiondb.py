@@ -4,7 +4,7 @@ Reference: DiffusionDB, poloclub.github.io/diffusiondb, "Dataset structure" (Wan
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from io import BytesIO
 from typing import Any
@@ -13,6 +13,8 @@ from uuid import UUID
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.errors import Damaged
 from nightpress.pipelines.export.layouts.part import DATA, ExportedImage, Part, PartKey, Place
 
 SAMPLERS = {
@@ -42,7 +44,7 @@ TABLE = pa.schema(
 )
 """DiffusionDB's `metadata.parquet`, with wider numbers of parts and seeds; `user_name` is null."""
 
-TABLE_FILE = "metadata.parquet"
+TABLE_STEM = "metadata"
 
 
 def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part:
@@ -61,13 +63,16 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     return Part(tuple(objects), tuple(Place(f"{folder}/{name}") for name in names))
 
 
-def joined_table(parts: Iterable[bytes]) -> bytes:
-    """`metadata.parquet` of the whole set, from the tables of its parts."""
-    sink = BytesIO()
-    with pq.ParquetWriter(sink, TABLE, compression="zstd") as writer:
-        for part in parts:
-            writer.write_table(pq.read_table(pa.BufferReader(part), schema=TABLE))
-    return sink.getvalue()
+def part_table(data: bytes) -> pa.Table:
+    """The rows of a part's table, in TABLE.
+
+    Raises:
+        Damaged: it is no such table.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(data), schema=TABLE)
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"the table of a part is damaged: {one_line(error, 200)}") from error
 
 
 def is_part_table(path: str) -> bool:

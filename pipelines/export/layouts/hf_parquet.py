@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from io import BytesIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from nightpress.pipelines.export.layouts.part import (
     DATA,
@@ -23,6 +22,7 @@ from nightpress.pipelines.image_files.packing.parquet import (
     IMAGE,
     ROW_GROUP_BYTES,
     ROW_GROUP_IMAGES,
+    image_writer,
 )
 
 CAPTION = pa.field("caption", pa.string())
@@ -37,16 +37,8 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
         rows: the exported columns, one row for each image.
     """
     schema = pa.schema([IMAGE, CAPTION, *rows.schema], {"huggingface": json.dumps(FEATURES)})
-    short = [field.name for field in schema if not pa.types.is_nested(field.type)]
     file = BytesIO()
-    with pq.ParquetWriter(
-        file,
-        schema,
-        compression="none",
-        use_dictionary=short,
-        write_statistics=short,
-        write_page_checksum=True,
-    ) as writer:
+    with image_writer(file, schema) as writer:
         for start, end in row_groups([len(image.data) for image in images]):
             writer.write_table(_group(images[start:end], rows.slice(start, end - start), schema))
     data = file.getvalue()

@@ -42,8 +42,8 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     """A part as a tar, a table and a file of counts; see `hf_parquet.write`."""
     others = rows.select([name for name in rows.column_names if name not in OWN.names])
     own = [_own(key, image) for image in images]
-    columns = [pa.array([each[name] for each in own], OWN.field(name).type) for name in OWN.names]
-    table = pa.table([*columns, *others.columns], schema=pa.schema([*OWN, *others.schema]))
+    values = [pa.array([each[name] for each in own], OWN.field(name).type) for name in OWN.names]
+    table = pa.table([*values, *others.columns], schema=columns(rows.schema))
     tar = _tar(images, table)
     parquet = BytesIO()
     pq.write_table(table, parquet, compression="zstd", write_page_checksum=True)
@@ -51,7 +51,7 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     stem += digest_of(tar, parquet.getvalue())
     objects = {".tar": tar, ".parquet": parquet.getvalue(), "_stats.json": _stats(len(images))}
     places = (
-        Place(f"{stem}.tar", f"{each['key']}.{_suffix(i)}")
+        Place(f"{stem}.tar", f"{each['key']}.{suffix_of(i.suffix)}")
         for each, i in zip(own, images, strict=True)
     )
     return Part(tuple((stem + end, data) for end, data in objects.items()), tuple(places))
@@ -74,14 +74,20 @@ def _own(key: PartKey, image: ExportedImage) -> dict[str, Any]:
     }
 
 
-def _suffix(image: ExportedImage) -> str:
-    return "jpg" if image.suffix == "jpeg" else image.suffix
+def suffix_of(suffix: str) -> str:
+    """The suffix of a member with an image, given that of its name in the run."""
+    return "jpg" if suffix == "jpeg" else suffix
+
+
+def columns(exported: pa.Schema) -> pa.Schema:
+    """The columns of a table, given those of an export."""
+    return pa.schema([*OWN, *(field for field in exported if field.name not in OWN.names)])
 
 
 def _tar(images: Sequence[ExportedImage], table: pa.Table) -> bytes:
     tar = BytesIO()
     for image, values in zip(images, python_rows(nanoseconds_as_text(table)), strict=True):
-        append(tar, f"{values['key']}.{_suffix(image)}", image.data)
+        append(tar, f"{values['key']}.{suffix_of(image.suffix)}", image.data)
         append(tar, f"{values['key']}.txt", image.caption.encode())
         append(tar, f"{values['key']}.json", as_json(values))
     return finished(tar)

@@ -10,6 +10,9 @@ DATA = "data"
 DIGITS = 16
 """Hex digits of the SHA-256 in the name of a part."""
 
+MAX_NAME_BYTES = 240
+"""File systems allow 255; the rest is for the names of captions and of temporary files."""
+
 
 @dataclass(frozen=True)
 class ExportedImage:
@@ -90,16 +93,27 @@ def digest_of(*contents: bytes) -> str:
 
 def safe_name(name: str) -> str:
     """A relative name of which no part begins with `.` or `__`: readers take those for hidden."""
-    return "/".join(_visible(each) for each in name.replace("%", "%25").split("/"))
+    return "/".join(_bounded(visible(each)) for each in name.replace("%", "%25").split("/"))
 
 
 def flat_name(name: str) -> str:
     """A relative name as the name of one file."""
-    return _visible(name.replace("%", "%25").replace("/", "%2F"))
+    return _bounded(visible(name.replace("%", "%25").replace("/", "%2F")))
 
 
-def _visible(name: str) -> str:
+def visible(name: str) -> str:
+    """A file name that does not begin with `.` or `__`, given one whose `%` are encoded."""
     return f"%{ord(name[0]):02X}{name[1:]}" if name.startswith((".", "__")) else name
+
+
+def _bounded(name: str) -> str:
+    """A name that fits into a file system; the hash of the whole one keeps cut ones apart."""
+    data = name.encode()
+    if len(data) <= MAX_NAME_BYTES:
+        return name
+    suffix = name.rpartition(".")[2]
+    kept = data[: MAX_NAME_BYTES // 2].decode(errors="ignore")
+    return f"{kept}-{digest_of(data)}.{suffix}"
 
 
 def folder_part(folder: str, files: Sequence[tuple[str, bytes]], names: Iterable[str]) -> Part:

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from io import BytesIO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.export.layouts.hf_parquet import CAPTION, row_groups
 from nightpress.pipelines.export.layouts.part import (
     DATA,
@@ -21,7 +19,8 @@ from nightpress.pipelines.export.layouts.part import (
     Place,
     digest_of,
 )
-from nightpress.pipelines.image_files.packing.parquet import IMAGE, ROW_GROUP_IMAGES
+from nightpress.pipelines.image_files.packing import parquet
+from nightpress.pipelines.image_files.packing.parquet import IMAGE, image_writer
 
 CHOSEN, REJECTED = "chosen", "rejected"
 
@@ -55,7 +54,7 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     )
     table = _columns(rows)
     sizes = [len(chosen.data) + len(rejected.data) for chosen, rejected in pairs]
-    with pq.ParquetWriter(file, schema, compression="none", write_page_checksum=True) as writer:
+    with image_writer(file, schema) as writer:
         for start, end in row_groups(sizes):
             some = table.slice(start, end - start)
             writer.write_table(_group(pairs[start:end], some, schema))
@@ -70,14 +69,7 @@ def members(data: bytes) -> Iterator[tuple[str, bytes]]:
     Raises:
         ValueError: truncated or invalid.
     """
-    try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            for batch in file.iter_batches(ROW_GROUP_IMAGES, columns=[CHOSEN, REJECTED]):
-                for name in (CHOSEN, REJECTED):
-                    for image in batch.column(name).to_pylist():
-                        yield image["path"], image["bytes"]
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"truncated or invalid Parquet file: {one_line(error, 200)}") from error
+    return parquet.members(data, (CHOSEN, REJECTED))
 
 
 def _columns(rows: pa.Table) -> pa.Table:

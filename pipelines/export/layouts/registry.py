@@ -16,6 +16,7 @@ from nightpress.pipelines.export.layouts import (
     webdataset,
 )
 from nightpress.pipelines.export.layouts.part import DATA, ExportedImage, Part, PartKey
+from nightpress.pipelines.export.layouts.tar_features import tar_features
 
 Writer = Callable[[PartKey, Sequence[ExportedImage], pa.Table], Part]
 
@@ -68,22 +69,41 @@ FILES: Mapping[str, LayoutFiles] = {
     ),
     "webdataset": LayoutFiles("", (f"{DATA}/{{split}}-*.tar", "application/x-tar")),
     "img2dataset": LayoutFiles(
-        f"{DATA}/{{split}}/*.parquet",
-        (f"{DATA}/{{split}}/*.tar", "application/x-tar"),
-        columns=img2dataset.OWN,
+        f"{DATA}/{{split}}/*.parquet", (f"{DATA}/{{split}}/*.tar", "application/x-tar")
     ),
     "kohya": LayoutFiles(
         f"{DATA}/{{split}}/*/metadata.parquet", (f"{DATA}/{{split}}/*/*", "image/*")
     ),
     "diffusiondb": LayoutFiles(
-        diffusiondb.TABLE_FILE, (f"{DATA}/part-*/*", "image/*"), columns=diffusiondb.TABLE
+        f"{diffusiondb.TABLE_STEM}*.parquet",
+        (f"{DATA}/part-*/*", "image/*"),
+        columns=diffusiondb.TABLE,
     ),
 }
 
 
 def given_columns(layout: str, columns: pa.Schema) -> pa.Schema:
     """The columns beside images and captions that a layout makes of those of an export."""
-    return preference.columns(columns) if layout == "preference" else columns
+    if layout == "preference":
+        return preference.columns(columns)
+    if layout == "img2dataset":
+        return pa.schema([f for f in img2dataset.columns(columns) if f.name != "caption"])
+    return columns
+
+
+def features(layout: str, suffixes: Sequence[str], columns: pa.Schema) -> list[dict[str, Any]]:
+    """What a README tells `datasets` about the columns; empty if the files tell it themselves.
+
+    Args:
+        suffixes: those of the names of the images in their runs.
+        columns: of the export.
+    """
+    if layout == "webdataset":
+        return tar_features(suffixes, columns)
+    if layout == "img2dataset":
+        short = dict.fromkeys(map(img2dataset.suffix_of, suffixes))
+        return tar_features(tuple(short), img2dataset.columns(columns))
+    return []
 
 
 def data_files(layout: str, splits: Sequence[str]) -> list[dict[str, Any]]:

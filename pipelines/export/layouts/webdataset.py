@@ -15,6 +15,7 @@ from nightpress.pipelines.export.layouts.part import (
     PartKey,
     Place,
     digest_of,
+    visible,
 )
 from nightpress.pipelines.image_files.packing.webdataset import (
     append,
@@ -30,7 +31,7 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     tar, members = BytesIO(), list[str]()
     columns = python_rows(nanoseconds_as_text(rows)) if rows.num_columns else [{}] * len(images)
     for image, values in zip(images, columns, strict=True):
-        member = member_name(_unique(key, image.name))
+        member = _seen(member_name(_unique(key, image.name)))
         append(tar, member, image.data)
         stem = member.rpartition(".")[0]
         append(tar, f"{stem}.txt", image.caption.encode())
@@ -45,3 +46,9 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
 def _unique(key: PartKey, name: str) -> str:
     """The name among all images of the export: keys of samples must differ."""
     return f"{key.source}/{name}" if key.num_sources > 1 else name
+
+
+def _seen(member: str) -> str:
+    """A name that `datasets` does not take for that of a hidden file."""
+    folder, slash, file = member.rpartition("/")
+    return f"{folder}{slash}{visible(file)}"

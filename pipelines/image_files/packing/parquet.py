@@ -36,16 +36,8 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     """Pack members as a Parquet file; see `pipelines.image_files.packing.pack`."""
     carried = _plain_carried(carried)
     schema = pa.schema([IMAGE, *FACTS, *carried.schema], {"huggingface": json.dumps(FEATURES)})
-    short = [field.name for field in schema if not pa.types.is_nested(field.type)]
     file, locations = BytesIO(), list[MemberLocation]()
-    with pq.ParquetWriter(
-        file,
-        schema,
-        compression="none",
-        use_dictionary=short,
-        write_statistics=short,
-        write_page_checksum=True,
-    ) as writer:
+    with image_writer(file, schema) as writer:
         for group in _row_groups(members):
             start = file.tell()
             writer.write_table(_rows(group, carried.slice(len(locations), len(group)), schema))
@@ -53,17 +45,35 @@ def pack(members: Iterable[Member], carried: pa.Table) -> Pack:
     return Pack(file.getvalue(), tuple(locations))
 
 
-def members(data: bytes) -> Iterator[tuple[str, bytes]]:
+def image_writer(file: BytesIO, schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes a Parquet file whose nested columns hold images, which are stored as they are."""
+    short = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    return pq.ParquetWriter(
+        file,
+        schema,
+        compression="none",
+        use_dictionary=short,
+        write_statistics=short,
+        write_page_checksum=True,
+    )
+
+
+def members(data: bytes, columns: Sequence[str] = (IMAGE.name,)) -> Iterator[tuple[str, bytes]]:
     """Path and bytes of each image in a Parquet file.
+
+    Args:
+        data: the file.
+        columns: those that hold images.
 
     Raises:
         ValueError: truncated or invalid.
     """
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            for batch in file.iter_batches(ROW_GROUP_IMAGES, columns=["image"]):
-                for image in batch.column("image").to_pylist():
-                    yield image["path"], image["bytes"]
+            for batch in file.iter_batches(ROW_GROUP_IMAGES, columns=list(columns)):
+                for name in columns:
+                    for image in batch.column(name).to_pylist():
+                        yield image["path"], image["bytes"]
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"truncated or invalid Parquet file: {one_line(error, 200)}") from error
 

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -114,20 +115,10 @@ class Selection:
             UnsupportedFormat: it was written in a newer format.
             Damaged: this is no selection.
         """
-        try:
-            table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
-            values = json.loads((table.schema.metadata or {})[REASONS])
-            if values["format_version"] > FORMAT_VERSION:
-                raise UnsupportedFormat(
-                    f"{url}: this selection was written in format {values['format_version']}; this "
-                    f"nightpress reads up to format {FORMAT_VERSION}. Upgrade nightpress."
-                )
-            images = table.replace_schema_metadata(None).cast(SELECTION_SCHEMA)
+        with _errors_as_damaged(url), _opened(data) as file:
+            values = _reasons(file, url)
+            images = pa.Table.from_batches(_batches(file), SELECTION_SCHEMA)
             return cls._from_values(values, images)
-        except (pa.ArrowException, OSError) as error:
-            raise Damaged(f"{url}: not a selection: {one_line(error, 200)}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Damaged(f"{url}: not a selection: {what_is_wrong(error)}") from error
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], images: pa.Table) -> Self:
@@ -146,6 +137,52 @@ class Selection:
             late_scores={int(shard): path for shard, path in values["late_scores"].items()},
             duplicates=values.get("duplicates"),  # older versions had none
         )
+
+
+def chosen_images(data: bytes, url: str) -> Iterator[pa.RecordBatch]:
+    """The images of a selection in SELECTION_SCHEMA, some at a time, for selections of millions.
+
+    Args:
+        data: the object of the selection.
+        url: where it lies, for messages.
+
+    Raises:
+        UnsupportedFormat, Damaged: as `Selection.from_parquet` does.
+    """
+    with _errors_as_damaged(url), _opened(data) as file:
+        _reasons(file, url)
+        yield from _batches(file)
+
+
+@contextmanager
+def _errors_as_damaged(url: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise Damaged(f"{url}: not a selection: {one_line(error, 200)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Damaged(f"{url}: not a selection: {what_is_wrong(error)}") from error
+
+
+def _opened(data: bytes) -> pq.ParquetFile:
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+
+
+def _reasons(file: pq.ParquetFile, url: str) -> dict[str, Any]:
+    """What the file says beside its images, in a format that this version reads."""
+    values: dict[str, Any] = json.loads((file.schema_arrow.metadata or {})[REASONS])
+    if values["format_version"] > FORMAT_VERSION:
+        raise UnsupportedFormat(
+            f"{url}: this selection was written in format {values['format_version']}; this "
+            f"nightpress reads up to format {FORMAT_VERSION}. Upgrade nightpress."
+        )
+    return values
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    for batch in file.iter_batches():
+        columns = [batch.column(f.name).cast(f.type) for f in SELECTION_SCHEMA]
+        yield pa.RecordBatch.from_arrays(columns, schema=SELECTION_SCHEMA)
 
 
 def selection_path(name: str) -> str:
@@ -176,15 +213,28 @@ def read_selection(store: Store, name: str) -> Selection:
     """A selection.
 
     Raises:
-        SelectionNotFound: there is none of that name; the message names those that there are.
-        SpecError, Damaged, StoreError: as for `read_selection_if_any`.
+        SelectionNotFound, SpecError, StoreError: as for `selection_data`.
+        Damaged: the object is no selection.
     """
-    found = read_selection_if_any(store, name)
-    if found is None:
+    return Selection.from_parquet(
+        selection_data(store, name), f"{store.url}/{selection_path(name)}"
+    )
+
+
+def selection_data(store: Store, name: str) -> bytes:
+    """The object of a selection.
+
+    Raises:
+        SelectionNotFound: there is none of that name; the message names those that there are.
+        SpecError: no selection can have that name.
+        StoreError: it cannot be read.
+    """
+    data = store.read_if_any(selection_path(name))
+    if data is None:
         names = selection_names(store)
         known = f"its selections are: {', '.join(names)}" if names else "it has none"
         raise SelectionNotFound(f"{store.url}: no selection {name!r}; {known}")
-    return found
+    return data
 
 
 def create_selection(store: Store, selection: Selection) -> Selection:

@@ -206,11 +206,13 @@ def test_verify_recognises_an_export_by_its_url_and_by_its_file(run: Run, tmp_pa
     code, values, _ = printed("verify", spec.url)
     assert code == 3
     assert values["findings"][0]["damage"] == "changed"
+    assert printed("verify", spec.url, "--spread")[:2] == (code, values)
     next(Path(spec.url).glob("index/*")).unlink()
     code, values, _ = printed("verify", spec.url)
     assert (code, values["findings"][-1]["path"]) == (3, "index")
-    code, values, said = printed("verify", spec.url, "--inputs")
-    assert (code, "--inputs: this is an export" in said) == (2, True)
+    for option in (["--inputs"], ["--night", "2027-01-15"]):
+        code, values, said = printed("verify", spec.url, *option)
+        assert (code, f"{option[0]}: this is an export" in said) == (2, True)
     code, values, _ = printed("verify", spec.url, "--repair")
     assert (code, values["findings"]) == (0, [])
     assert values["num_repaired"] > 0

@@ -101,7 +101,7 @@ def test_kohya_folders_hold_pairs_of_images_and_captions(run: Run, tmp_path: Pat
         assert len(pictures) == num_images
         for path in pictures:
             number = int(path.name.partition("_")[0])
-            assert path.with_suffix(".txt").read_text() == f"topic {number}"
+            assert path.with_suffix(".txt").read_text() == f"topic {number}\n"
             assert first_pixel(Image.open(path)) == colour(number)
             names = pq.read_table(path.parent / "metadata.parquet").column("file_name")
             assert path.name in names.to_pylist()

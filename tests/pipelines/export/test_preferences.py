@@ -61,11 +61,11 @@ def test_the_best_and_the_worst_image_of_a_row_are_a_pair(tmp_path: Path) -> Non
     assert {row["reason"] for row in dropped} == {"in no pair"}
     assert {row["image_id"]: row["detail"] for row in dropped} == {
         "2_00": "neither the best nor the worst of its row",
-        "3_00": "the only image of its row",
+        "3_00": "the only image of its row in its shard",
         "4_00": "no image of its row is better",
         "5_00": "no image of its row is better",
         "6_00": "no score clip",
-        "7_00": "the only image of its row",
+        "7_00": "the only image of its row in its shard",
     }
 
 
@@ -103,6 +103,41 @@ def test_a_pair_is_never_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     written(spec)
     assert len(pairs_of(spec.url)) == 1
     assert chunks([1, 9, 1, 1, 1, 1], 3, together=2) == [(0, 2), (2, 4), (4, 6)]
+
+
+def divided_run(folder: Path, scores: Mapping[str, float]) -> Run:
+    """A run with these images in shards of four."""
+    run = begin_with(folder, "run", len(scores))
+    named = list(scores.items())
+    for number, start in enumerate(range(0, len(named), SHARD_SIZE)):
+        records = []
+        for place, (image_id, score) in enumerate(named[start : start + SHARD_SIZE], start):
+            record = made_runs.made(run, place)
+            facts = replace(record.facts, image_id=image_id, id=image_id.rpartition("_")[0])
+            records.append(replace(record, facts=facts, scores={"clip": score}))
+        commit(run, number, records)
+    return open_run(run.url)
+
+
+def test_rows_whose_images_lie_in_several_shards_are_counted(tmp_path: Path) -> None:
+    scores = {"a_00": 0.1, "a_01": 0.2, "b_00": 0.3, "c_x_00": 0.4}
+    scores |= {"c_x_01": 0.5, "a_02": 0.6, "b_01": 0.1, "d_00": 0.1}
+    scores |= {"e_00": 0.1, "b_02": 0.9}
+    run = divided_run(tmp_path / "press", scores)
+    spec = spec_of(tmp_path, run.url, layout="preference", rank_by="clip")
+    summary = written(spec)
+    assert summary.num_images == {"train": 2}  # a_00 and a_01
+    assert summary.num_rows_apart == 2  # b and c_x; a has a pair, d and e have one image each
+    said = "2 prompts gave no pair because the images are in several shards"
+    assert said in Path(spec.url, "README.md").read_text()
+
+
+def test_an_export_without_any_pair_leaves_nothing_behind(tmp_path: Path) -> None:
+    run = divided_run(tmp_path / "press", {"a_00": 0.1, "b_00": 0.2})
+    spec = spec_of(tmp_path, run.url, layout="preference", rank_by="clip")
+    with pytest.raises(SpecError, match=r"no image of .* is in the export: 2 in no pair"):
+        written(spec)
+    assert Store(spec.url).list() == {}
 
 
 def test_a_score_that_no_image_has_is_refused(tmp_path: Path) -> None:

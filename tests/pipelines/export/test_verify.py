@@ -16,6 +16,7 @@ from nightpress.pipelines.export.verify import (
     ExportDamage,
     ExportFinding,
     orphans,
+    verify_files,
     verify_shards,
 )
 from nightpress.pipelines.run_directory.commit import amend_commit, shard_path
@@ -120,6 +121,23 @@ def test_an_index_that_names_another_picture_is_found(run: Run, tmp_path: Path) 
     assert damages == {ExportDamage.ORIGIN}
     store.put(path, data[:-20])
     assert {finding.damage for finding in checked(spec)[1]} == {ExportDamage.INDEX}
+
+
+@pytest.mark.parametrize("layout", ["hf-parquet", "diffusiondb"])
+def test_files_beside_the_parts_are_checked(run: Run, tmp_path: Path, layout: str) -> None:
+    spec = spec_of(tmp_path, run.url, layout=layout)
+    summary = written(spec)
+    store = Store(spec.url)
+    beside = {path for path in files_of(spec.url) if "/" not in path}
+    assert set(summary.files) == beside - {"export.json", "summary.json"}
+    assert verify_files(store, summary) == []
+    store.delete("README.md")
+    store.put("dropped.parquet", b"another")
+    found = {(finding.path, finding.damage) for finding in verify_files(store, summary)}
+    assert found == {
+        ("README.md", ExportDamage.MISSING),
+        ("dropped.parquet", ExportDamage.CHANGED),
+    }
 
 
 def test_objects_that_no_index_names_are_listed(run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from support import made_runs
 from support.exports import (
     SPLIT,
+    begin_with,
     files_of,
     finished_run,
     ids_of,
@@ -33,7 +34,7 @@ from nightpress.pipelines.export.spec import WITH_SETTINGS, ExportSpec
 from nightpress.pipelines.export.summary import SUMMARY_FILE
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.image_files.stripping import without_facts
-from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
     decode_commit,
@@ -41,6 +42,12 @@ from nightpress.pipelines.run_directory.commit import (
     shard_path,
 )
 from nightpress.pipelines.run_directory.late_scores import LatePart, LateScores, create_late
+from nightpress.pipelines.run_directory.selections.files import (
+    SELECTION_SCHEMA,
+    Selection,
+    create_selection,
+)
+from nightpress.pipelines.run_directory.selections.request import SelectionRequest
 from nightpress.pipelines.storage import Store
 
 LAYOUTS = sorted(set(WRITERS) - {"preference"})
@@ -214,10 +221,12 @@ def test_a_condition_selects_images(run: Run, tmp_path: Path) -> None:
 
 def select(run: Run, name: str, chosen: dict[str, str]) -> None:
     """Write a selection: image_id -> sha256."""
-    table = pa.table({"image_id": list(chosen), "sha256": list(chosen.values())})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    run.store.create(f"selections/{name}.parquet", sink.getvalue().to_pybytes())
+    rank = range(1, len(chosen) + 1)
+    images = pa.table([list(chosen), list(chosen.values()), rank], schema=SELECTION_SCHEMA)
+    selection = Selection(
+        name, run.record.created_at, SelectionRequest(), images, 10, 10, (), {}, {}
+    )
+    create_selection(run.store, selection)
 
 
 def hashes(run: Run) -> dict[str, str]:
@@ -247,6 +256,26 @@ def test_every_drop_is_listed_with_its_reason(run: Run, tmp_path: Path) -> None:
         {"run": "run", "image_id": "1_00", "reason": "not selected", "detail": None},
         {"run": "run", "image_id": "5_00", "reason": "failed", "detail": "NonFinite"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "detail"),
+    [("minimal", "Rejected: sharpness 31 < 40 in 16 of 16 draws"), ("none", "Rejected")],
+)
+def test_a_drop_says_what_the_gates_did_not_let_pass(
+    tmp_path: Path, metadata: str, detail: str
+) -> None:
+    run = begin_with(tmp_path / "press", "run", 2)
+    rejected = replace(
+        made_runs.failed(run, 1),
+        error_type=FailureType.REJECTED,
+        error="sharpness 31 < 40 in 16 of 16 draws",
+    )
+    made_runs.commit(run, 0, [made_runs.made(run, 0), rejected])
+    spec = spec_of(tmp_path, run.url, metadata=metadata)
+    written(spec)
+    (dropped,) = pq.read_table(f"{spec.url}/dropped.parquet").to_pylist()
+    assert (dropped["reason"], dropped["detail"]) == ("failed", detail)
 
 
 def test_several_runs_make_one_set_and_equal_ids_share_a_split(tmp_path: Path) -> None:
@@ -330,7 +359,11 @@ def unfinished(folder: Path) -> str:
         ({"split": {"by": "topik", "test": "5%"}}, SpecError, "did you mean topic?"),
         ({"select": {"where": "seed > 900"}}, SpecError, "no image that is ok meets"),
         ({"select": {"where": "sead > 9"}}, SpecError, "did you mean 'seed'?"),
-        ({"select": "best"}, SpecError, "has no such selection (selections/best.parquet)"),
+        (
+            {"select": "best"},
+            SpecError,
+            "no selection 'best'; its selections are: none",
+        ),
         ({"select": "none"}, SpecError, "this selection is empty"),
     ],
 )
