@@ -101,7 +101,7 @@ def _sampled_batches(rows: pa.Table) -> pa.Table:
     started_s = pc.divide(pc.cast(rows.column("started_at").cast("int64"), "float64"), 1e6)
     table = pa.table({"started_at": started_s, "sampling_s": rows.column("sampling_s")})
     sampled = table.filter(pc.is_valid(table.column("sampling_s")))
-    return sampled.group_by("started_at").aggregate(
+    return sampled.group_by("started_at", use_threads=False).aggregate(
         [("sampling_s", "sum"), ("sampling_s", "count")]
     )
 

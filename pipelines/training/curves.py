@@ -20,7 +20,7 @@ MARGINS = {
     **{"left": 0.08, "right": 0.97, "bottom": 0.07, "top": 0.88},
     **{"hspace": 0.26, "wspace": 0.15},
 }
-"""Where the panels are: to find out how much room their text needs would take as long as drawing."""
+"""Where the panels are: to find out how much room their text needs takes as long as drawing."""
 
 SMOOTHING = 1 / 40
 """Window of the moving average, as a share of the rows."""
