@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 ADDRESS = "NIGHTPRESS_FORK_SERVER"
 """The environment variable that holds the server's socket."""
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 
 MAX_REQUEST_BYTES = 1 << 20
 
