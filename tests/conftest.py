@@ -1,16 +1,35 @@
 """Fixtures for all tests: S3 servers that start on first use, folders to write to, devices."""
 
 import gc
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import psutil
 import pytest
 from support import servers
 from support.servers import Folder, Server
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")  # no test asserts a time
+
+# The tests start many processes that import nightpress; without this each would compile it again
+# where PYTHONDONTWRITEBYTECODE is set, as pytest would the tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Half as many processes again as there are cores; `maxprocesses` is the most.
+
+    A test that waits for Ray, for a server or for a command leaves its core to the others.
+    """
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None  # xdist's own answer
+    cores = psutil.cpu_count() or 1
+    return cores + (cores + 1) // 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,11 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=for_gpus)
 
 
+def pytest_collection() -> None:
+    """Keep the garbage collector from going through torch and Ray while they are imported."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from going through torch and Ray again and again.
 
     What was imported until now is never garbage.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)

@@ -7,9 +7,10 @@ for each pair of rooms where one imports the other), and the lengths of its func
 """
 
 import ast
+import functools
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,20 +46,28 @@ def rooms(package: str, root: Path = ROOT) -> set[str]:
     return {room_of(file, package, root) for file in files(package, root)} - {""}
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
+@functools.cache
+def nodes(file: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+
+
+def imported(file: Path) -> set[str]:
     """The dotted names that a file imports, wherever in it the import stands."""
-    for node in ast.walk(tree):
+    names = set()
+    for node in nodes(file):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def imports(package: str, root: Path = ROOT) -> list[Import]:
     """What the files of a package import from the three packages."""
     found = set()
     for file in files(package, root):
-        for name in imported(ast.parse(file.read_text(encoding="utf-8"))):
+        for name in imported(file):
             module = tuple(name.removeprefix("nightpress.").split("."))
             if module[0] in PACKAGES:
                 where = file.relative_to(root).as_posix()
@@ -84,7 +93,7 @@ def function_lengths(package: str, root: Path = ROOT) -> list[tuple[int, str]]:
     return [
         (node.end_lineno - node.lineno + 1, f"{file.relative_to(root).as_posix()}: {node.name}")
         for file in files(package, root)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in nodes(file)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
     ]
 

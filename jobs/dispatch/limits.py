@@ -2,11 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.errors import JobError, RunStopped, StoppedOnRequest
+
+if TYPE_CHECKING:  # it imports torch, and commands that sample nothing start without it
+    from nightpress.jobs.dispatch.actor_pool import ActorPool
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Limits:
     """
 
     def __init__(
-        self, config: DispatchConfig, pool: ActorPool, timing: ShardTiming, shard_size: int
+        self, config: DispatchConfig, pool: "ActorPool", timing: ShardTiming, shard_size: int
     ) -> None:
         self.config, self._pool = config, pool
         self._timing, self._shard_size = timing, shard_size

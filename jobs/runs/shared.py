@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.models.references import ReferenceSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.cluster.capacity import require_room
 from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
-from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
-from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.errors import NightpressError, in_mid_run
 from nightpress.jobs.progress.events import Event, Message
@@ -38,6 +37,10 @@ from nightpress.pipelines.run_directory.lease import (
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes, threads_for
 from nightpress.pipelines.scoring.job_scorers import JobScorers
 from nightpress.pipelines.storage import Store, is_local
+
+if TYPE_CHECKING:  # they import torch, and commands that sample nothing start without it
+    from nightpress.jobs.dispatch.actor import ActorFactory
+    from nightpress.jobs.dispatch.dispatcher import Dispatcher
 
 OnEvent = Callable[[Event], None]
 OnMessage = Callable[[Message], None]
@@ -79,12 +82,14 @@ def require_free_run(store: Store, take_over: bool, on_event: OnMessage) -> Free
     return require_free(store, take_over, say)
 
 
-def actor_factory(spec: RunSpec, traced: bool = False) -> ActorFactory:
+def actor_factory(spec: RunSpec, traced: bool = False) -> "ActorFactory":
     """A factory of actors of the size that the job asks for, on the connected cluster.
 
     Raises:
         ClusterError: the cluster has no node for such an actor, and cannot grow.
     """
+    from nightpress.jobs.dispatch.actor import ActorFactory
+
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
     cpus = spec.cluster.cpus_per_actor
     require_room(
@@ -192,12 +197,14 @@ def ordered_shards(store: Store, record: RunRecord, lease: Lease) -> list[int]:
 def dispatching(
     store: Store,
     record: RunRecord,
-    factory: ActorFactory,
+    factory: "ActorFactory",
     config: DispatchConfig,
     lease: Lease,
     watch: Watch,
-) -> Iterator[Dispatcher]:
+) -> Iterator["Dispatcher"]:
     """A dispatcher that stops on an interruption, a lost lease, or when the watch says so."""
+    from nightpress.jobs.dispatch.dispatcher import Dispatcher
+
     with first_interruption() as interrupted:
 
         def reason_to_stop() -> StopReason | str | None:

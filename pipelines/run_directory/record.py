@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
@@ -314,13 +315,18 @@ def refuse_changes(store: Store, changes: Sequence[Change]) -> None:
 
 def package_versions() -> dict[str, str]:
     """Package name -> installed version, for the packages that a record names."""
-    versions = {"python": platform.python_version()}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # it was shipped with the job as source
-            versions[package] = "source"
-    return versions
+    return {"python": platform.python_version()} | {
+        package: _installed_version(package) for package in RECORDED_PACKAGES
+    }
+
+
+@cache
+def _installed_version(package: str) -> str:
+    """The version of a package as this process found it first: a search through all folders."""
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it was shipped with the job as source
+        return "source"
 
 
 def _require_supported(format_version: int, url: str) -> None:

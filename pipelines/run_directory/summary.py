@@ -109,7 +109,7 @@ def _sampled_batches(rows: pa.Table) -> pa.Table:
         {"started_at": started_s, "sampling_s": rows.column("sampling_s"), "scoring_s": scoring_s}
     )
     sampled = table.filter(pc.is_valid(table.column("sampling_s")))
-    return sampled.group_by("started_at").aggregate(
+    return sampled.group_by("started_at", use_threads=False).aggregate(
         [("sampling_s", "sum"), ("sampling_s", "count"), ("scoring_s", "sum")]
     )
 

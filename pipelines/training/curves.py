@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 PAPER, INK, FAINT, GRID = "#faf9f6", "#34322e", "#8d897f", "#e2dfd7"
 COLOURS = ("#1f5fa8", "#c2571a", "#2f8f5b", "#8a4fa3", "#b08a00", "#b0305c")
 
+MARGINS = {
+    **{"left": 0.08, "right": 0.97, "bottom": 0.07, "top": 0.88},
+    **{"hspace": 0.26, "wspace": 0.15},
+}
+"""Where the panels are: to find out how much room their text needs takes as long as drawing."""
+
 SMOOTHING = 1 / 40
 """Window of the moving average, as a share of the rows."""
 
@@ -26,7 +32,7 @@ def loss_curve(table: pa.Table, title: str) -> bytes:
     """Plot a metrics table as a PNG; `pipelines.training.metrics` defines its columns."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.5), dpi=110, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(11, 7.5), dpi=110, facecolor=PAPER)
     figure.suptitle(title, color=INK, fontsize=14, fontweight="bold", parse_math=False)
     if table.num_rows:
         _draw(figure, table)
@@ -68,7 +74,7 @@ def _draw(figure: "Figure", table: pa.Table) -> None:
     terms = [name for name in table.column_names if name.startswith(TERM_PREFIX)]
     names = [["loss", "loss"], *([["terms", "terms"]] if terms else []), ["rate", "speed"]]
     panels: dict[str, Axes] = figure.subplot_mosaic(
-        names, height_ratios=[4, *([3] if terms else []), 2]
+        names, height_ratios=[4, *([3] if terms else []), 2], gridspec_kw=MARGINS
     )
     for axes in panels.values():
         _style(axes, table)

@@ -9,6 +9,7 @@ killed, drained and lost like any other worker. Tests that start `nightpress` as
 own, and the nights of `tests/chaos`, use workers that Ray starts in the usual way.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -28,7 +29,7 @@ from typing import Any, NoReturn
 ADDRESS = "NIGHTPRESS_FORK_SERVER"
 """The environment variable that holds the server's socket."""
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
 
 MAX_REQUEST_BYTES = 1 << 20
 
@@ -60,7 +61,7 @@ def _wait_for(path: str, server: "subprocess.Popen[bytes]") -> None:
 def serve(path: str) -> None:
     """Import what workers need, then fork one for each request."""
     _preload()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+    signal.signal(signal.SIGCHLD, _reap)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"{path}.new")
         server.listen(64)
@@ -75,6 +76,13 @@ def serve(path: str) -> None:
                     _run_worker(json.loads(request), descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
+
+
+def _reap(*_: object) -> None:
+    """Take note of the forks that have ended, so that their CPU time counts as this process's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _preload() -> None:

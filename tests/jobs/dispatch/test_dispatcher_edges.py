@@ -42,7 +42,7 @@ from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, Message, ShardRetried
-from nightpress.jobs.runs import runner, shared
+from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import FailureType
@@ -278,7 +278,7 @@ def test_a_run_stopped_by_a_deadline_reports_how_actors_spent_their_time_and_lea
 ) -> None:
     job, trace = tmp_path / "job.yaml", tmp_path / "trace.json"
     job.write_text(yaml.safe_dump(spec.as_dict()))
-    monkeypatch.setattr(shared, "Dispatcher", NearItsDeadline)
+    monkeypatch.setattr(dispatcher_module, "Dispatcher", NearItsDeadline)
     monkeypatch.setattr(runner, "actor_factory", obedient_factory)
     result = CliRunner().invoke(command, ["run", str(job), "--trace", str(trace)])
     assert result.exit_code == 4, result.output

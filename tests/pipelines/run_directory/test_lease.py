@@ -246,10 +246,10 @@ def test_a_stalled_store_does_not_count_as_silence_of_the_holder(tmp_path: Path)
     slow, store = StallingStore(str(tmp_path)), Store(str(tmp_path))
     holder = elsewhere(current_process())
     store.create("lease/00001.json", holder.to_json())
-    slow.stall_s = 1.5  # longer than a holder may be silent
+    slow.stall_s = 0.8  # longer than a holder may be silent
 
     def come_back() -> None:
-        time.sleep(2.5)
+        time.sleep(1.2)
         slow.stall_s = 0.0
         store.put("lease/00001.json", replace(holder, beats=1).to_json())
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +27,12 @@ from support.fakes.memory_store import MemoryFolder, MemoryStore, Moment
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
 from nightpress.pipelines.image_files.packing import is_intact_pack
-from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, shard_path
+from nightpress.pipelines.run_directory.commit import (
+    decode_commit,
+    failed_rows,
+    read_commit,
+    shard_path,
+)
 from nightpress.pipelines.run_directory.lease import FencingToken, current_process
 from nightpress.pipelines.run_directory.orphans import delete_orphans
 from nightpress.pipelines.run_directory.reader import Run
@@ -274,15 +279,20 @@ def wrong_rows(folder: MemoryFolder) -> tuple[int, ...]:
 
 
 def _stored(folder: MemoryFolder, sound: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        rows = read_commit(MemoryStore(folder), 0).to_pylist()
-    except Damaged:
-        return
-    for number, row in enumerate(rows):
+    for number, row in enumerate(_rows_in(MemoryStore(folder).read(COMMIT))):
         if row["file"]:
             same = hashlib.sha256(_image(folder, row)).hexdigest() == row["sha256"]
             if (same and _is_whole(folder, row)) == sound:
                 yield number, row
+
+
+@lru_cache(maxsize=16)
+def _rows_in(commit: bytes) -> tuple[dict[str, Any], ...]:
+    """The rows of a commit, none if it is damaged; each commit is looked at many times."""
+    try:
+        return tuple(decode_commit(MemoryStore(MemoryFolder()), 0, commit).to_pylist())
+    except Damaged:
+        return ()
 
 
 def _image(folder: MemoryFolder, row: dict[str, Any]) -> bytes:
