@@ -77,9 +77,12 @@ def event_line(event: Event) -> str | None:
                 f"{plural(event.num_actors, 'actor')} left, which get its shards"
             )
         case ShardRetried():
+            then = "it is tried again"
+            if event.is_given_up:
+                then = "no row is tried again; an actor scores what is stored, and commits"
             return (
                 f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}; "
-                "it is tried again"
+                f"{then}"
             )
         case RowSetAside():
             return (
