@@ -15,6 +15,7 @@ from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
 from .runs.export import ExportResult, export
+from .runs.fid import FidResult, fid
 from .runs.inspect_file import Inspection, inspect
 from .runs.list_runs import RunSummary, list_runs
 from .runs.plan import Plan, plan
@@ -43,6 +44,7 @@ __all__ = [
     "Expansion",
     "ExportResult",
     "ExportVerified",
+    "FidResult",
     "GatesResult",
     "ImageSetup",
     "IncompleteRun",
@@ -74,6 +76,7 @@ __all__ = [
     "doctor",
     "expand",
     "export",
+    "fid",
     "gates",
     "inspect",
     "list_runs",

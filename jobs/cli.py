@@ -47,6 +47,7 @@ COMMANDS = {
     "select": "Choose images of a run by their scores and metadata, without deleting any.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "score": "Score the images of a run that lack a score, without touching them.",
+    "fid": "Measure how far the images of a set are from reference images (FID).",
     "reproduce": "Make one image again from its embedded metadata and compare.",
     "export": "Write a training set of the images of runs, in a layout that other tools read.",
     "inspect": "Show what an image file says about itself, and which run has made it.",

@@ -22,6 +22,7 @@ from nightpress.jobs.commands.common import (
 from nightpress.jobs.commands.exit_codes import OK_CODES, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
+from nightpress.jobs.commands.score_lines import score_lines
 from nightpress.jobs.commands.times import Deadline, Night, local_text, night_options, zone_of
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
@@ -30,6 +31,7 @@ from nightpress.jobs.progress.trace import time_lines
 from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.pipelines.formatting import duration
+from nightpress.pipelines.job.spec import RunSpec
 
 
 @click.command("run")
@@ -98,7 +100,7 @@ def command(
             ok_codes=ctx.meta.get(OK_CODES, ()),
             trace=None if trace is None else trace_writer(trace, display),
         )
-    print_and_exit(ctx, exit_code(result), asdict(result), summary(result), as_json)
+    print_and_exit(ctx, exit_code(result), asdict(result), summary(result, spec), as_json)
 
 
 def exit_code(result: RunResult) -> int:
@@ -118,8 +120,13 @@ def trace_writer(path: Path, display: Display[Event]) -> Callable[[str], None]:
     return write
 
 
-def summary(result: RunResult) -> str:
-    """The closing lines: what was made, and where it is."""
+def summary(result: RunResult, spec: RunSpec | None = None) -> str:
+    """The closing lines: what was made, how it was scored, and where it is.
+
+    Args:
+        result: how the run ended.
+        spec: its job; without it scores are not listed if images were only measured.
+    """
     per_s = result.images_per_s
     rate = [] if per_s is None else [f"{per_s:.2f} images/s of sampling time in the whole run"]
     failed = f", {result.num_failed:,} failed" if result.num_failed else ""
@@ -131,6 +138,7 @@ def summary(result: RunResult) -> str:
         *rate,
         *time_lines(result.time_shares, result.between_batches),
         *([] if result.cost is None else [f"cost: {result.cost}"]),
+        *score_lines(result.scores, result.url, spec is not None and spec.gates is not None),
         "",
         f"images    {result.url}/images/",
         f"metadata  {result.url}/metadata/",

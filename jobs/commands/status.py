@@ -1,5 +1,6 @@
 """`nightpress status`."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import click
@@ -12,6 +13,7 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.score_lines import score_lines
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
@@ -67,6 +69,9 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "num_editions": found.num_editions,
         "num_gone": found.num_gone,
         "scorers": dict(found.scorers),
+        "scores": asdict(found.scores),
+        "scores_error": found.scores_error,
+        "has_gates": found.has_gates,
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -98,7 +103,7 @@ def describe(found: RunStatus) -> str:
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"size     {size(progress.num_bytes)}",
         f"model    {found.model} {found.model_fingerprint[:12]}",
-        *([f"scores   {scorers_line(found)}"] if found.scorers else []),
+        *([f"scorers  {scorers_line(found)}"] if found.scorers else []),
         f"started  {found.created_at}",
         *([f"extended {extended_line(found)}"] if found.num_editions else []),
         *([f"spent    {spent_line(found)}"] if found.num_starts or found.log_error else []),
@@ -112,7 +117,20 @@ def describe(found: RunStatus) -> str:
         left = progress.num_shards - progress.num_committed_shards
         lines.append(f"held by  {holder_line(found.holder)}")
         lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
-    return "\n".join(lines)
+    return "\n".join([*lines, *scores_lines(found)])
+
+
+def scores_lines(found: RunStatus) -> Iterator[str]:
+    """How the scores are distributed; which images that was found in, if not in all."""
+    scores = found.scores
+    if found.scores_error is not None:
+        yield f"scores: unknown: {found.scores_error}"
+    lines = list(score_lines(scores.scores, found.url, found.has_gates))
+    if lines and scores.is_sample:
+        images = plural(scores.num_images, "image")
+        shards = f"{scores.num_shards:,} of {scores.num_committed_shards:,} committed shards"
+        lines[0] += f", of {images} in {shards}"
+    yield from lines
 
 
 def scorers_line(found: RunStatus) -> str:

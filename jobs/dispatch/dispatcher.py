@@ -87,7 +87,7 @@ class Dispatcher:
         self._repair_plan = repair_plan
         self.pool = ActorPool(store, record, factory, config, room)
         self._amendments: dict[int, Amendment] = {}
-        self._queue = ShardQueue([], self._first_attempt, config.max_attempts)
+        self._queue = self._queue_of([])
         self._timing = ShardTiming(record.layout.cost_ratio)
         self._limits = Limits(config, self.pool, self._timing, record.layout.shard_size)
         self._copied: set[int] = set()
@@ -113,7 +113,7 @@ class Dispatcher:
             LeaseLost: another process has taken the run over.
         """
         self._amendments = dict(amendments or {})
-        self._queue = ShardQueue(shards, self._first_attempt, self._config.max_attempts)
+        self._queue = self._queue_of(shards)
         while not self._queue.is_finished:
             reason = self._reason_to_stop() or self._limits.reason(len(self._queue))
             if reason is not None:
@@ -126,6 +126,11 @@ class Dispatcher:
     def close(self) -> None:
         """Kill every actor."""
         self.pool.close()
+
+    def _queue_of(self, shards: Iterable[int]) -> ShardQueue:
+        # The driver has no scorers. Packed images are only stored with their whole shard.
+        needs_actor = bool(self._record.scorers) and not self._record.spec.images.is_packed
+        return ShardQueue(shards, self._first_attempt, self._config.max_attempts, needs_actor)
 
     def _first_attempt(self, shard: int) -> ShardWork:
         amends = self._amendments.get(shard)
@@ -351,7 +356,8 @@ class Dispatcher:
     ) -> Iterator[Event]:
         num_before = self._queue.num_set_aside(work.shard)
         goes_on = self._queue.record_crash(work, error_type, reason, in_hand)
-        if self._queue.num_set_aside(work.shard) > num_before:
+        num_new = self._queue.num_set_aside(work.shard) - num_before
+        if num_new and not self._queue.is_given_up(work.shard):
             row = work.rows[0] if work.amends is None else work.amends.rows[work.rows[0]]
             yield RowSetAside(work.shard, row, reason)
         else:
@@ -364,7 +370,8 @@ class Dispatcher:
         if self._queue.is_done(work.shard):
             return
         if goes_on:
-            yield ShardRetried(work.shard, work.attempt, reason)
+            is_given_up = self._queue.is_given_up(work.shard)
+            yield ShardRetried(work.shard, work.attempt, reason, is_given_up)
             return
         self._queue.close(work.shard)
         if self._config.fence is not None:

@@ -33,6 +33,8 @@ class Stage(Enum):
     """In parts that do not commit, until each row that crashes its process is isolated."""
     FINAL = auto()
     """Whole again, without the rows that were set aside."""
+    GIVEN_UP = auto()
+    """Whole, with every row set aside: an actor scores what is stored, and commits."""
 
 
 @dataclass
@@ -63,14 +65,21 @@ class ShardQueue:
         first_attempt: returns the work of a shard's first attempt.
         max_attempts: a whole shard is divided after it has crashed `max_attempts - 1` processes,
             but at least one, and given up after it has crashed twice `max_attempts`.
+        needs_actor: whether a shard that is given up is handed out once more, with every row set
+            aside, because only an actor can score the images of it that are stored.
     """
 
     def __init__(
-        self, shards: Iterable[int], first_attempt: Callable[[int], ShardWork], max_attempts: int
+        self,
+        shards: Iterable[int],
+        first_attempt: Callable[[int], ShardWork],
+        max_attempts: int,
+        needs_actor: bool = False,
     ) -> None:
         self._states: dict[int, ShardState] = {}
         self._first_attempt = first_attempt
         self._max_attempts = max_attempts
+        self._needs_actor = needs_actor
         self._fresh = deque(shards)
         self._retries: deque[ShardWork] = deque()
         self._done: set[int] = set()
@@ -122,6 +131,10 @@ class ShardQueue:
         """Whether a shard is committed or given up."""
         return shard in self._done
 
+    def is_given_up(self, shard: int) -> bool:
+        """Whether no row of an unfinished shard is tried again."""
+        return shard in self._states and self._states[shard].stage is Stage.GIVEN_UP
+
     def num_set_aside(self, shard: int) -> int:
         """How many rows of an unfinished shard are not tried again."""
         return len(self._states[shard].set_aside) if shard in self._states else 0
@@ -161,7 +174,9 @@ class ShardQueue:
         state.attempts = max(state.attempts, work.attempt)
         if work.commits:
             state.crashes += 1
-            return self._retry_whole(state, work, in_hand)
+            return self._retry_whole(state, work, in_hand) or (
+                self._needs_actor and self._give_up(state, error_type, error)
+            )
         if work.num_rows > 1:
             self._divide(state, work, in_hand)
         elif work.deaths + 1 < MIN_DEATHS_ALONE:
@@ -181,8 +196,21 @@ class ShardQueue:
                 pass
             case Stage.FINAL if state.crashes < 2 * self._max_attempts:
                 self._retry_isolated(work)
-            case Stage.FINAL:
+            case Stage.GIVEN_UP if len(work.set_aside) < work.num_rows:  # likewise, before that
+                pass
+            case Stage.FINAL | Stage.GIVEN_UP:
                 return False
+        return True
+
+    def _give_up(self, state: ShardState, error_type: FailureType, error: str) -> bool:
+        """Queue the last attempt, in which no row is tried; False if that was it already."""
+        if state.stage is Stage.GIVEN_UP or state.whole.amends is not None:
+            return False
+        known, attempt = {row.row for row in state.set_aside}, state.attempts
+        left = (row for row in state.whole.rows if row not in known)
+        state.set_aside += [SetAsideRow(row, attempt, error_type, error) for row in left]
+        state.stage = Stage.GIVEN_UP
+        self._queue_whole(state)
         return True
 
     def _divide(self, state: ShardState, work: ShardWork, in_hand: Sequence[int]) -> None:
@@ -214,14 +242,18 @@ class ShardQueue:
         state.open_parts -= 1
         if not state.open_parts:
             state.open_parts, state.stage = 1, Stage.FINAL
-            final = replace(
-                state.whole,
-                attempt=state.attempts + 1,
-                set_aside=tuple(sorted(state.set_aside, key=lambda row: row.row)),
-                look_first=True,
-                isolated=True,
-            )
-            self._retries.appendleft(final)
+            self._queue_whole(state)
+
+    def _queue_whole(self, state: ShardState) -> None:
+        """Queue the whole shard once more, without the rows that were set aside."""
+        whole = replace(
+            state.whole,
+            attempt=state.attempts + 1,
+            set_aside=tuple(sorted(state.set_aside, key=lambda row: row.row)),
+            look_first=True,
+            isolated=True,
+        )
+        self._retries.appendleft(whole)
 
     def close(self, shard: int) -> None:
         """Finish a shard, committed or given up, and drop all of its work that waits."""

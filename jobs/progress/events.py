@@ -47,6 +47,8 @@ class ShardRetried:
     shard: int
     attempt: int
     reason: str
+    is_given_up: bool = False
+    """Whether none of its rows is tried again: what is stored of it is scored and committed."""
 
 
 @dataclass(frozen=True)

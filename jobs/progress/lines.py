@@ -77,10 +77,7 @@ def event_line(event: Event) -> str | None:
                 f"{plural(event.num_actors, 'actor')} left, which get its shards"
             )
         case ShardRetried():
-            return (
-                f"warning: shard {event.shard}, attempt {event.attempt} failed: {event.reason}; "
-                "it is tried again"
-            )
+            return _retried_line(event)
         case RowSetAside():
             return (
                 f"warning: row {event.row} of shard {event.shard} ends its process even alone, so "
@@ -94,3 +91,11 @@ def event_line(event: Event) -> str | None:
             )
         case _:
             return None
+
+
+def _retried_line(event: ShardRetried) -> str:
+    then = "it is tried again"
+    if event.is_given_up:
+        then = "no row is tried again; an actor scores what is stored, and commits"
+    failed = f"shard {event.shard}, attempt {event.attempt} failed: {event.reason}"
+    return f"warning: {failed}; {then}"

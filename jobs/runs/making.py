@@ -22,6 +22,7 @@ from nightpress.jobs.runs.watch import Watch
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import write_plan
 from nightpress.pipelines.reporting.report import write_report
+from nightpress.pipelines.reporting.scores import RunScores
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
@@ -56,6 +57,8 @@ class Maker:
         """What the actors did, once they have had work and are finished."""
         self.progress: RunProgress | None = None
         """The totals, once every shard is committed."""
+        self.scores = RunScores()
+        """How the scores are distributed, once the report is written."""
 
     def make(self, spec: RunSpec, run: HeldRun) -> Iterator[Event]:
         """Write what is missing of the plan, make the images, and write the report."""
@@ -77,7 +80,7 @@ class Maker:
         progress = self.progress = require_complete(store, record)
         self._log.finish(progress)
         self._log.store_now()
-        write_report(Run(store, record), store)
+        self.scores = write_report(Run(store, record), store)
 
     def _dispatch(self, spec: RunSpec, run: HeldRun) -> Iterator[Event]:
         committed = committed_shards(run.store)

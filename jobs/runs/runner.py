@@ -67,6 +67,7 @@ from nightpress.pipelines.planning import (
     manifest_sources,
     require_unchanged,
 )
+from nightpress.pipelines.reporting.scores import ScoreSummary
 from nightpress.pipelines.run_directory.lease import (
     FreeLease,
     Lease,
@@ -108,6 +109,8 @@ class RunResult:
     """What all starts of the run have cost; None if the job has no `cost`."""
     num_rejected: int = 0
     """How many of the images that have failed were rejected by the job's gates."""
+    scores: tuple[ScoreSummary, ...] = ()
+    """How each score is distributed over the images that are ok."""
 
 
 def run(
@@ -244,6 +247,7 @@ class _Session:
             between_batches=between_batches(spent),
             cost=self.log.cost(progress.num_ok + progress.num_failed),
             num_rejected=progress.num_rejected,
+            scores=self._maker.scores.scores,
         )
 
     @contextmanager

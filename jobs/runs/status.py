@@ -7,6 +7,7 @@ from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.runs.targets import Target, open_any
 from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.job.cost_section import Cost
+from nightpress.pipelines.reporting.scores import RunScores, run_scores
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.log import cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
@@ -43,6 +44,11 @@ class RunStatus:
     """Images of the run that its manifest did not plan any more when it was extended last."""
     scorers: Mapping[str, str] = field(default_factory=dict)
     """Name -> fingerprint of what scores its images; late scorers are not among them."""
+    scores: RunScores = field(default_factory=RunScores)
+    """How the scores of its images are distributed, late ones included."""
+    scores_error: str | None = None
+    """Why the scores cannot be read."""
+    has_gates: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         starts = read_starts(run.store)
     except StoreError as error:
         starts, log_error = [], one_line(error)
+    scores, scores_error = RunScores(), None
+    try:
+        scores = run_scores(run)
+    except StoreError as error:
+        scores_error = one_line(error)
     return RunStatus(
         url=run.url,
         created_at=run.record.created_at,
@@ -108,6 +119,9 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         num_editions=len(run.record.editions),
         num_gone=run.record.num_gone,
         scorers=run.record.scorers,
+        scores=scores,
+        scores_error=scores_error,
+        has_gates=run.spec.gates is not None,
     )
 
 

@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     StringConstraints,
@@ -218,6 +220,18 @@ def _kind(value: Any) -> str | None:
     return OwnSpec.__name__ if ".py" in scorer else None
 
 
+def _known_scorer(value: Any) -> Any:
+    """Name a scorer that there is not, and the one that was perhaps meant."""
+    scorer = value.get("scorer") if isinstance(value, Mapping) else None
+    if not isinstance(scorer, str) or _kind(value) is not None:
+        return value
+    near = get_close_matches(scorer, SCORERS, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"there is no scorer {scorer!r}; {hint}there are {', '.join(SCORERS)}, and FILE.py:Class"
+    )
+
+
 ScorerSpec = Annotated[
     Annotated[NsfwSpec, Tag("NsfwSpec")]
     | Annotated[ClipSpec, Tag("ClipSpec")]
@@ -232,6 +246,7 @@ ScorerSpec = Annotated[
         custom_error_message="must be a mapping with the key scorer, which is one of: "
         f"{', '.join(SCORERS)}, or FILE.py:Class",
     ),
+    BeforeValidator(_known_scorer),
 ]
 
 

@@ -22,7 +22,7 @@ from nightpress.pipelines.records import (
     ADDED_TO_METADATA,
     with_carried_renamed,
 )
-from nightpress.pipelines.reporting.scores import ScoreRow, ScoreTable
+from nightpress.pipelines.reporting.scores import RunScores, ScoreSummary, ScoreTable
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
     open_commit,
@@ -92,9 +92,16 @@ class Collected:
     """Images of which the end of a prompt was cut."""
     cut: list[Row]
     """`CUT_COLUMNS` of the first of them."""
-    scores: list[ScoreRow]
+    scores: list[ScoreSummary]
     num_draws: int = 0
     """Draws that were considered, over the whole run."""
+
+    @property
+    def run_scores(self) -> RunScores:
+        """How the scores are distributed, in all commits."""
+        num_ok = sum(each.summary.num_ok for each in self.totals.values())
+        num_shards = len(self.totals)
+        return RunScores(tuple(self.scores), num_ok, num_shards, num_shards)
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def collect(run: Run, limits: Limits) -> Collected:
     totals, images = dict[int, CommitTotals](), list[Row]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
     failure_counts, num_draws = Counter[str](), 0
-    settings, scores = _SettingsTable(), ScoreTable(run.record.layout.num_images)
+    settings, scores = _SettingsTable(), ScoreTable.of(run)
     with ThreadPoolExecutor(READ_THREADS) as pool:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
         for shard, part in zip(sorted(sizes), parts, strict=True):

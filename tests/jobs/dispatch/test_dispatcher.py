@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from support.fakes.odd_actors import (
     FactoryOf,
     FrozenActor,
     HangingActor,
+    NeverCommittingActor,
     PoisonedActor,
     StuckActor,
     ThreadsActor,
@@ -42,7 +43,9 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.planning import check, write_plan
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
+from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
 from nightpress.pipelines.shards.events import BatchDone, ShardDone
 from nightpress.pipelines.storage import Store
 
@@ -51,12 +54,12 @@ MakeSpec = Callable[..., RunSpec]
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def begun(spec: RunSpec) -> tuple[Store, RunRecord]:
+def begun(spec: RunSpec, scorers: Mapping[str, str] | None = None) -> tuple[Store, RunRecord]:
     """A run that is planned, with no image made."""
     store, model = Store(spec.url), describe(locate(spec.model, {}), spec.model)
     batch_size = resolve_batch_size(spec, "cpu")
     layout = check(spec, model, batch_size)
-    record = new_record(spec, model, "cpu", batch_size, layout)
+    record = new_record(spec, model, "cpu", batch_size, layout, scorers)
     store.create(RUN_FILE, record.to_json())
     list(write_plan(spec, model, layout, store))
     return store, record
@@ -66,7 +69,9 @@ def dispatcher_of(
     spec: RunSpec, store: Store, record: RunRecord, *kinds: type[SamplerActor], **values: Any
 ) -> Dispatcher:
     threads = values.pop("threads", 1)
-    factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=threads, kinds=list(kinds))
+    scorers = JobScorers.of(spec.scores, {})
+    how = {"cpus": 1, "gpus": 0, "threads": threads, "scorers": scorers}
+    factory = FactoryOf(spec.model, {}, **how, kinds=list(kinds))
     others = {name: values.pop(name) for name in ("room", "reason_to_stop") if name in values}
     values = {"min_actors": 1, "max_actors": 1, "max_attempts": 3, "look_first": False} | values
     return Dispatcher(store, record, factory, DispatchConfig(**values), **others)
@@ -97,6 +102,27 @@ def test_a_shard_whose_every_row_kills_its_process_fails_and_the_others_are_made
     wrongly_blamed = [shard for shard in retried if shard != deadly]
     assert len(wrongly_blamed) == len(set(wrongly_blamed))
     assert sum(isinstance(event, ActorLost) for event in seen) - len(wrongly_blamed) == 6
+
+
+@pytest.mark.chaos
+def test_the_images_of_a_shard_that_is_given_up_have_the_scores_of_the_job(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    code = "class Mean:\n    def score(self, image):\n        return image.pixels.mean()\n"
+    (tmp_path / "mean.py").write_text(code)
+    scores = {"mean": {"scorer": f"{tmp_path}/mean.py:Mean"}}
+    spec = make_spec(batch={"size": 2, "shard_size": 2}, scores=scores)
+    infos = JobScorers.of(spec.scores, {}).describe()
+    store, record = begun(spec, fingerprints_of(infos))
+    dispatcher = dispatcher_of(spec, store, record, NeverCommittingActor, max_attempts=1)
+    seen: list[Event] = list(dispatcher.run(range(record.layout.num_shards)))
+    dispatcher.close()
+    retried = [event for event in seen if isinstance(event, ShardRetried) and event.shard == 1]
+    assert [event.is_given_up for event in retried] == [False] * (len(retried) - 1) + [True]
+    rows = metadata_rows(read_commit(store, 1))
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert "driver" not in {row["worker"] for row in rows}
+    assert all(row["scores"]["mean"] > 0 for row in rows)
 
 
 def test_actors_that_never_start_stop_the_run_with_their_error(

@@ -15,10 +15,13 @@ from nightpress.pipelines.shards.work import ShardWork
 KILLED = FailureType.WORKER_KILLED
 
 
-def queue_of(*sizes: int, max_attempts: int = 3) -> ShardQueue:
+def queue_of(*sizes: int, max_attempts: int = 3, needs_actor: bool = False) -> ShardQueue:
     """A queue of shards with these numbers of rows."""
     return ShardQueue(
-        range(len(sizes)), lambda shard: ShardWork(shard, 0, sizes[shard]), max_attempts
+        range(len(sizes)),
+        lambda shard: ShardWork(shard, 0, sizes[shard]),
+        max_attempts,
+        needs_actor,
     )
 
 
@@ -189,7 +192,7 @@ def test_exactly_the_poisonous_rows_are_set_aside_though_a_dying_process_reports
 @given(data=st.data())
 def test_under_any_mixture_of_failures_every_shard_ends_once(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=4))
-    queue = queue_of(*sizes)
+    queue = queue_of(*sizes, needs_actor=data.draw(st.booleans()))
     in_flight: list[ShardWork] = []
     ended: Counter[int] = Counter()
     num_failures = 0
@@ -257,3 +260,35 @@ def test_a_shard_whose_commit_never_succeeds_is_given_up() -> None:
             queue.complete(work)
     queue.close(0)
     assert queue.is_finished
+
+
+def until_given_up(queue: ShardQueue) -> ShardWork:
+    """Crash every attempt at whole shards, until one comes with every row set aside."""
+    while rows(work := queue.take()):
+        if work.commits:
+            assert queue.record_crash(work, KILLED, "always")
+        else:
+            queue.complete(work)
+    return work
+
+
+def test_a_shard_that_an_actor_must_score_is_handed_out_once_more_without_its_rows() -> None:
+    queue = queue_of(3, max_attempts=2, needs_actor=True)
+    work = until_given_up(queue)
+    assert queue.is_given_up(0)
+    assert (work.commits, work.look_first, work.isolated) == (True, True, True)
+    assert {(row.row, row.error_type, row.error) for row in work.set_aside} == {
+        (number, KILLED, "always") for number in range(3)
+    }
+    assert queue.complete(work)
+    assert queue.is_finished
+
+
+def test_only_the_attempt_without_rows_can_end_a_shard_that_is_given_up() -> None:
+    queue = queue_of(3, max_attempts=1, needs_actor=True)
+    work = until_given_up(queue)
+    copy_of_before = replace(work, set_aside=())
+    assert queue.record_crash(copy_of_before, KILLED, "late")
+    assert queue.record_loss(work)  # a lost node proves nothing
+    assert not rows(again := queue.take())
+    assert not queue.record_crash(again, KILLED, "even so")

@@ -100,3 +100,11 @@ def test_a_resumed_run_says_how_much_is_already_done() -> None:
 def test_a_warning_is_marked() -> None:
     assert event_line(Message("look out", warning=True)) == "warning: look out"
     assert event_line(Message("by the way")) == "by the way"
+
+
+def test_a_shard_that_is_given_up_is_not_said_to_be_tried_again() -> None:
+    line = event_line(ShardRetried(3, 7, "its process died", is_given_up=True))
+    assert line == (
+        "warning: shard 3, attempt 7 failed: its process died; no row is tried again; an actor "
+        "scores what is stored, and commits"
+    )

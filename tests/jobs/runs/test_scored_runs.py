@@ -9,6 +9,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from support.fakes.fake_runs import finished_run
+from support.fakes.fake_scorers import loaded
 from support.growing_runs import begin, cats, extend
 from support.run_files import PROMPTS, hashes, read_metadata
 
@@ -16,10 +17,13 @@ from nightpress import jobs
 from nightpress.jobs.cli import command
 from nightpress.jobs.errors import RunBlocked, UntrustedRun
 from nightpress.jobs.progress.events import ActorLost, Event, Message, ShardRetried
-from nightpress.pipelines import open_run
+from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.run_directory.late_scores import late_parts
 from nightpress.pipelines.run_directory.record import RUN_FILE
+from nightpress.pipelines.scoring.measurements import MEASUREMENTS
+from nightpress.pipelines.shards.late_scoring import LateScorer
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -75,6 +79,9 @@ def test_scores_are_in_the_metadata_and_their_scorers_in_the_identity_of_the_run
     assert "no score of an image, which stays" in said[0]
     assert "1 image without a score, the first because" in said[1]
     assert "RuntimeError: no logo" in said[1]
+    told = {each.name: each for each in result.scores}
+    assert (told["brand.red"].num_images, told["brand.red"].num_missing) == (PROMPTS - 1, 1)
+    assert told["brand.mood"].median == 10.5
     assert all(row["scoring_s"] > 0 for row in rows)
     assert "for sampling and scoring alone" in planned_lines(tmp_path, scored)
     args = scored.scores["brand"].model_copy(update={"args": {"number": 6}})
@@ -166,9 +173,24 @@ def test_status_names_the_scorers_of_a_run(tmp_path: Path) -> None:
     store, record = finished_run(tmp_path, ["a"])
     store.put(RUN_FILE, replace(record, scorers={"clip": "ab" * 32}).to_json())
     told = CliRunner().invoke(command, ["status", store.url])
-    assert "scores   clip abababababab\n" in told.stdout
+    assert "scorers  clip abababababab\n" in told.stdout
+    *_, clip, advice = told.stdout.splitlines()
+    assert clip.split(maxsplit=1) == ["clip", "1 image without it"]
+    assert advice == f"  nightpress score {store.url} makes scores that are missing"
     values = json.loads(CliRunner().invoke(command, ["status", store.url, "--json"]).stdout)
     assert values["scorers"] == {"clip": "ab" * 32}
+    missing = {each["name"]: each["num_missing"] for each in values["scores"]["scores"]}
+    assert missing == dict.fromkeys(MEASUREMENTS, 0) | {"clip": 1}
+
+
+def test_status_is_told_of_a_run_whose_scores_cannot_be_read(tmp_path: Path) -> None:
+    store, record = finished_run(tmp_path, ["a"])
+    LateScorer(Run(store, record), {"mood": loaded(lambda image: {"": 0.5})}).score(0)
+    (part,) = late_parts(store)
+    store.put(part.path, b"PAR1")
+    told = CliRunner().invoke(command, ["status", store.url])
+    assert told.exit_code == 0
+    assert f"scores: unknown: {store.url}/{part.path} is damaged" in told.stdout
 
 
 def test_a_manifest_does_not_grow_without_the_columns_that_scorers_read(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ ONE_OF = "must be a mapping with the key scorer, which is one of: nsfw, clip, cl
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ({"a": {"scorer": "nfsw"}}, f"scores.a: {ONE_OF}"),
+        ({"a": {"scorer": "nfsw"}}, "scores.a: there is no scorer 'nfsw'; did you mean nsfw?"),
         ({"a": "nsfw"}, f"scores.a: 'nsfw': {ONE_OF}"),
         ({"a": {}}, f"scores.a: {ONE_OF}"),
         ({"a": {"scorer": 3}}, f"scores.a: {ONE_OF}"),

@@ -18,6 +18,7 @@ from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatc
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -29,6 +30,7 @@ from nightpress.pipelines.scoring.scorer import ScoredImage
 from nightpress.pipelines.shards import runner as runner_module
 from nightpress.pipelines.shards.events import BatchDone, BatchSampled
 from nightpress.pipelines.shards.runner import ShardRunner
+from nightpress.pipelines.shards.work import SetAsideRow
 from nightpress.pipelines.storage import Store
 
 FORMATS = [("png", None), ("webp", None), ("webp", 60), ("jpeg", None)]
@@ -63,7 +65,9 @@ class ScoredRun:
         spec = record.spec.model_copy(update={"images": spec})
         self.record: RunRecord = replace(record, spec=spec)
 
-    def make(self, scorers: Mapping[str, LoadedScorer] | None = None) -> list[dict[str, Any]]:
+    def make(
+        self, scorers: Mapping[str, LoadedScorer] | None = None, **work: Any
+    ) -> list[dict[str, Any]]:
         """Make what is missing; returns the metadata rows."""
         runner = ShardRunner(
             self.store,
@@ -72,7 +76,7 @@ class ScoredRun:
             "here:1",
             scorers=scorers or {},
         )
-        self.events = list(runner.run(work_on(self.rows, look_first=True), self.rows))
+        self.events = list(runner.run(work_on(self.rows, look_first=True, **work), self.rows))
         runner.close()
         return metadata_rows(read_commit(self.store, 0))
 
@@ -108,6 +112,21 @@ def test_an_adopted_image_has_the_scores_that_it_had(
     assert [row["sampling_s"] for row in after[:3]] == [None] * 3  # they were found
     assert [row["scores"] for row in after] == [row["scores"] for row in before]
     assert [row["perceptual_hash"] for row in after] == [row["perceptual_hash"] for row in before]
+
+
+def test_the_stored_images_of_a_shard_without_rows_to_try_are_scored(tmp_path: Path) -> None:
+    scorers = {"mean": loaded(lambda image: {"": float(image.pixels.mean())})}
+    run = ScoredRun(tmp_path)
+    before = run.make(scorers)
+    for path in (shard_path(0), before[1]["file"]):
+        run.store.delete(path)
+    aside = [SetAsideRow(row, 4, FailureType.WORKER_KILLED, "it died") for row in range(4)]
+    after = run.make(scorers, set_aside=tuple(aside))
+    assert [row["status"] for row in after] == ["ok", "failed", "ok", "failed"]
+    assert {row["error_type"] for row in after} == {None, "WorkerKilled"}
+    assert [after[n]["scores"] for n in (0, 2)] == [before[n]["scores"] for n in (0, 2)]
+    assert not any(isinstance(event, BatchSampled) for event in run.events)
+    assert run.store.size(before[1]["file"]) is None
 
 
 def test_scorers_get_the_row_of_each_image(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.errors import ModelError, SettingsError
 from nightpress.diffusion_core.tuning import device_memory
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.dispatch.actor import CONTROL, ActorFactory, SamplerActor, remote_actor
+from nightpress.pipelines.shards.events import BatchDone
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -37,6 +38,19 @@ class DeadlyActor(SamplerActor):
         if work.shard == 1 and len(work.set_aside) < work.num_rows:
             os.kill(os.getpid(), signal.SIGKILL)
         yield from super().run_shard(work, ticket)
+
+
+class NeverCommittingActor(SamplerActor):
+    """Its process is killed whenever it has stored shard 1 and would commit it."""
+
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
+        num_done = 0
+        for event in super().run_shard(work, ticket):
+            yield event
+            num_done += event.num_ok if isinstance(event, BatchDone) else 0
+            is_tried = len(work.set_aside) < work.num_rows
+            if work.shard == 1 and work.commits and is_tried and num_done == work.num_rows:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 class BrokenActor(SamplerActor):
@@ -72,7 +86,7 @@ class FactoryOf(ActorFactory):
     def start(self) -> Any:
         kind = self.kinds.pop(0) if len(self.kinds) > 1 else self.kinds[0]
         return remote_actor(kind, self.cpus, self.gpus).remote(
-            self.spec, self.options, self.device, self.threads, self.traced
+            self.spec, self.options, self.device, self.threads, self.traced, self.scorers
         )
 
 
