@@ -16,7 +16,7 @@ from nightpress.pipelines.run_directory.where import parse_condition
 MAX_SHOWN = 5
 
 ROWS_AT_ONCE = 16_384
-"""So many rows are in memory at once."""
+"""At most this many rows are in memory at a time."""
 
 COLUMNS = [
     *("image_id", "id", "status", "file", "member", "member_offset", "num_bytes", "sha256"),

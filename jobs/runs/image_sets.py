@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.jobs.runs.delivery_choice import Choice, chosen_masters
+from nightpress.jobs.runs.delivery_choice import Choice, ChosenRows
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import Damaged, DataError, SpecError, StoreMissing
 from nightpress.pipelines.image_files.encoding import decoded
@@ -78,7 +79,7 @@ def image_set(
     Raises:
         SpecError: the images of files are to be chosen by what only a run has.
         StoreMissing: there are no such files.
-        RunNotFound, StoreError: as for other commands.
+        RunNotFound, SelectionNotFound, StoreError: as for other commands.
     """
     if isinstance(target, str) and not _is_run(target, storage or {}):
         if where is not None or selection is not None:
@@ -88,10 +89,10 @@ def image_set(
     if where is not None and selection is not None:
         raise SpecError("choose images by a condition or by a selection, not by both")
     run = open_images(target, storage)
-    rows = chosen_masters(run, Choice(where=where, selection=selection))
-    ok = [row for row in rows if row["status"] == "ok"]
+    rows = ChosenRows(run, Choice(where=where, selection=selection))
+    rows.survey()
     name = run.url if selection is None else f"{run.url}/selections/{selection}"
-    return ImageSet(name, partial(_in_run, run, ok))
+    return ImageSet(name, partial(_in_run, run, rows))
 
 
 def _is_run(url: str, storage: Options) -> bool:
@@ -109,8 +110,8 @@ def _used(use: Callable[[Image.Image], T], named: Named) -> T:
         raise DataError(f"{name}: {one_line(error)}") from error
 
 
-def _in_run(run: Run, rows: list[dict[str, Any]]) -> Iterator[Named]:
-    for row in rows:
+def _in_run(run: Run, rows: ChosenRows) -> Iterator[Named]:
+    for row in chain.from_iterable(rows.images()):
         yield f"{run.url}: image {row['image_id']}", partial(_of_row, run, row)
 
 
