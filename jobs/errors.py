@@ -88,6 +88,12 @@ class IncompleteRun(JobError):
 
 KEPT = "what is committed is kept"
 
+UNSCORED = (
+    "shard {}: {} that were stored have only their measurements: no actor survives the shard, and "
+    "scorers run in actors alone; nightpress score adds the other scores"
+)
+"""Said where the driver commits a shard; with the shard and its images."""
+
 
 def in_mid_run(error: NightpressError) -> NightpressError:
     """What an error means once something has been written.

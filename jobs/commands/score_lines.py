@@ -13,14 +13,14 @@ MAX_LISTED = 20
 def score_lines(scores: Sequence[ScoreSummary], url: str, has_gates: bool = False) -> Iterator[str]:
     """One line for each score, and how to make those that are missing.
 
-    Nothing for a run whose images are only measured, unless gates judge them.
+    Nothing for a run whose images are only measured, unless gates judge them, or that has no image.
 
     Args:
         scores: of the run.
         url: of the run.
         has_gates: whether the run has gates.
     """
-    if not has_gates and all(each.name in MEASURED for each in scores):
+    if not scores or (not has_gates and all(each.name in MEASURED for each in scores)):
         return
     shown = scores[:MAX_LISTED]
     width = max(len(each.name) for each in shown)

@@ -21,7 +21,7 @@ from nightpress.jobs.dispatch.limits import Limits, StopReason
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.timing import ShardTiming
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller, stragglers
-from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped
+from nightpress.jobs.errors import KEPT, UNSCORED, RunBlocked, RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import Damaged, LeaseLost, PlanDamaged, StoreError
 from nightpress.pipelines.formatting import plural
@@ -41,11 +41,6 @@ from nightpress.pipelines.shards.events import (
 from nightpress.pipelines.shards.failed_shard import fail_shard
 from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
-
-UNSCORED = (
-    "shard {}: {} that were stored have only their measurements: no actor survives the shard, and "
-    "scorers run in actors alone; nightpress score adds the other scores"
-)
 
 MAX_HELD = 2
 """How many shards an actor holds: the current one, and the next so that it has no gap."""

@@ -20,6 +20,7 @@ def test_a_line_has_the_percentiles_and_how_many_images_lack_the_score() -> None
 def test_without_scorers_and_gates_there_are_no_lines() -> None:
     assert list(score_lines([SHARPNESS], "press/a")) == []
     assert list(score_lines([], "press/a")) == []
+    assert list(score_lines([], "press/a", has_gates=True)) == []  # gates rejected every image
     assert len(list(score_lines([SHARPNESS], "press/a", has_gates=True))) == 2
 
 

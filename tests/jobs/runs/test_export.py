@@ -185,8 +185,8 @@ def test_the_command_says_what_is_in_the_set(run: Run, tmp_path: Path) -> None:
     code, values, _ = printed("export", file_of(tmp_path, spec))
     assert (code, values["exit_code"], values["error"]) == (0, 0, None)
     assert list(values) == [
-        *("url", "num_images", "num_dropped", "num_bytes", "num_shards", "num_written"),
-        *("elapsed_s", "exit_code", "error"),
+        *("url", "num_images", "num_dropped", "num_rows_apart", "num_bytes", "num_shards"),
+        *("num_written", "elapsed_s", "exit_code", "error"),
     ]
     result = CliRunner().invoke(command, ["export", file_of(tmp_path, spec)])
     assert "9 images" in result.stdout
