@@ -147,7 +147,7 @@ def _static_policy(script: str, style: str, urls: Iterable[str]) -> str:
     """Pictures may come from beside the page, from data URLs, and from the hosts of signed URLs."""
     parts = (urlsplit(url) for url in urls if url.startswith(("http://", "https://")))
     hosts = sorted({f"{each.scheme}://{each.netloc}" for each in parts})
-    sources = " ".join(["'self'", "file:", "data:", *hosts])
+    sources = " ".join(["'self'", "file:", "data:", "blob:", *hosts])
     return (
         f"{_SHARED_POLICY}; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         f"img-src {sources}; media-src {sources}"

@@ -84,7 +84,7 @@
     NP.address.read();
     NP.address.start();
     NP.dialogs.notes();
-    if (matchMedia("(max-width: 760px)").matches) NP.bars.toggleFilters(false);
+    if (NP.bars.isNarrow()) NP.bars.toggleFilters(false);
     document.body.classList.remove("loading");
     NP.grid.focus();
     if (!NP.isStatic) {

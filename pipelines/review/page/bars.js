@@ -12,6 +12,11 @@
     return el("button", { type: "button", class: "plain", title: words, "aria-label": words.split(" (")[0], on: { click: act }, ...more }, icon(name));
   }
 
+  bars.isNarrow = () => matchMedia("(max-width: 760px)").matches;
+
+  // What the ways of looking other than the grid show in the place of the search field.
+  bars.addHead = (head) => top.insertBefore(head, top.querySelector(".modes"));
+
   bars.toggleFilters = (isOpen = document.body.classList.contains("no-filters")) => {
     document.body.classList.toggle("no-filters", !isOpen);
     parts.filter.setAttribute("aria-expanded", isOpen);
@@ -65,7 +70,7 @@
     parts.failed = el("button", { type: "button", class: "small-button failed", hidden: !rows.run.num_failed, text: `${NP.number(rows.run.num_failed || 0)} failed`, on: { click: () => NP.dialogs.failed() } });
     parts.blind = el("button", { type: "button", class: "small-button blind", hidden: true, text: "Blind", title: "Hide the marks of others", "aria-pressed": false, on: { click: bars.toggleBlind } });
     top.append(
-      parts.filter, el("div", { class: "run" }, parts.name, parts.shown), parts.failed, searchField(), modeButtons(), parts.blind, parts.saving,
+      parts.filter, el("div", { class: "run" }, parts.name, parts.shown, parts.failed), searchField(), modeButtons(), parts.blind, parts.saving,
       button("theme", "Dark or light surround", bars.toggleTheme, { class: "plain theme" }),
       el("button", { type: "button", class: "plain help", text: "?", title: "Keys (?)", "aria-label": "Keys", on: { click: () => NP.dialogs.keys() } })
     );
@@ -85,7 +90,7 @@
 
   function sortChoice() {
     const columns = rows.columns.map((column) => option(column.name, column.label));
-    parts.sort = el("select", { "aria-label": "Sort by" }, option("", "Order of the plan"), option("flag", "Flag"), option("stars", "Stars"), ...columns);
+    parts.sort = el("select", { "aria-label": "Sort by" }, option("", "Plan order"), option("flag", "Flag"), option("stars", "Stars"), ...columns);
     parts.sort.addEventListener("change", () => {
       order.by = parts.sort.value;
       order.descending = order.by === "stars" || rows.byName.get(order.by)?.name.startsWith("score");
@@ -214,6 +219,13 @@
       parts.blind.hidden = !marks.others.size && !marks.isBlindForced;
       parts.blind.setAttribute("aria-pressed", marks.blind);
     });
+    // On narrow windows the filters lie over the images: a touch beside them closes them.
+    NP.byId("main").addEventListener("pointerdown", (event) => {
+      if (!bars.isNarrow() || document.body.classList.contains("no-filters")) return;
+      event.preventDefault();
+      bars.toggleFilters(false);
+    }, { capture: true });
+    NP.on("current list mode", () => document.body.classList.toggle("selecting", view.selected.size > 1));
     NP.pinchGrid(NP.byId("scroller"), (scale) => bars.setSize(view.size * scale));
   };
 }

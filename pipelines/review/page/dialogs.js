@@ -20,17 +20,19 @@
     return dialog;
   }
 
+  // Keys are separated by spaces; words between them by ~.
   const KEYS = [
-    ["Mark", [["P", "pick"], ["X", "reject"], ["U", "remove the flag"], ["0 – 5", "stars"], ["6 7 8 9", "red, yellow, green, blue"], ["M", "comment"], ["Caps Lock, or Shift with a mark", "go on to the next image"], ["Ctrl Z", "undo, as far back as you like"], ["Ctrl Shift Z", "redo"]]],
-    ["Look", [["E, Enter, Space", "one image"], ["G, Esc", "the grid"], ["C", "compare the selection: 2 to 8"], ["N", "survey the selection"], ["/", "in a survey: take away"], ["Z", "100% and back"], ["B", "before and after"], ["I", "facts"], ["J", "captions"], ["+ −", "size of thumbnails"]]],
-    ["Move", [["← ↑ → ↓", "to the next image"], ["Home, End", "first, last"], ["Page Up, Page Down", "a screen"], ["Shift with an arrow or a click", "select a range"], ["Ctrl with a click", "select one more"], ["Ctrl A, Ctrl D", "select all, none"]]],
-    ["Find", [["Ctrl F", "search prompts"], ["F", "filters"], ["S, Shift S", "close or open a stack, all stacks"], ["R", "show again what fits the filters"], ["?", "these keys"]]],
+    ["Mark", [["P", "pick"], ["X", "reject"], ["U", "remove the flag"], ["0 ~–~ 5", "stars"], ["6 7 8 9", "red, yellow, green, blue label"], ["M", "comment"], ["Caps_Lock", "go on to the next image after each mark"], ["Shift ~with a mark~", "the same, once"], ["Ctrl Z", "undo, as far back as you like"], ["Ctrl Shift Z", "redo"]]],
+    ["Look", [["E Enter Space", "one image"], ["G Esc", "the grid"], ["C", "compare the selection, two to eight"], ["N", "survey the selection"], ["/", "take away, in a survey"], ["Z", "100% and back"], ["B", "before and after"], ["I", "facts"], ["J", "captions"], ["+ −", "size of thumbnails"]]],
+    ["Move", [["← ↑ → ↓", "to the next image"], ["Home End", "first, last"], ["Page_Up Page_Down", "a screen"], ["Shift ~and move or click~", "select a range"], ["Ctrl ~and click~", "select one more"], ["Ctrl A", "select all"], ["Ctrl D", "select none"]]],
+    ["Find", [["/ Ctrl_F", "search prompts"], ["F", "filters"], ["S", "close or open a stack"], ["Shift S", "close or open all stacks"], ["R", "show only what still fits the filters"], ["?", "these keys"]]],
   ];
   const TOUCH = "By touch: swipe up to pick, down to reject, sideways for the next image; pinch to zoom.";
 
   function keyNodes(keys) {
-    const parts = keys.split(/(, | – | with an | with a | or )/);
-    return parts.map((part, k) => (k % 2 ? el("span", { class: "soft", text: part }) : el("kbd", { text: part })));
+    return keys.split("~").flatMap((part, k) =>
+      k % 2 ? [el("span", { class: "soft", text: part })] : part.trim().split(" ").filter(Boolean).map((key) => el("kbd", { text: key.replace("_", " ") }))
+    );
   }
 
   dialogs.keys = () => {

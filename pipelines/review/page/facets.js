@@ -5,7 +5,8 @@
   const facets = {};
   NP.facets = facets;
 
-  const FEW = 8; // values shown of a column
+  const FEW = 8; // values shown of a column that has more than `SOME`
+  const SOME = 12;
   const MOST = 200; // values shown of a column that is searched
   const OPEN_AT_FIRST = 6;
   const BARS = 32;
@@ -33,7 +34,7 @@
     const asked = section.search?.value.trim().toLocaleLowerCase() ?? "";
     let codes = ordered(column, counts);
     if (asked) codes = codes.filter((code) => column.values[code].toLocaleLowerCase().includes(asked));
-    const most = section.isWhole ? MOST : FEW;
+    const most = section.isWhole ? MOST : column.values.length > SOME ? FEW : SOME;
     const shown = codes.filter((code) => chosen.has(code)).concat(codes.filter((code) => !chosen.has(code)));
     const visible = shown.slice(0, Math.max(most, Math.min(chosen.size, MOST)));
     if (column.numeric || codes.length <= most) visible.sort((a, b) => codes.indexOf(a) - codes.indexOf(b));
@@ -66,7 +67,7 @@
     section.list.replaceChildren(...nodes);
     restoreFocus(section.list, focused);
     const total = section.column.values.length;
-    section.more.hidden = total <= FEW;
+    section.more.hidden = total <= SOME;
     section.more.textContent = section.isWhole ? "Fewer" : `All ${NP.number(total)} values`;
     section.word.hidden = !section.isWhole || shown === found;
     section.word.textContent = `${NP.number(shown)} of ${NP.number(found)} shown: type to find others`;

@@ -190,23 +190,45 @@
     grid.listen();
   };
 
+  // A finger that rests on an image selects it; its click does nothing more.
+  let wasLong = false;
+  function listenForLongPress() {
+    let timer = 0;
+    const end = () => clearTimeout(timer);
+    node.addEventListener("pointerdown", (event) => {
+      wasLong = false;
+      const cell = event.target.closest(".cell");
+      if (!cell || event.pointerType !== "touch") return;
+      timer = setTimeout(() => {
+        wasLong = true;
+        view.toggle(cell.image);
+        NP.say(view.selected.has(cell.image) ? "Selected" : "Not selected");
+      }, 450);
+    });
+    for (const name of ["pointerup", "pointercancel", "pointerleave"]) node.addEventListener(name, end);
+    scroller.addEventListener("scroll", end, { passive: true });
+    node.addEventListener("contextmenu", (event) => NP.isTouch() && event.preventDefault());
+  }
+
   // The pointer: a click makes current, a double click opens; with Shift and Ctrl it selects.
   grid.listen = () => {
     node.addEventListener("click", (event) => {
       const cell = event.target.closest(".cell");
-      if (!cell) return;
+      if (!cell || wasLong) return;
       if (event.target.closest(".badge[data-kind=stack]")) {
         view.go(cell.image);
         NP.order.toggleStack(cell.image);
       } else if (event.target.closest(".flag")) {
         view.go(cell.image);
         marks.set([cell.image], "flag", marks.own(cell.image, "flag") === 1 ? 0 : 1);
-      } else if (event.shiftKey) view.go(cell.image, { extend: true });
+      } else if (NP.isTouch() && view.selected.size > 1) view.toggle(cell.image);
+      else if (event.shiftKey) view.go(cell.image, { extend: true });
       else if (event.ctrlKey || event.metaKey) view.toggle(cell.image);
       else view.go(cell.image);
-      if (NP.isTouch() && !event.target.closest(".foot, .badge")) view.setMode("loupe");
+      if (NP.isTouch() && view.selected.size < 2 && !event.target.closest(".foot, .badge")) view.setMode("loupe");
       grid.focus();
     });
+    listenForLongPress();
     node.addEventListener("dblclick", (event) => {
       if (event.target.closest(".box")) view.setMode("loupe");
     });

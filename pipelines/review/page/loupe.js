@@ -105,10 +105,11 @@
     const tools = el("div", { class: "loupe-tools" },
       loupe.beforeButton, button("zoom", "100% (Z)", () => stage.toggle()), button("info", "Facts (I)", () => NP.facts.toggle()));
     const head = el("div", { class: "loupe-head" }, button("grid", "Back to the grid (G)", () => view.setMode("grid")), place, title, tools);
+    NP.bars.addHead(head);
     const back = el("button", { type: "button", class: "step back", title: "Previous (←)", "aria-label": "Previous image", on: { click: () => view.move(-1) } }, icon("left"));
     const on = el("button", { type: "button", class: "step on", title: "Next (→)", "aria-label": "Next image", on: { click: () => view.move(1) } }, icon("right"));
     const body = el("div", { class: "loupe-body" }, stage.node, back, on);
-    node.append(head, body, el("div", { class: "loupe-foot" }, status, bar.node), strip.node);
+    node.append(body, el("div", { class: "loupe-foot" }, status, bar.node), strip.node);
   }
 
   function statusWords() {

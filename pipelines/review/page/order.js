@@ -79,7 +79,7 @@
       }
       const isStack = members.length > 1;
       members.forEach((i, place) => {
-        if (isStack) stacks.set(i, { members, isClosed: false, place });
+        if (isStack) stacks.set(i, { members, isClosed: false, place, isLast: place === members.length - 1 });
         list.push(i);
       });
     }

@@ -9,7 +9,7 @@
   const node = NP.byId("panes");
   const head = el("div", { class: "panes-head" });
   const field = el("div", { class: "panes-field" });
-  node.append(head, field);
+  node.append(field);
   let made = []; // {node, stage, bar, zoom, i}
   let ratio = 1;
 
@@ -77,10 +77,12 @@
   // What sets the images apart: the values of columns in which they differ.
   function paneName(i) {
     const words = [];
-    for (const column of rows.columns) {
+    const columns = rows.columns.filter((column) => column.kind === "category" && !column.derived);
+    columns.sort((a, b) => a.values.length - b.values.length);
+    for (const column of columns) {
       if (words.length === 3) break;
       const all = new Set(panes.images.map((each) => rows.text(column, each)));
-      if (all.size > 1 && column.kind === "category") words.push(rows.text(column, i));
+      if (all.size > 1) words.push(column.numeric ? `${column.label} ${rows.text(column, i)}` : rows.text(column, i));
     }
     return words.filter(Boolean).join(" · ") || rows.imageId[i];
   }
@@ -140,6 +142,7 @@
   panes.toggleZoom = () => made.find((each) => each.i === view.current)?.stage.toggle();
 
   panes.start = () => {
+    NP.bars.addHead(head);
     NP.on("mode", () => {
       node.hidden = view.mode !== "compare" && view.mode !== "survey";
       rebuild();

@@ -108,6 +108,7 @@
     cell.classList.toggle("stacked", Boolean(stack) && !stack.isClosed);
     cell.classList.toggle("covers", Boolean(stack?.isClosed));
     cell.classList.toggle("first-of-stack", stack?.place === 0 && !stack.isClosed);
+    cell.classList.toggle("last-of-stack", Boolean(stack?.isLast));
     showBadge(parts, i);
     NP.tile.showMarks(cell, i);
     NP.tile.showFocus(cell, i);

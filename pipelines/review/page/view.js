@@ -10,7 +10,7 @@
     selected: new Set(),
     mode: "grid",
     advances: false, // to the next image after each mark
-    size: 208, // wished width of a thumbnail, in CSS pixels
+    size: innerWidth < 760 ? 112 : 208, // wished width of a thumbnail, in CSS pixels
     captions: false,
   };
   NP.view = view;
