@@ -42,6 +42,10 @@ class ReviewPage:
         """What JavaScript evaluates an expression to."""
         return self.page.evaluate(expression)
 
+    def value_of(self, function: str, argument: Any) -> Any:
+        """What a JavaScript function returns for an argument."""
+        return self.page.evaluate(function, argument)
+
     @property
     def current(self) -> str:
         """The name of the current image."""

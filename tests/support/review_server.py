@@ -32,6 +32,8 @@ class ReviewServer:
         """Marks of other reviewers, or earlier ones of this one, as `/api/marks` gives them."""
         self.refuse: tuple[int, str] | None = None
         """Status and words with which marks are refused."""
+        self.rows_refused: tuple[int, str] | None = None
+        """Status and words with which rows are refused."""
         self.answers_lost = 0
         """So many batches are stored, and the connection is cut before the answer."""
         self.port = 0
@@ -107,6 +109,9 @@ class ReviewServer:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _rows(self, _: web.Request) -> web.Response:
+        if self.rows_refused is not None:
+            status, words = self.rows_refused
+            return web.json_response({"error": words}, status=status)
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         return web.Response(body=self._packed, headers=headers)
 

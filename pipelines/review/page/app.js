@@ -46,6 +46,7 @@
 
   function receive(answer, kept) {
     if (answer) {
+      marks.policy = [answer.policy, answer.lead].filter(Boolean).join(", ");
       marks.isBlindForced = Boolean(answer.blind_forced);
       marks.blind = Boolean(answer.blind) || marks.isBlindForced;
     }
@@ -80,6 +81,8 @@
     NP.panes.start();
     NP.facts.start();
     receive(data.marks, NP.delivery.start());
+    marks.takeUpHistory();
+    addEventListener("pagehide", marks.keepHistory);
     NP.keys.start();
     NP.address.read();
     NP.address.start();

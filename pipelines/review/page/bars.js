@@ -69,7 +69,7 @@
     parts.saving = el("button", { type: "button", class: "saving", on: { click: () => NP.dialogs.saving() } });
     parts.failed = el("button", { type: "button", class: "small-button failed", hidden: !rows.run.num_failed, text: `${NP.number(rows.run.num_failed || 0)} failed`, on: { click: () => NP.dialogs.failed() } });
     parts.blind = el("button", { type: "button", class: "small-button blind", hidden: true, text: "Blind", title: "Hide the marks of others", "aria-pressed": false, on: { click: bars.toggleBlind } });
-    top.append(
+    top.replaceChildren(
       parts.filter, el("div", { class: "run" }, parts.name, parts.shown, parts.failed), searchField(), modeButtons(), parts.blind, parts.saving,
       button("theme", "Dark or light surround", bars.toggleTheme, { class: "plain theme" }),
       el("button", { type: "button", class: "plain help", text: "?", title: "Keys (?)", "aria-label": "Keys", on: { click: () => NP.dialogs.keys() } })
@@ -79,6 +79,7 @@
   bars.toggleBlind = () => {
     if (marks.isBlindForced) return;
     marks.blind = !marks.blind;
+    filters.only.delete("disagree");
     NP.toast(marks.blind ? "The marks of others are hidden" : "The marks of others are shown");
     NP.emit("filters", null);
     NP.emit("marks", null);
@@ -142,7 +143,8 @@
     parts.tally.replaceChildren(
       el("span", { class: "tally-pick" }, icon("pick"), NP.number(marks.picked)),
       el("span", { class: "tally-reject" }, icon("reject"), NP.number(marks.rejected)),
-      el("span", { class: "soft selected-count", text: selected })
+      el("span", { class: "soft selected-count", text: selected }),
+      el("span", { class: "advance", title: "Caps Lock is on: each mark goes on to the next image", text: "Caps: goes on" })
     );
     parts.tally.setAttribute("role", "group");
     parts.tally.setAttribute("aria-label", `${NP.plural(marks.picked, "image")} picked, ${marks.rejected} rejected${selected ? `, ${selected}` : ""}`);

@@ -110,7 +110,8 @@
       ? "This page is read-only: nothing that is pressed here becomes a mark."
       : `You mark as ${rows.run.reviewer}. Each mark is kept in this browser the moment it is made, and stays there until the run has it.`;
     const retry = el("button", { type: "button", class: "small-button", text: "Try now", hidden: !delivery.unsaved(), on: { click: () => delivery.retry() } });
-    return [el("p", { class: "big", text: rows.run.read_only ? "Read-only" : delivery.words() }), el("p", { class: "soft", text: about }), retry];
+    const policy = NP.marks.policy ? el("p", { class: "soft", text: `Whose picks count: ${NP.marks.policy}.` }) : null;
+    return [el("p", { class: "big", text: rows.run.read_only ? "Read-only" : delivery.words() }), el("p", { class: "soft", text: about }), policy, retry].filter(Boolean);
   }
 
   dialogs.saving = () => open("Marks", ...(NP.isStatic ? exportNodes() : savedNodes()));

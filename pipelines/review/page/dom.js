@@ -51,7 +51,7 @@ globalThis.NP = {};
   // Numbers as people write them: no 0.30000000000000004.
   NP.figure = (value) => {
     if (!Number.isFinite(value)) return "";
-    if (Number.isInteger(value)) return Math.abs(value) < 1e5 ? String(value) : NP.number(value);
+    if (Number.isInteger(value)) return String(value);
     return String(Number(value.toPrecision(4)));
   };
 

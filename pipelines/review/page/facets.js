@@ -141,8 +141,8 @@
     const position = (value) => Math.round(((value - low) / (high - low || 1)) * 1000);
     section.low.value = from === -Infinity ? 0 : position(from);
     section.high.value = to === Infinity ? 1000 : position(to);
-    section.from.value = from === -Infinity ? "" : NP.figure(from).replace(/,/g, "");
-    section.to.value = to === Infinity ? "" : NP.figure(to).replace(/,/g, "");
+    section.from.value = from === -Infinity ? "" : NP.figure(from);
+    section.to.value = to === Infinity ? "" : NP.figure(to);
     bars(section);
   }
 

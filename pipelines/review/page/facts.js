@@ -106,13 +106,17 @@
       button("Copy prompt", () => copy(rows.prompt(i), "Prompt")),
       button("Copy as job", facts.copyJob),
       button("Copy name", () => copy(rows.imageId[i], "Name")));
-    const changed = marks.changed.get(i);
-    const notice = changed ? el("p", { class: "notice", text: `Changed since you marked it: ${NP.inWords(changed)} was said of an earlier picture.` }) : null;
+    const notice = marks.changed.has(i) ? el("p", { class: "notice", text: `${NP.changedWords(i)}. Mark it again if that still holds.` }) : null;
     return [el("div", { class: "fact-head" }, el("h2", { text: rows.imageId[i] }), close), notice, prompt, buttons];
   }
 
   function draw() {
-    if (!facts.isOpen || view.current < 0) return;
+    if (!facts.isOpen) return;
+    if (view.current < 0) {
+      shown = -1;
+      node.replaceChildren(el("p", { class: "soft", text: "No image is shown" }));
+      return;
+    }
     const i = view.current;
     if (shown === i) {
       if (document.activeElement !== field) field.value = marks.own(i, "comment");

@@ -114,7 +114,7 @@
       list.push({ node: cell.parts.pic, i, isWanted: () => cell.image === i && cell.isConnected });
     }
     thumbs.sharpen(list);
-  }, 180);
+  }, 250);
 
   function isInSight(cell) {
     const { top, bottom } = cell.getBoundingClientRect();
@@ -180,6 +180,10 @@
       showFocus();
       const cell = grid.cellOf(view.current);
       if (cell && thumbs.isClip(view.current)) playHere(cell);
+    });
+    NP.on("atlas", () => {
+      measure = {};
+      grid.rebuild();
     });
     NP.on("mode", () => view.mode === "grid" && grid.rebuild({ centre: true }));
     NP.on("marks", (touched) => {

@@ -148,6 +148,23 @@
     return BY_LETTER[letter];
   }
 
+  function showAdvance(isOn) {
+    if (view.advances !== isOn) NP.say(isOn ? "Marks go on to the next image" : "Marks stay on the image");
+    view.advances = isOn;
+    document.body.classList.toggle("advances", isOn);
+  }
+
+  // After a click of the mouse the keyboard goes back to the images: Space opens one, and presses no button again.
+  function backToImages(event) {
+    if (event.detail === 0 || NP.dialogs.isOpen()) return;
+    const pressed = event.target.closest?.("button, .choice");
+    if (!pressed) return;
+    setTimeout(() => {
+      const { activeElement } = document;
+      if (activeElement === document.body || pressed.contains(activeElement) || activeElement.matches("input[type=checkbox]")) NP.focusView();
+    }, 0);
+  }
+
   const isField = (node) => node.matches?.("textarea, select, input:not([type=checkbox], [type=range])");
   const wantsArrows = (node) => node.matches?.("input[type=range], summary");
 
@@ -157,12 +174,18 @@
     if (isField(node) || (wantsArrows(node) && /^(Arrow|Home|End|Page)/.test(event.key))) return;
     // Buttons and boxes keep Enter and Space.
     if ((event.key === "Enter" || event.key === " ") && node.matches("button, summary, input, a")) return;
-    view.advances = event.getModifierState("CapsLock");
+    showAdvance(event.getModifierState("CapsLock"));
     const act = actOf(event);
     if (!act) return;
     event.preventDefault();
     act(event);
   }
 
-  NP.keys = { start: () => addEventListener("keydown", onKey) };
+  NP.keys = {
+    start: () => {
+      addEventListener("keydown", onKey);
+      addEventListener("click", backToImages);
+      addEventListener("keyup", (event) => showAdvance(event.getModifierState("CapsLock")));
+    },
+  };
 }

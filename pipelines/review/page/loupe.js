@@ -114,7 +114,7 @@
 
   function statusWords() {
     const words = [];
-    if (marks.changed.has(view.current)) words.push(`Changed since you marked it (${NP.inWords(marks.changed.get(view.current))})`);
+    if (marks.changed.has(view.current)) words.push(NP.changedWords(view.current));
     for (const { reviewer, mark } of marks.ofOthers(view.current)) words.push(`${reviewer}: ${NP.inWords(mark)}`);
     return words.join(" · ");
   }
@@ -150,7 +150,6 @@
 
   function onCurrent() {
     if (view.mode !== "loupe") return;
-    if (stage.image !== view.current && !loupe.keepsZoom) loupe.zoom.fit();
     draw();
     loadBefore();
     preloadSoon();
@@ -173,6 +172,7 @@
     NP.on("marks", () => { draw(); });
     NP.on("mode", () => {
       node.hidden = view.mode !== "loupe";
+      if (node.hidden) loupe.zoom.fit();
       if (view.mode === "loupe") node.focus({ preventScroll: true });
     });
     node.tabIndex = -1;

@@ -93,6 +93,13 @@
     return came;
   };
 
+  // "Changed since you picked it (picked, 3 stars)".
+  NP.changedWords = (i) => {
+    const mark = marks.changed.get(i);
+    const act = ["marked", "picked", "rejected"][mark.flag];
+    return `Changed since you ${act} it (${NP.inWords(mark)})`;
+  };
+
   function flagsOf(i) {
     let bits = own.flag[i];
     for (const theirs of marks.others.values()) bits |= theirs.get(i)?.flag ?? 0;
@@ -170,6 +177,30 @@
     apply(changes, side);
     return changes;
   }
+
+  // The steps that can be undone outlive a reload, in this window.
+  const MOST_KEPT = 1000;
+  const historyKey = () => `nightpress-undo:${rows.run.id}`;
+  marks.keepHistory = () => {
+    const steps = past.slice(-MOST_KEPT).map((step) => step.map((each) => [rows.imageId[each.i], each.field, each.before, each.after]));
+    try {
+      sessionStorage.setItem(historyKey(), JSON.stringify(steps));
+    } catch {
+      // without room for it, undo begins anew after a reload
+    }
+  };
+  marks.takeUpHistory = () => {
+    let steps = [];
+    try {
+      steps = JSON.parse(sessionStorage.getItem(historyKey()) ?? "[]");
+    } catch {
+      return;
+    }
+    for (const step of steps) {
+      const changes = step.map(([id, field, before, after]) => ({ i: rows.byId.get(id), field, before, after }));
+      if (changes.every(({ i }) => i !== undefined)) past.push(changes);
+    }
+  };
 
   marks.undo = () => move(past, future, "before", "undo");
   marks.redo = () => move(future, past, "after", "redo");

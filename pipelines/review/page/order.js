@@ -73,15 +73,15 @@
     for (const members of groups(images)) {
       if (members.length > 1 && order.isClosed(members[0])) {
         const cover = order.cover(members);
-        stacks.set(cover, { members, isClosed: true, place: 0 });
+        stacks.set(cover, { members, isClosed: true });
         list.push(cover);
         continue;
       }
-      const isStack = members.length > 1;
-      members.forEach((i, place) => {
-        if (isStack) stacks.set(i, { members, isClosed: false, place, isLast: place === members.length - 1 });
+      const stack = members.length > 1 ? { members, isClosed: false } : null;
+      for (const i of members) {
+        if (stack) stacks.set(i, stack);
         list.push(i);
-      });
+      }
     }
     return { list: Int32Array.from(list), stacks };
   };

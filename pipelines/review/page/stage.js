@@ -129,7 +129,16 @@
       const [fitWidth, fitHeight] = this.fitted();
       const x = px - (clientX - stage.left - stage.width / 2) / (fitWidth * next);
       const y = py - (clientY - stage.top - stage.height / 2) / (fitHeight * next);
-      this.zoom.set(next, next <= 1 ? 0.5 : x, next <= 1 ? 0.5 : y);
+      this.setWithin(next, x, y);
+    }
+
+    // The middle never goes beyond the point at which the picture's edge is at the stage's.
+    setWithin(scale, x, y) {
+      const [fitWidth, fitHeight] = this.fitted();
+      const halfX = this.node.clientWidth / (2 * fitWidth * scale);
+      const halfY = this.node.clientHeight / (2 * fitHeight * scale);
+      const within = (value, half) => (half >= 0.5 ? 0.5 : NP.clamp(value, half, 1 - half));
+      this.zoom.set(scale, within(x, halfX), within(y, halfY));
     }
 
     // Between the whole picture and 100%, at a point of the screen or in the middle.
@@ -144,7 +153,7 @@
     pan(byX, byY) {
       const [fitWidth, fitHeight] = this.fitted();
       const { scale, x, y } = this.zoom;
-      this.zoom.set(scale, x - byX / (fitWidth * scale), y - byY / (fitHeight * scale));
+      this.setWithin(scale, x - byX / (fitWidth * scale), y - byY / (fitHeight * scale));
     }
 
     onWheel(event) {

@@ -19,13 +19,29 @@
     node.style.backgroundPosition = `${-left}px ${-top}px`;
   }
 
-  thumbs.has = (i) => Boolean(rows.thumbs) && rows.thumbs.atlas[i] >= 0;
+  // Atlases that could not be loaded: their images are shown whole instead.
+  const probed = new Set();
+  const missing = new Set();
+  function probe(atlas) {
+    if (probed.has(atlas)) return;
+    probed.add(atlas);
+    const image = new Image();
+    image.onerror = () => {
+      if (!missing.size) NP.toast("Some thumbnails are missing: whole pictures are loaded in their place", { seconds: 6 });
+      missing.add(atlas);
+      NP.emit("atlas", null);
+    };
+    image.src = rows.thumbs.atlases[atlas];
+  }
+
+  thumbs.has = (i) => Boolean(rows.thumbs) && rows.thumbs.atlas[i] >= 0 && !missing.has(rows.thumbs.atlas[i]);
 
   // Shows the thumbnail of image `i` in a node of this size, in CSS pixels.
   thumbs.show = (node, i, width, height) => {
     node.style.width = `${width}px`;
     node.style.height = `${height}px`;
     if (thumbs.has(i)) {
+      probe(rows.thumbs.atlas[i]);
       showCell(node, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
       node.classList.remove("bare");
     } else {
@@ -72,7 +88,7 @@
     if (rows.isVideo(i) || !rows.url(i)) return false;
     const has = thumbs.has(i) ? (rows.thumbs.cell_px ?? whole.cell_px) : 0;
     const most = (has * width) / Math.max(1, Math.max(width, (width * rows.height[i]) / rows.width[i]));
-    return Math.min(width * devicePixelRatio, rows.width[i]) > most * 1.3;
+    return Math.min(width * devicePixelRatio, rows.width[i]) > most * 1.5;
   };
 
   function loadNext() {

@@ -30,7 +30,7 @@
     const words = [NP.shorten(rows.prompt(i), 140) || rows.imageId[i]];
     const said = NP.inWords(marks.of(i));
     if (said) words.push(said);
-    if (marks.changed.has(i)) words.push("changed since you marked it");
+    if (marks.changed.has(i)) words.push(NP.changedWords(i));
     if (marks.disagree(i)) words.push("reviewers disagree");
     if (stack?.isClosed) words.push(`stack of ${stack.members.length}`);
     if (thumbs.isClip(i)) words.push("clip");
@@ -39,7 +39,7 @@
 
   function showBadge({ badge }, i) {
     const stack = view.stacks.get(i);
-    const isCounted = stack && (stack.isClosed || stack.place === 0);
+    const isCounted = stack && (stack.isClosed || stack.members[0] === i);
     badge.hidden = !isCounted && !thumbs.isClip(i);
     if (badge.hidden) return;
     badge.replaceChildren(icon(isCounted ? "stack" : "play"), isCounted ? String(stack.members.length) : "");
@@ -105,10 +105,11 @@
       if (view.captions) parts.caption.textContent = NP.shorten(NP.captionOf(i), 160);
     }
     const stack = view.stacks.get(i);
-    cell.classList.toggle("stacked", Boolean(stack) && !stack.isClosed);
+    const isOpen = Boolean(stack) && !stack.isClosed;
+    cell.classList.toggle("stacked", isOpen);
     cell.classList.toggle("covers", Boolean(stack?.isClosed));
-    cell.classList.toggle("first-of-stack", stack?.place === 0 && !stack.isClosed);
-    cell.classList.toggle("last-of-stack", Boolean(stack?.isLast));
+    cell.classList.toggle("first-of-stack", isOpen && stack.members[0] === i);
+    cell.classList.toggle("last-of-stack", isOpen && stack.members.at(-1) === i);
     showBadge(parts, i);
     NP.tile.showMarks(cell, i);
     NP.tile.showFocus(cell, i);

@@ -32,6 +32,7 @@
     return view.list[0] ?? -1;
   }
 
+  // The cover of the closed stack that an image is in.
   function coverOf(i) {
     for (const [cover, stack] of view.stacks) if (stack.isClosed && stack.members.includes(i)) return cover;
     return -1;
