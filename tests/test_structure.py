@@ -56,6 +56,7 @@ LAYERS = {
     "jobs": [
         "cli",
         "commands",
+        "review",
         "schedules",
         "runs",
         "training",
