@@ -56,7 +56,7 @@ LAYERS = {
     "jobs": [
         "cli",
         "commands",
-        "review",
+        "reviews",
         "schedules",
         "runs",
         "training",

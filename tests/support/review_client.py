@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from nightpress.jobs.review.access import Access
-from nightpress.jobs.review.reviewed_run import ReviewedRun, ReviewOptions
-from nightpress.jobs.review.server import Address, ReviewServer, bound_socket, serving
+from nightpress.jobs.reviews.access import Access
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun, ReviewOptions
+from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.pipelines.run_directory.reader import Run
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nightpress.jobs.review.access import Refused, shown
+from nightpress.jobs.reviews.access import Refused, shown
 from nightpress.pipelines.errors import ImageNotFound, MarksError, StoreMissing
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.review.rows import PageContext, ReviewRows, read_rows, rows_json
@@ -124,14 +124,20 @@ class ReviewedRun:
                     self.options.reviewer,
                     self.options.read_only,
                     self.options.group_by,
-                    self._notes(),
+                    self.notes(),
                 )
                 packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
                 pieces = [packer.compress(each) for each in rows_json(rows, self._thumbs, context)]
                 self._body = b"".join([*pieces, packer.flush()])
             return self._body
 
-    def _notes(self) -> tuple[str, ...]:
+    @property
+    def thumbs(self) -> Thumbs:
+        """The thumbnails of the rows that were read last."""
+        return self._thumbs
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the page about objects that are ignored."""
         marks = [f"{path} is ignored: {why}." for path, why in self.marks.problems.items()]
         thumbs = [f"{path} is damaged: {why}." for path, why in self._thumbs.problems.items()]
         return (*_cut(marks, "objects with marks"), *_cut(thumbs, "objects with thumbnails"))

@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from nightpress.jobs.review.access import HEADERS, Access, Handler, Refused
-from nightpress.jobs.review.inputs import InputPictures
-from nightpress.jobs.review.reviewed_run import ReviewedRun
+from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused
+from nightpress.jobs.reviews.inputs import InputPictures
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.pipelines.errors import ImageNotFound, StoreError
 from nightpress.pipelines.review import page
 from nightpress.pipelines.review.facts import fact_sheet

@@ -3,7 +3,7 @@
 import hashlib
 from io import BytesIO
 
-from nightpress.jobs.review.access import Refused, shown
+from nightpress.jobs.reviews.access import Refused, shown
 from nightpress.pipelines.errors import InputError
 from nightpress.pipelines.inputs.decoding import Undecodable, decode_colour, limits_of
 from nightpress.pipelines.inputs.reading import InputReader

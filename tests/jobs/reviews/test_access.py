@@ -7,7 +7,7 @@ import pytest
 from support.made_runs import begin, finish
 from support.review_client import Client, review_client
 
-from nightpress.jobs.review.access import Access, is_loopback
+from nightpress.jobs.reviews.access import Access, is_loopback
 from nightpress.pipelines.run_directory.reader import Run
 
 PATHS = (
