@@ -10,6 +10,8 @@ from .errors import (
     UnfinishedRun,
     UntrustedRun,
 )
+from .reviews.imports import MarksImported, import_marks
+from .reviews.review import ReviewResult, review
 from .runs.again import AgainResult, again
 from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
@@ -48,10 +50,12 @@ __all__ = [
     "IncompleteRun",
     "Inspection",
     "JobError",
+    "MarksImported",
     "NightpressError",
     "Plan",
     "RepairResult",
     "ReproduceResult",
+    "ReviewResult",
     "RunBlocked",
     "RunResult",
     "RunStatus",
@@ -75,12 +79,14 @@ __all__ = [
     "expand",
     "export",
     "gates",
+    "import_marks",
     "inspect",
     "list_runs",
     "plan",
     "preview",
     "reproduce",
     "retry",
+    "review",
     "run",
     "score",
     "select",

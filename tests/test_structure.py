@@ -56,6 +56,7 @@ LAYERS = {
     "jobs": [
         "cli",
         "commands",
+        "reviews",
         "schedules",
         "runs",
         "training",

@@ -14,7 +14,7 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound, StoreMissing
 from nightpress.pipelines.job.spec import PRIORITY, is_setting
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.planning.again_rows import condition_values
-from nightpress.pipelines.records import PLAN_SCHEMA, RESERVED_COLUMNS
+from nightpress.pipelines.records import PLAN_SCHEMA, RESERVED_COLUMNS, PlannedInput
 from nightpress.pipelines.run_directory.reader import Run
 
 FIRST = ("image_id", "prompt", "negative_prompt", "seed", "width", "height", "status")
@@ -53,6 +53,16 @@ def fact_sheet(run: Run, image_id: str) -> ImageFactSheet:
         return ImageFactSheet(tuple(_facts(row)), "# There is no job: it is not in the plan.\n")
     carried = {name: value for name, value in planned.items() if name not in PLAN_SCHEMA.names}
     return ImageFactSheet(tuple(_facts(row | carried)), job_text(run, row, planned))
+
+
+def planned_inputs(run: Run, image_id: str) -> tuple[PlannedInput, ...]:
+    """The pictures that an image was planned to be made from; none if it is not in the plan.
+
+    Raises:
+        StoreError: the plan cannot be read.
+    """
+    planned = _planned(run, image_id) or {}
+    return tuple(PlannedInput(**each) for each in planned.get("inputs") or ())
 
 
 def _facts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

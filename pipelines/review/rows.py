@@ -36,6 +36,9 @@ NOT_SHOWN = frozenset(
 )
 """Metadata columns that are no facets of the page: most are in the facts of an image."""
 
+DERIVED = frozenset({"id", "prompt", "size"})
+"""Columns that the page derives itself, where they are not among the others."""
+
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 
@@ -49,6 +52,8 @@ class PageContext:
     """The column by which it stacks images; by default that of the run's job."""
     notes: tuple[str, ...] = ()
     """Sentences for its reader, before those about the rows."""
+    atlas_folder: str = "atlas"
+    """Where the page finds atlases: a path of the server, or the folder in the run."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +149,7 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
     """
     table = rows.table
     columns, constants = page_columns(table.drop_columns(_hidden(table)))
-    places = _thumb_places(table, thumbs)
+    places = _thumb_places(table, thumbs, context.atlas_folder)
     yield b'{"format":%d,"run":%s' % (FORMAT, _json(_run_values(rows, columns, places, context)))
     yield b',"length":%d,"failed":%s' % (len(table), _json(list(rows.failed)))
     for name in ("image_id", "sha256", "width", "height"):
@@ -175,7 +180,7 @@ def _run_values(
     context: PageContext,
 ) -> dict[str, Any]:
     run, wanted = rows.run, context.group_by or rows.run.spec.review.group_by
-    known = {column.name for column in columns}
+    known = {column.name for column in columns} | DERIVED
     without_thumb = places["atlas"].count(-1)
     return {
         "name": run.spec.name,
@@ -219,7 +224,7 @@ def _notes(
     yield from rows.notes
 
 
-def _thumb_places(table: pa.Table, thumbs: Thumbs) -> dict[str, Any]:
+def _thumb_places(table: pa.Table, thumbs: Thumbs, folder: str) -> dict[str, Any]:
     """Where the thumbnail of each image is: the value of `thumbs`."""
     numbers: dict[str, int] = {}
     atlas, cell = [], []
@@ -229,7 +234,7 @@ def _thumb_places(table: pa.Table, thumbs: Thumbs) -> dict[str, Any]:
         atlas.append(-1 if place is None else numbers.setdefault(place.path, len(numbers)))
         cell.append(0 if place is None else place.cell)
     return {
-        "atlases": [f"atlas/{path.rpartition('/')[2]}" for path in numbers],
+        "atlases": [f"{folder}/{path.rpartition('/')[2]}" for path in numbers],
         "atlas": atlas,
         "cell": cell,
         "columns": COLUMNS,
