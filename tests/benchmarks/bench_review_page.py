@@ -5,12 +5,12 @@
     python tests/benchmarks/bench_review_page.py
     python tests/benchmarks/bench_review_page.py --images 6000 --images 100000 --theme light
 
-A server on loopback serves made-up rows, and Chromium (Debian's, or the one that `CHROMIUM` names) shows
-them without a window and without a GPU, so frames take longer here than on a desk. Bytes to the first
-paint are the page, its styles and its scripts as they are sent, uncompressed; rows and thumbnails come
-after it. Times of filters are from the choice to the next painted frame. Scrolling moves the grid by
-so many pixels in each frame, first slowly, as one reads, then a screen in every two frames; a frame is
-late when more than 16.7 ms have passed since the one before, with a tolerance of half a millisecond.
+A server on loopback serves made-up rows, and Chromium (Debian's, or the one that `CHROMIUM` names)
+shows them without a window and without a GPU, so frames take longer here than on a desk. Bytes to
+the first paint are the page, its styles and its scripts as they are sent, uncompressed; rows and
+thumbnails come after it. Times of filters are from the choice to the next painted frame. Scrolling
+moves the grid by so many pixels in each frame, first slowly, as one reads, then a screen in every
+two frames; a frame is late when more than 17.2 ms have passed since the one before.
 """
 
 import argparse

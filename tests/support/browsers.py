@@ -1,7 +1,7 @@
 """Chromium, driven by Playwright, for tests of pages.
 
-Chromium is Debian's, or the one that `CHROMIUM` names, or Playwright's own. Where there is none, tests
-are skipped and say so; with `REQUIRE_BROWSER` set, as `.ci/run` sets it, they fail instead.
+Chromium is Debian's, or the one that `CHROMIUM` names, or Playwright's own. Where there is none,
+tests are skipped and say so; with `REQUIRE_BROWSER` set, as `.ci/run` sets it, they fail instead.
 """
 
 import os

@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from .browsers import serious_findings
+
 
 class ReviewPage:
     """One window of the page. `page` is Playwright's."""
@@ -86,6 +88,11 @@ class ReviewPage:
     def count(self, facet: str, label: str) -> int:
         """The figure beside a value in a filter."""
         return int(self.choice(facet, label).locator(".count").inner_text().replace(",", ""))
+
+    def findings(self) -> list[str]:
+        """What axe-core finds that is serious; not while a message is fading."""
+        self.until("['0', '1'].includes(getComputedStyle(NP.byId('toast')).opacity)")
+        return serious_findings(self.page)
 
     def mark(self, image_id: str) -> dict[str, Any]:
         """What this reviewer said about an image: flag, stars, colour as the server's values."""

@@ -13,7 +13,10 @@ SIZES = ((1024, 1024), (832, 1216), (1216, 832))
 PRODUCTS = ("boot", "brogue", "clog", "loafer", "mule", "pump", "runner", "sandal", "slipper")
 SCENES = ("beach at dawn", "city at night", "forest floor", "marble plinth", "studio grey")
 LIGHTS = ("backlit", "hard flash", "overcast", "softbox", "window light")
-HTML = '<img src=x onerror="document.title=1"><b>bold</b> & "quoted" </script><script>alert(1)</script>'
+HTML = (
+    '<img src=x onerror="document.title=1"><b>bold</b> & "quoted" '
+    "</script><script>alert(1)</script>"
+)
 RIGHT_TO_LEFT = "حذاء أحمر على الشاطئ عند الفجر, 3 shoes"
 LONG = "a very long prompt of a single shoe " * 112  # about 4,000 characters
 CELL, COLUMNS = 192, 8
@@ -49,7 +52,9 @@ def made_rows(num_images: int, **run: Any) -> dict[str, Any]:
             _category("scene", SCENES, [n // 4 % len(SCENES) for n in numbers]),
             _category("light", LIGHTS, [n // 20 % 6 - 1 for n in numbers]),
             _number("num_inference_steps", "Steps", [(20, 30)[n // 8 % 2] for n in numbers]),
-            _number("guidance_scale", "Guidance", [round(2 + n // 4 % 45 / 10, 1) for n in numbers]),
+            _number(
+                "guidance_scale", "Guidance", [round(2 + n // 4 % 45 / 10, 1) for n in numbers]
+            ),
             _number("score.sharpness", "Sharpness", [rng.gauss(48, 14) for _ in numbers]),
             _number("score.clip", "CLIP", [rng.gauss(0.31, 0.03) for _ in numbers]),
             _category(
@@ -67,7 +72,11 @@ def made_rows(num_images: int, **run: Any) -> dict[str, Any]:
         },
         "strips": None,
         "inputs": [
-            {"column": "init_image", "label": "Initial image", "rows": list(range(0, num_images, 4))}
+            {
+                "column": "init_image",
+                "label": "Initial image",
+                "rows": list(range(0, num_images, 4)),
+            }
         ],
     }
 

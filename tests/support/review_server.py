@@ -14,7 +14,10 @@ from nightpress.pipelines.review import page
 
 from . import review_rows
 
-DISTINCT_ATLASES = 4
+MOST_MARKS = 2000
+"""In one request."""
+
+DISTINCT_ATLASES = 2
 """Drawing them takes long; made-up runs use these again and again."""
 
 
@@ -34,6 +37,8 @@ class ReviewServer:
         """Status and words with which marks are refused."""
         self.rows_refused: tuple[int, str] | None = None
         """Status and words with which rows are refused."""
+        self.unknown: set[str] = set()
+        """Names of images that the run no longer has: marks on them are refused."""
         self.answers_lost = 0
         """So many batches are stored, and the connection is cut before the answer."""
         self.port = 0
@@ -129,6 +134,10 @@ class ReviewServer:
         if self.refuse is not None:
             status, words = self.refuse
             return web.json_response({"error": words}, status=status)
+        unknown = self.unknown & {mark["image_id"] for mark in sent["marks"]}
+        if unknown or len(sent["marks"]) > MOST_MARKS:
+            words = f"the run has no image {min(unknown)}" if unknown else "too many marks"
+            return web.json_response({"error": words}, status=400)
         key = (sent["session"], sent["n"])
         if self.batches.setdefault(key, body) != body:
             return web.json_response({"error": "other marks have this number"}, status=409)

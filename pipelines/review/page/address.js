@@ -71,8 +71,31 @@
     view.captions = state.get("captions") === "1";
   }
 
-  address.read = () => {
-    const state = new URLSearchParams(location.hash.slice(1));
+  // The address is written a moment late. A reload within that moment finds the state in the window's own memory.
+  const memory = () => `nightpress-address:${rows.run.id}`;
+  function keep() {
+    try {
+      sessionStorage.setItem(memory(), write());
+    } catch {
+      // then the address alone has it
+    }
+  }
+  function kept() {
+    try {
+      return sessionStorage.getItem(memory());
+    } catch {
+      return null;
+    }
+  }
+
+  address.readFirst = () => {
+    const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
+    address.read(isReload ? kept() ?? location.hash.slice(1) : undefined);
+    update();
+  };
+
+  address.read = (hash) => {
+    const state = new URLSearchParams(typeof hash === "string" ? hash : location.hash.slice(1));
     isReading = true;
     readFilters(state);
     readOrder(state);
@@ -105,5 +128,6 @@
     NP.on("mode", onMode);
     addEventListener("popstate", address.read);
     addEventListener("hashchange", address.read);
+    addEventListener("pagehide", keep);
   };
 }

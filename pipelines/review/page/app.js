@@ -84,7 +84,7 @@
     marks.takeUpHistory();
     addEventListener("pagehide", marks.keepHistory);
     NP.keys.start();
-    NP.address.read();
+    NP.address.readFirst();
     NP.address.start();
     NP.dialogs.notes();
     if (NP.bars.isNarrow()) NP.bars.toggleFilters(false);

@@ -26,12 +26,24 @@
 
   bars.setTheme = (theme) => {
     document.documentElement.dataset.theme = theme;
-    try {
-      localStorage.setItem("nightpress-theme", theme);
-    } catch {
-      // the browser keeps nothing: the theme holds until the page is closed
-    }
+    remember("nightpress-theme", theme);
   };
+
+  const SIZE_KEY = () => `nightpress-size-${bars.isNarrow() ? "narrow" : "wide"}`;
+  function remember(key, value) {
+    try {
+      localStorage.setItem(key, value);
+    } catch {
+      // the browser keeps nothing: it holds until the page is closed
+    }
+  }
+  function rememberedSize() {
+    try {
+      return Number(localStorage.getItem(SIZE_KEY())) || view.size;
+    } catch {
+      return view.size;
+    }
+  }
   bars.toggleTheme = () => {
     const isDark = getComputedStyle(document.documentElement).colorScheme.includes("dark");
     bars.setTheme(isDark ? "light" : "dark");
@@ -123,6 +135,7 @@
   bars.setSize = (size) => {
     view.size = Math.round(NP.clamp(size, 88, 560));
     parts.size.value = view.size;
+    remember(SIZE_KEY(), view.size);
     NP.grid.rebuild({ centre: true });
     NP.emit("size", null);
   };
@@ -130,6 +143,7 @@
   function buildBottom() {
     parts.tally = el("div", { class: "tally" });
     parts.bar = NP.markBar(() => view.targets());
+    view.size = NP.clamp(rememberedSize(), 88, 560);
     parts.size = el("input", { type: "range", min: 88, max: 560, step: 8, value: view.size, "aria-label": "Size of thumbnails" });
     parts.size.addEventListener("input", () => bars.setSize(Number(parts.size.value)));
     const sort = sortChoice();

@@ -19,6 +19,19 @@
       }
     }
 
+    // Kept in the browser, so that what is exported twice is imported once.
+    function rememberedSession() {
+      const key = `nightpress-file-session:${rows.run.id}`;
+      const fresh = `file-${NP.randomHex(6)}`;
+      try {
+        const kept = localStorage.getItem(key) ?? fresh;
+        localStorage.setItem(key, kept);
+        return kept;
+      } catch {
+        return fresh;
+      }
+    }
+
     function load(key) {
       const found = JSON.parse(localStorage.getItem(key));
       kept.set(key, found);
@@ -27,7 +40,7 @@
 
     store.start = () => {
       prefix = `nightpress-file:${rows.run.id}:`;
-      store.session = `file-${NP.randomHex(6)}`;
+      store.session = rememberedSession();
       addEventListener("beforeunload", (event) => isLost && event.preventDefault());
       try {
         return Object.keys(localStorage).filter((key) => key.startsWith(prefix)).flatMap(load);

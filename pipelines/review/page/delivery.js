@@ -4,6 +4,7 @@
 {
   const { rows } = NP;
   const MOST_IN_A_BATCH = 500;
+  const LONGEST_BATCH = 400000; // letters
   const PAUSE_MS = 400;
   const LONGEST_WAIT_MS = 15000;
 
@@ -53,8 +54,12 @@
     }
   }
 
-  function enqueue(key, body) {
-    outbox.push({ key, body, count: JSON.parse(body).marks.length });
+  function parsed(text) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      return null; // cut short when the browser was killed: no whole mark was in it
+    }
   }
 
   // Marks of earlier sessions of this browser, which never reached the server.
@@ -62,14 +67,12 @@
     const found = [];
     for (const key of storedKeys()) {
       const text = localStorage.getItem(key);
-      if (key.startsWith(`${prefix}batch:`)) {
-        enqueue(key, text);
-        found.push(...JSON.parse(text).marks);
-      } else if (key.startsWith(`${prefix}mark:`)) {
-        const made = JSON.parse(text);
-        open.push({ key, marks: made });
-        found.push(...made);
-      }
+      const kept = parsed(text);
+      if (!kept) continue;
+      const marks = kept.marks ?? kept;
+      if (kept.marks) outbox.push({ key, body: text, count: marks.length });
+      else open.push({ key, marks, length: text.length });
+      found.push(...marks);
     }
     return found;
   }
@@ -94,30 +97,52 @@
     for (const batch of outbox) count += batch.count;
     return count;
   };
+  delivery.discardRefused = () => {
+    for (const { key } of aside.splice(0)) forget(key);
+    show();
+  };
   delivery.refused = () => aside.reduce((count, batch) => count + batch.count, 0);
 
   delivery.keep = (made) => {
-    const key = `${prefix}mark:${delivery.session}:${String(nextItem++).padStart(8, "0")}`;
-    store(key, JSON.stringify(made));
-    open.push({ key, marks: made });
+    for (let from = 0; from < made.length; from += MOST_IN_A_BATCH) add(made.slice(from, from + MOST_IN_A_BATCH));
     show();
     schedule(PAUSE_MS);
   };
 
+  function add(marks) {
+    const key = `${prefix}mark:${delivery.session}:${String(nextItem++).padStart(8, "0")}`;
+    const text = JSON.stringify(marks);
+    store(key, text);
+    open.push({ key, marks, length: text.length });
+  }
+
+  // Takes as many of the open marks as one batch may hold.
+  function takeParts() {
+    const parts = [];
+    let [count, length] = [0, 0];
+    while (open.length) {
+      count += open[0].marks.length;
+      length += open[0].length;
+      if (parts.length && (count > MOST_IN_A_BATCH || length > LONGEST_BATCH)) break;
+      parts.push(open.shift());
+    }
+    return parts;
+  }
+
+  function sealed(marks) {
+    const n = nextBatch++;
+    const key = `${prefix}batch:${delivery.session}:${String(n).padStart(8, "0")}`;
+    const body = JSON.stringify({ session: delivery.session, n, marks });
+    return { key, body, count: marks.length, isKept: store(key, body) };
+  }
+
   function seal() {
     while (open.length) {
-      const parts = [];
-      let count = 0;
-      while (open.length && (count === 0 || count + open[0].marks.length <= MOST_IN_A_BATCH)) {
-        parts.push(open.shift());
-        count += parts.at(-1).marks.length;
-      }
-      const n = nextBatch++;
-      const key = `${prefix}batch:${delivery.session}:${String(n).padStart(8, "0")}`;
-      const body = JSON.stringify({ session: delivery.session, n, marks: parts.flatMap((part) => part.marks) });
+      const parts = takeParts();
+      const batch = sealed(parts.flatMap((part) => part.marks));
       // The batch is kept before its parts are forgotten: at worst a mark is delivered twice.
-      if (store(key, body)) parts.forEach((part) => forget(part.key));
-      outbox.push({ key, body, count });
+      if (batch.isKept) parts.forEach((part) => forget(part.key));
+      outbox.push(batch);
     }
   }
 
@@ -150,14 +175,23 @@
     return { ok: false, code: answer.status, words };
   }
 
-  // The number was taken, by another tab with the same name of its session: the marks get a new one.
-  function renumber(batch) {
+  // Sends the marks of the first batch again under new numbers, in as many batches.
+  function replaceFirst(...groups) {
+    const [batch] = outbox;
+    outbox.splice(0, 1, ...groups.map(sealed));
     forget(batch.key);
-    const { marks } = JSON.parse(batch.body);
-    const key = `${prefix}mark:${delivery.session}:${String(nextItem++).padStart(8, "0")}`;
-    store(key, JSON.stringify(marks));
-    open.push({ key, marks });
-    outbox.shift();
+  }
+
+  // One mark that the server does not take must not keep others back: the batch is halved until that one is alone.
+  function refuse(words) {
+    const { marks } = JSON.parse(outbox[0].body);
+    if (marks.length > 1) {
+      const half = marks.length >> 1;
+      replaceFirst(marks.slice(0, half), marks.slice(half));
+      return;
+    }
+    aside.push(outbox.shift());
+    delivery.message = words || "the server does not accept it";
   }
 
   function settle(batch, answer) {
@@ -168,12 +202,11 @@
       return true;
     }
     if (answer.code === 409) {
-      renumber(batch);
+      replaceFirst(JSON.parse(batch.body).marks); // another tab has the name of this session
       return true;
     }
-    if (answer.code === 400 || answer.code === 413 || answer.code === 422) {
-      aside.push(outbox.shift());
-      delivery.message = answer.words || "The server does not accept them";
+    if (answer.code === 400 || answer.code === 413) {
+      refuse(answer.words);
       return true;
     }
     failures += 1;

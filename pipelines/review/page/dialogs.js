@@ -69,12 +69,14 @@
   function exportNodes() {
     const { delivery } = NP;
     const name = el("input", { type: "text", id: "reviewer", value: rememberedName(), autocomplete: "name", maxlength: 60 });
+    const said = el("p", { class: "notice" });
     const save = el("button", { type: "button", class: "main-button", text: `Export ${NP.plural(delivery.all().length, "mark")} as marks.json` });
     save.addEventListener("click", () => {
       const reviewer = name.value.trim();
-      if (!reviewer) {
+      if (!NAME.test(reviewer)) {
         name.focus();
-        NP.toast("Enter your name first: marks of several reviewers are kept apart by it");
+        said.textContent = reviewer ? "A name has letters, digits, . _ @ - and spaces, and does not end with a space or full stop." : "Enter your name first: it keeps the marks of several reviewers apart.";
+        NP.say(said.textContent);
         return;
       }
       rememberName(reviewer);
@@ -85,9 +87,11 @@
       el("p", { text: `${delivery.words()}. Export them, and bring them into the run with:` }),
       el("pre", { text: "nightpress review RUN --import marks.json" }),
       el("div", { class: "field" }, el("label", { for: "reviewer", text: "Your name" }), name, save),
+      said,
     ];
   }
 
+  const NAME = /^[\p{L}\p{N}_@-](?:[\p{L}\p{N}._@ -]{0,62}[\p{L}\p{N}_@-])?$/u;
   const NAME_KEY = "nightpress-reviewer";
   function rememberedName() {
     try {
@@ -110,8 +114,9 @@
       ? "This page is read-only: nothing that is pressed here becomes a mark."
       : `You mark as ${rows.run.reviewer}. Each mark is kept in this browser the moment it is made, and stays there until the run has it.`;
     const retry = el("button", { type: "button", class: "small-button", text: "Try now", hidden: !delivery.unsaved(), on: { click: () => delivery.retry() } });
+    const discard = el("button", { type: "button", class: "small-button", text: "Discard what was refused", hidden: !delivery.refused(), on: { click: () => delivery.discardRefused() } });
     const policy = NP.marks.policy ? el("p", { class: "soft", text: `Whose picks count: ${NP.marks.policy}.` }) : null;
-    return [el("p", { class: "big", text: rows.run.read_only ? "Read-only" : delivery.words() }), el("p", { class: "soft", text: about }), policy, retry].filter(Boolean);
+    return [el("p", { class: "big", text: rows.run.read_only ? "Read-only" : delivery.words() }), el("p", { class: "soft", text: about }), policy, retry, discard].filter(Boolean);
   }
 
   dialogs.saving = () => open("Marks", ...(NP.isStatic ? exportNodes() : savedNodes()));

@@ -66,7 +66,8 @@
 
   function saveComment() {
     if (shown < 0 || !field) return;
-    const text = field.value.trim().slice(0, NP.LONGEST_COMMENT);
+    // Of control characters only line breaks and tabs are text.
+    const text = field.value.replace(/[^\P{Cc}\n\t]/gu, "").trim().slice(0, NP.LONGEST_COMMENT);
     if (text !== marks.own(shown, "comment")) marks.set([shown], "comment", text);
   }
 

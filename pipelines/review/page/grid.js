@@ -185,7 +185,11 @@
       measure = {};
       grid.rebuild();
     });
-    NP.on("mode", () => view.mode === "grid" && grid.rebuild({ centre: true }));
+    NP.on("mode", () => {
+      if (view.mode !== "grid") return;
+      grid.rebuild({ centre: true });
+      grid.focus();
+    });
     NP.on("marks", (touched) => {
       for (const cell of grid.cells()) {
         if (touched === null || touched.has(cell.image)) tile.showMarks(cell, cell.image);

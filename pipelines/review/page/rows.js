@@ -44,7 +44,7 @@
   }
 
   function addDerived() {
-    if (!rows.byName.has("width") && !rows.byName.has("height")) {
+    if (!["width", "height", "size"].some((name) => rows.byName.has(name))) {
       const size = derived("size", "Size", (i) => `${rows.width[i]} × ${rows.height[i]}`);
       if (size.values.length > 1) rows.columns.push(size);
     }
@@ -90,7 +90,7 @@
 
   rows.url = (i) => {
     if (rows.images) return rows.images[i];
-    return NP.isStatic ? null : `image/${encodeURIComponent(rows.imageId[i])}`;
+    return NP.isStatic ? null : `image/${encodeURIComponent(rows.imageId[i])}?v=${rows.sha[i]}`;
   };
   rows.isVideo = (i) => Boolean(rows.mediaType?.values[rows.mediaType.codes[i]]?.startsWith("video/"));
   rows.inputsOf = (i) => (NP.isStatic ? [] : rows.inputs.filter((each) => each.has === null || each.has.has(i)));

@@ -88,7 +88,7 @@
       picture.onerror = () => {
         if (this.image !== i) return;
         this.node.classList.add("missing");
-        this.node.dataset.word = "The picture cannot be loaded: it may have been removed";
+        this.node.dataset.word = "The picture cannot be loaded: it was removed or made again. Reload the page.";
       };
       picture.src = url;
     }

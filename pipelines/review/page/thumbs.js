@@ -8,10 +8,22 @@
 
   const whole = { columns: 8, rows: 8, cell_px: 192 };
 
-  function showCell(node, sheet, atlas, cell, width, height) {
+  const cellSide = () => rows.thumbs?.cell_px ?? whole.cell_px;
+  // The longer side of a thumbnail, in its own pixels: small images are not enlarged.
+  const sideOfThumb = (i) => Math.min(cellSide(), Math.max(rows.width[i], rows.height[i]));
+
+  // The side at which to show the cell of image `i` for its picture to cover a node of this size, whichever way
+  // the sides of the thumbnail were rounded.
+  function sideOfCell(i, width, height) {
+    const share = sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]);
+    const across = Math.max(1, Math.floor(rows.width[i] * share));
+    const down = Math.max(1, Math.floor(rows.height[i] * share));
+    return cellSide() * Math.max((width + 0.5) / across, (height + 0.5) / down);
+  }
+
+  function showCell(node, i, sheet, atlas, cell, width, height) {
     const { columns, rows: lines } = { ...whole, ...sheet };
-    // The picture lies in the middle of its square cell; one pixel more hides the cell's border.
-    const side = Math.max(width, height) + 1;
+    const side = sideOfCell(i, width, height);
     const left = (cell % columns) * side + (side - width) / 2;
     const top = Math.floor(cell / columns) * side + (side - height) / 2;
     node.style.backgroundImage = `url("${sheet.atlases[atlas].replace(/["\\\n]/g, encodeURIComponent)}")`;
@@ -42,7 +54,7 @@
     node.style.height = `${height}px`;
     if (thumbs.has(i)) {
       probe(rows.thumbs.atlas[i]);
-      showCell(node, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
+      showCell(node, i, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
       node.classList.remove("bare");
     } else {
       node.style.backgroundImage = "";
@@ -66,7 +78,7 @@
     const { strips } = rows;
     let frame = 0;
     const timer = setInterval(() => {
-      showCell(node, strips, strips.atlas[i], strips.first_cell[i] + frame, width, height);
+      showCell(node, i, strips, strips.atlas[i], strips.first_cell[i] + frame, width, height);
       frame = (frame + 1) % strips.num[i];
     }, FRAME_MS);
     playing = { timer, node, i, width, height };
@@ -86,9 +98,8 @@
 
   thumbs.needsMore = (i, width) => {
     if (rows.isVideo(i) || !rows.url(i)) return false;
-    const has = thumbs.has(i) ? (rows.thumbs.cell_px ?? whole.cell_px) : 0;
-    const most = (has * width) / Math.max(1, Math.max(width, (width * rows.height[i]) / rows.width[i]));
-    return Math.min(width * devicePixelRatio, rows.width[i]) > most * 1.5;
+    const share = thumbs.has(i) ? sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]) : 0;
+    return Math.min(width * devicePixelRatio, rows.width[i]) > rows.width[i] * share * 1.5;
   };
 
   function loadNext() {

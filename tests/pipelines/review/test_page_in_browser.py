@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import browsers, review_rows
+from support import review_rows
 from support.review_page import ReviewPage
 from support.review_server import ReviewServer, review_server
 
@@ -134,7 +134,9 @@ def test_a_server_killed_between_two_marks_loses_none(server: ReviewServer, open
     page.press("x", "ArrowRight", "3", "ArrowRight")
     page.until("NP.delivery.status === 'waiting'")
     assert page.saving == "2 marks not saved yet; trying again"
-    server.answers_lost = 1  # stored, but the page does not hear of it: it sends the same bytes again
+    server.answers_lost = (
+        1  # stored, but the page does not hear of it: it sends the same bytes again
+    )
     server.start()
     page.value("NP.delivery.retry()")
     page.until_saved()
@@ -193,10 +195,10 @@ def test_axe_finds_nothing_serious(server: ReviewServer, open_page: Any, scheme:
     page = open_page(server.url, color_scheme=scheme)
     page.press("p", "ArrowRight", "x", "ArrowRight", "3", "6", "i")
     page.choice("Product", "boot").click()
-    assert browsers.serious_findings(page.page) == []
+    assert page.findings() == []
     page.value("NP.focusView()")
     page.press("e")
-    assert browsers.serious_findings(page.page) == []
+    assert page.findings() == []
 
 
 def test_phone_width_swipes_mark_and_nothing_is_wider_than_the_screen(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import browsers, review_rows
+from support import review_rows
 from support.review_page import ReviewPage
 from support.review_server import ReviewServer, review_server
 
@@ -81,6 +81,7 @@ def test_two_reviewers_see_each_other_and_where_they_disagree(
     assert page.page.locator(".cell .other, .remark").count() == 0
     assert page.num_shown == 6000  # a blind reviewer does not see disagreements either
     assert section.count() == 0
+    page.until_saved()
     assert server.marks()[server.rows["image_id"][2], "flag"] == "reject"
 
 
@@ -124,7 +125,9 @@ def test_compared_images_zoom_and_pan_together(server: ReviewServer, open_page: 
     page.page.mouse.move(box["x"] + 40, box["y"] + 150, steps=4)
     page.page.mouse.up()
     after = [each.bounding_box() for each in page.page.locator(".pane .frame").all()]
-    moved = {(round(a["x"] - b["x"]), round(a["y"] - b["y"])) for a, b in zip(after, before)}
+    moved = {
+        (round(a["x"] - b["x"]), round(a["y"] - b["y"])) for a, b in zip(after, before, strict=True)
+    }
     assert moved == {(-60, -50)}
     page.press("Home", "p", "ArrowRight", "x", "z")
     assert page.page.locator(".pane .scale:visible").count() == 0
@@ -148,7 +151,6 @@ def test_compare_takes_eight_and_says_what_it_leaves_out(
     assert page.page.locator(".pane").count() == 12
     page.press("/", "/")
     assert page.page.locator(".pane").count() == 10
-    page.until("location.hash.includes('survey') && location.hash.split('%2C').length === 10")
     page.reload()
     assert page.page.locator(".pane").count() == 10
 
@@ -203,10 +205,9 @@ def test_stacks_close_to_their_best_image_and_open_again(
     assert "stack of 4" in page.page.locator(".cell.current").get_attribute("aria-label")
     page.press("s")
     assert page.num_shown == 1503
-    page.until("location.hash.includes('stacks=closed')")
     page.reload()
     assert page.num_shown == 1500
-    assert "stacks=closed" in page.page.url
+    page.until("location.hash.includes('stacks=closed')")
 
 
 def test_the_state_of_the_page_is_in_its_address(server: ReviewServer, open_page: Any) -> None:
@@ -258,16 +259,30 @@ def test_failed_rows_and_notes_are_listed(open_page: Any) -> None:
         rows = page.page.locator("dialog tbody tr")
         assert rows.count() == 3
         assert "InputMissing s3://in/0.png is not there" in rows.first.inner_text()
-        assert browsers.serious_findings(page.page) == []
+        assert page.findings() == []
         page.press("Escape", "?")
-        assert browsers.serious_findings(page.page) == []
+        assert page.findings() == []
 
 
 @pytest.mark.parametrize("num_images", [0, 1, 3])
 def test_runs_of_no_image_and_of_few_are_pages_too(open_page: Any, num_images: int) -> None:
     with review_server(num_images, complete=False) as server:
         page = open_page(server.url)
-        keys = ["p", "ArrowDown", "End", "e", "z", "c", "n", "s", "g", "Control+a", "x", "i", "Escape"]
+        keys = [
+            "p",
+            "ArrowDown",
+            "End",
+            "e",
+            "z",
+            "c",
+            "n",
+            "s",
+            "g",
+            "Control+a",
+            "x",
+            "i",
+            "Escape",
+        ]
         page.press(*keys, "Control+z")
         assert page.page.locator("#empty").is_visible() == (num_images == 0)
         if num_images == 0:
@@ -356,6 +371,28 @@ def test_undo_goes_on_after_a_reload(server: ReviewServer, open_page: Any) -> No
     assert list(server.marks().values()) == ["", ""]
 
 
+def test_a_mark_that_is_refused_keeps_no_other_back(server: ReviewServer, open_page: Any) -> None:
+    page = open_page(server.url)
+    names = server.rows["image_id"]
+    server.unknown = {names[3]}
+    page.press("Control+a", "x")
+    page.until("NP.delivery.unsaved() === 0")
+    assert page.saving == f"1 mark refused: the run has no image {names[3]}"
+    assert set(server.marks()) == {(name, "flag") for name in names if name != names[3]}
+    page.page.locator(".saving").click()
+    page.page.get_by_role("button", name="Discard").click()
+    assert page.saving == "All marks saved"
+    assert page.value("Object.keys(localStorage).filter((k) => k.includes(':batch:'))") == []
+
+
+def test_a_number_that_another_window_took_is_no_loss(server: ReviewServer, open_page: Any) -> None:
+    page = open_page(server.url)
+    server.batches[page.value("NP.delivery.session"), 0] = '{"marks": []}'
+    page.press("p")
+    page.until_saved()
+    assert list(server.marks().values()) == ["pick"]
+
+
 def test_a_server_that_answers_with_an_error_is_quoted(browser: Any) -> None:
     with review_server(64) as server:
         server.rows_refused = (401, "This address needs its token")
@@ -377,7 +414,7 @@ def test_axe_finds_nothing_serious_in_any_view(
     for keys in (["c"], ["n"], ["e", "b"], ["g", "Escape", "f"]):
         page.press(*keys)
         page.page.wait_for_timeout(200)
-        assert browsers.serious_findings(page.page) == [], keys
+        assert page.findings() == [], keys
 
 
 def test_a_hundred_thousand_images_are_a_grid_of_few_nodes(open_page: Any) -> None:
