@@ -10,6 +10,10 @@ from .errors import (
     UnfinishedRun,
     UntrustedRun,
 )
+from .reviews.imports import MarksImported, import_marks
+from .reviews.options import ReviewOptions, ServerOptions
+from .reviews.review import ReviewResult, review
+from .reviews.static import StaticPage, write_static_page
 from .runs.again import AgainResult, again
 from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
@@ -50,10 +54,13 @@ __all__ = [
     "IncompleteRun",
     "Inspection",
     "JobError",
+    "MarksImported",
     "NightpressError",
     "Plan",
     "RepairResult",
     "ReproduceResult",
+    "ReviewOptions",
+    "ReviewResult",
     "RunBlocked",
     "RunResult",
     "RunStatus",
@@ -61,6 +68,8 @@ __all__ = [
     "RunSummary",
     "SamplerComparison",
     "ScoreResult",
+    "ServerOptions",
+    "StaticPage",
     "StepsResult",
     "StoppedOnRequest",
     "TrainResult",
@@ -78,12 +87,14 @@ __all__ = [
     "export",
     "fid",
     "gates",
+    "import_marks",
     "inspect",
     "list_runs",
     "plan",
     "preview",
     "reproduce",
     "retry",
+    "review",
     "run",
     "score",
     "select",
@@ -93,4 +104,5 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "write_static_page",
 ]

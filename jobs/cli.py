@@ -44,6 +44,7 @@ COMMANDS = {
     "retry": "Make the failed rows of a run again.",
     "again": "Make other variants of chosen images of a run, with new seeds.",
     "gates": "Try gates on the stored scores of a run, without making anything.",
+    "review": "Show a run's images in a browser, to pick, reject, rate and comment on them.",
     "select": "Choose images of a run by their scores and metadata, without deleting any.",
     "verify": "Check a run's images against its metadata and plan, and repair them.",
     "score": "Score the images of a run that lack a score, without touching them.",
@@ -75,6 +76,7 @@ WHAT_IS_LEFT = {
     "score": "what was scored is kept: run the same command to go on",
     "export": "what is written is kept: run the same command to go on",
     "deliver": "copies that are written stay: run the same command to go on",
+    "review": "thumbnails and marks that are stored are kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""

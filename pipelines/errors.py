@@ -16,6 +16,7 @@
         ├── LeaseLost              another process has taken over the run directory
         ├── ImageNotFound          the run has no such image, or the image failed
         ├── SelectionNotFound      the run has no selection of that name
+        ├── MarksError             marks of reviewers that cannot be used
         ├── InputError             a picture that an image is made from cannot be used
         │   ├── InputMissing       it is not there
         │   ├── InputUndecodable   it cannot be decoded, or is too large
@@ -235,6 +236,10 @@ class ImageNotFound(PipelineError, LookupError):
 
 class SelectionNotFound(PipelineError, LookupError):
     """The run has no selection of that name."""
+
+
+class MarksError(PipelineError, ValueError):
+    """Marks of reviewers that cannot be used; the message says why."""
 
 
 class InputError(PipelineError):

@@ -23,6 +23,7 @@ from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.runs.verify import VerifyResult, verify
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.packing import packed_shard
+from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER
 
 MAX_LISTED = 50
 """Findings that are printed; `--json` prints all of them."""
@@ -66,7 +67,7 @@ class Percentage(click.ParamType[float]):
     "--sweep",
     "remove_orphans",
     is_flag=True,
-    help="Delete images and packs that no commit names.",
+    help="Delete images, packs and thumbnails that no commit names.",
 )
 @click.option(
     "--inputs",
@@ -174,9 +175,12 @@ def _orphan_lines(result: VerifyResult) -> list[str]:
     if not orphans:
         return []
     outcome = "deleted" if result.deleted else "kept; --remove-orphans deletes them"
-    kind = "image" if packed_shard(orphans[0]) is None else "pack"
     lines = [f"{path}: no commit names it" for path in orphans[:MAX_LISTED]]
-    return [*lines, f"{plural(len(orphans), kind)} that no commit names, {outcome}"]
+    thumbs = sum(path.startswith(f"{THUMBS_FOLDER}/") for path in orphans)
+    kind = "image" if packed_shard(orphans[0]) is None else "pack"
+    found = [(len(orphans) - thumbs, kind), (thumbs, "thumbnail file")]
+    counts = " and ".join(plural(number, of) for number, of in found if number)
+    return [*lines, f"{counts} that no commit names, {outcome}"]
 
 
 def as_values(result: VerifyResult) -> dict[str, object]:

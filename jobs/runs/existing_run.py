@@ -52,9 +52,9 @@ def compare_with_run(
         SpecError, ManifestError, StoreError: the manifest cannot be found or read.
     """
     job_changes = tuple(record.spec.changes(spec))
-    if not job_changes:  # the pictures may have moved
-        moved_inputs = record.spec.model_copy(update={"inputs": spec.inputs})
-        record = replace(record, spec=moved_inputs)
+    if not job_changes:  # the pictures may have moved, and thumbnails may be asked for only now
+        may_differ = {"inputs": spec.inputs, "review": spec.review}
+        record = replace(record, spec=record.spec.model_copy(update=may_differ))
     kept = kept_path(record)
     if table is None:
         comparison = compare_manifest(record.manifest, spec)

@@ -151,7 +151,7 @@ def rewrite_plan_parts(
 def delete_orphans(
     run: Run, on_event: OnEvent = ignore, *, take_over: bool = False
 ) -> tuple[str, ...]:
-    """Delete the images and packs that no commit names; returns their paths.
+    """Delete what no commit names: images, packs and thumbnails; returns their paths.
 
     They are looked up again under the lease, when no other process may work on the run.
 
@@ -164,7 +164,9 @@ def delete_orphans(
     free = require_free_run(store, take_over, on_event)
     with held(store, free) as lease, failures_as_run_stopped():
         require_no_new_edition(store, run.record)
-        return tuple(orphans.delete_orphans(Run(store, run.record), lease.fence))
+        opened = Run(store, run.record)
+        images = orphans.delete_orphans(opened, lease.fence)
+        return (*images, *orphans.delete_thumbs(opened, lease.fence))
 
 
 def _repair(

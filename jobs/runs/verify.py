@@ -23,6 +23,7 @@ from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.sections import ClusterSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory import verify as checks
+from nightpress.pipelines.run_directory.orphans import orphan_thumbs
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.run_directory.selections.changes import SelectionChanges, all_changes
@@ -50,7 +51,8 @@ class VerifyResult:
     findings: tuple[Finding, ...]
     """What was wrong, before any repair of images."""
     orphans: tuple[str, ...]
-    """Images or packs that no commit names; none are looked for if a commit is damaged."""
+    """Images, packs and objects of `thumbs/` that no commit names; none are looked for if a commit
+    is damaged."""
     signed_by: str | None = None
     """Who signed the images, by the certificate that the run names; None if they are not signed."""
     inputs: InputsVerified | None = None
@@ -100,7 +102,7 @@ def verify(
         target, on_event: as for `retry`.
         sample: share of the images to read; metadata and plan are always checked completely.
         repair: make what is missing or damaged again.
-        remove_orphans: delete the images and packs that no commit names.
+        remove_orphans: delete the images, packs and thumbnails that no commit names.
         inputs: also compare the hashes of the pictures that images were made from.
         spread: read the images in tasks on all nodes of the cluster.
         address, max_failures, allow_pickle, take_over, storage: of a repair; see `retry`.
@@ -168,7 +170,7 @@ def _check(
         num_rejected=sum(shard.num_rejected for shard in shards),
         num_uncommitted=run.record.layout.num_shards - len(shards),
         findings=findings,
-        orphans=tuple(checks.orphan_images(run)) if all_named else (),
+        orphans=(*checks.orphan_images(run), *orphan_thumbs(run)) if all_named else (),
         signed_by=run.record.file_format.signed_by,
     )
     if needs_all:

@@ -10,9 +10,9 @@ from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.scores_section import ScorerSpec
 
-NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify")
-"""Keys of a job that say where it runs and where its manifest is stored, what that costs and who is
-told, not what it makes."""
+NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify", "review")
+"""Keys of a job that say where it runs and where its manifest is stored, what that costs, who is
+told and how its images are looked at, not what it makes."""
 
 
 def job_identity(

@@ -35,6 +35,7 @@ from nightpress.pipelines.job.reader import (
     read_yaml,
     refuse_what_is_not_text,
 )
+from nightpress.pipelines.job.review_section import ReviewSpec
 from nightpress.pipelines.job.scores_section import (
     MEASURED,
     NO_SCORERS,
@@ -114,6 +115,7 @@ class RunSpec(Section):
         ),
     ] = None
     provenance: ProvenanceSpec = ProvenanceSpec()
+    review: ReviewSpec = ReviewSpec()
     batch: BatchSpec = BatchSpec()
     cluster: ClusterSpec = ClusterSpec()
     storage: StorageOptions = NO_OPTIONS

@@ -134,7 +134,7 @@ def _rows_of(
 ) -> Iterator[pa.Table]:
     """The new rows of one section; those with pictures in the same columns in one table."""
     columns = resolve_columns(spec, parents.section.files)
-    pictures = [_condition_values(row, info) for row in _conditions(parents.images)]
+    pictures = [condition_values(row, info) for row in _conditions(parents.images)]
     kinds = [_kind(values) for values in pictures]
     for kind in dict.fromkeys(kinds):
         indices = np.array([n for n, each in enumerate(kinds) if each == kind])
@@ -220,7 +220,7 @@ def _conditions(images: pa.Table) -> list[dict[str, Any]]:
     return rows
 
 
-def _condition_values(row: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
+def condition_values(row: Mapping[str, Any], info: ModelInfo) -> dict[str, Any]:
     """The settings of a row that condition its image: pictures, scales, strength and canvas."""
     condition = Conditioning.from_text(row["conditioning"])
     values: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Orphans: images and packs that no commit names, deleted by the holder of the run's lease.
+"""Orphans: what no commit names, deleted by the holder of the run's lease.
 
 This is the only code that deletes images. A process that has lost the lease may still act late,
 so what it may yet commit is not deleted, and what a new holder may have adopted is put back.
@@ -6,12 +6,17 @@ so what it may yet commit is not deleted, and what a new holder may have adopted
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pyarrow as pa
+
 from nightpress.pipelines.errors import LeaseLost, StoreError
+from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.packing import packed_shard
-from nightpress.pipelines.run_directory.commit import failed_rows, seal_commit
+from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, seal_commit
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.thumbs import is_atlas, is_index, read_thumbs
 from nightpress.pipelines.run_directory.verify import orphan_images
 from nightpress.pipelines.storage import READ_THREADS
 
@@ -67,3 +72,56 @@ def _delete(run: Run, paths: list[str], fence: FencingToken) -> None:
             if data is not None:
                 store.create(path, data)
         raise
+
+
+def orphan_thumbs(run: Run) -> list[str]:
+    """Objects of `thumbs/` that show no image of the run any more, in order.
+
+    These are indexes that are damaged or name no bytes that a commit names, and atlases that no
+    other index names. Objects with other names are left alone, and all of them where a newer
+    version has written an index.
+
+    Raises:
+        Damaged: a commit cannot be read.
+        StoreError: the store failed.
+    """
+    found = read_thumbs(run.store)
+    if not found.listed or found.unknown:
+        return []
+    named = _image_hashes(run)
+    kept, used = set[str](), set[str]()
+    for path, atlases in found.indexes.items():
+        hashes = [sha256 for atlas in atlases for _, sha256 in atlas.cells.values()]
+        if np.isin(hash64(pa.array(hashes, pa.string()), 0), named).any():
+            kept.add(path)
+            used.update(atlas.path for atlas in atlases)
+    ours = (path for path in found.listed if is_atlas(path) or is_index(path))
+    return sorted(path for path in ours if path not in kept | used)
+
+
+def delete_thumbs(run: Run, fence: FencingToken) -> list[str]:
+    """Delete the objects of `thumbs/` that show no image any more, and return their paths.
+
+    If another process is about to name an atlas, its thumbnails are found missing and made again.
+
+    Raises:
+        LeaseLost: another process has taken over the run.
+        StoreError: the store failed.
+    """
+    orphans = orphan_thumbs(run)
+    fence.require(run.store)
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        list(pool.map(run.store.delete, orphans))
+    return orphans
+
+
+def _image_hashes(run: Run) -> Hashes:
+    """Hashes of the SHA-256 of every image that a commit names."""
+
+    def of_shard(shard: int) -> Hashes:
+        column = read_commit(run.store, shard, ["sha256"]).column("sha256").drop_null()
+        return hash64(column.combine_chunks().cast(pa.string()), 0)
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        hashes = list(map_ahead(pool, of_shard, run.committed, READ_THREADS))
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]))

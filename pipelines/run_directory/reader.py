@@ -47,6 +47,7 @@ from nightpress.pipelines.run_directory.late_scores import (
     read_late,
     with_scores_of,
 )
+from nightpress.pipelines.run_directory.marks_merge import MergedMarks, Policy, decisions
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.metadata_schema import full_schema, with_carried
 from nightpress.pipelines.run_directory.record import RunRecord, require_record
@@ -195,6 +196,36 @@ class Run:
     def selections(self) -> tuple[str, ...]:
         """The names of the run's selections, in alphabetical order."""
         return selection_names(self.store)
+
+    @property
+    def marks(self) -> pa.Table:
+        """What reviewers said about images, merged, as MARKS_SCHEMA; read anew each time.
+
+        Warns with a `MarksWarning` for each object that is damaged or of another run.
+        """
+        found = MergedMarks(self.store, self.record.fingerprint_at_first)
+        found.refresh()
+        found.warn()
+        return found.table(self.hashes() if found.counted else {})
+
+    def decisions(self, policy: str = "any", lead: str | None = None) -> pa.Table:
+        """What the marks on each image come to, as DECISIONS_SCHEMA.
+
+        Args:
+            policy: `any`, `all`, `majority` or `lead`; see `marks_merge.Policy`.
+            lead: the reviewer who decides under `lead`.
+
+        Raises:
+            MarksError: there is no such policy, or the lead has marked nothing.
+        """
+        return decisions(self.marks, Policy.of(policy, lead))
+
+    def hashes(self) -> dict[str, str]:
+        """Image id -> SHA-256 of its file, of the images that are ok."""
+        with self.reading():
+            found = self.metadata.to_table(["image_id", "sha256"], ds.field("status") == "ok")
+        columns = (found.column(name).to_pylist() for name in ("image_id", "sha256"))
+        return dict(zip(*columns, strict=True))
 
     def row(self, image_id: str) -> dict[str, Any] | None:
         """The metadata row of an image, with late scores; None if it is not committed.

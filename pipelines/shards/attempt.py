@@ -3,8 +3,9 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from nightpress.pipelines.image_files.atlas import Thumb
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
@@ -14,6 +15,7 @@ from nightpress.pipelines.scoring.draws import draw_of_seed
 from nightpress.pipelines.scoring.image_scorer import ImageScores
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.shard_scores import ShardScores
+from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -37,6 +39,8 @@ class EncodedImage:
     """Seconds since the epoch."""
     sampling_s: float | None = None
     """Its share of its batch's sampling time; None if it was found in the store."""
+    thumb: Thumb | None = field(default=None, repr=False, compare=False)
+    """Its thumbnail, if the job asks for them and it could be made."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Attempt:
     fence: FencingToken | None = None
     lost: LostText = nothing_lost
     """What the model does not see of a text; asked only about images that were made."""
+    thumbs: ShardThumbs | None = None
+    """The thumbnails of the attempt; None if it makes none."""
 
     def facts(
         self, image: PlannedImage, batch_size: int, inputs: tuple[InputInfo, ...] | None = None
@@ -96,6 +102,9 @@ class Attempt:
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:
         """The record of an image whose bytes are in the store or will be at the commit."""
+        sha256 = hashlib.sha256(encoded.data).hexdigest()
+        if self.thumbs is not None:
+            self.thumbs.add(encoded.facts.image_id, sha256, encoded.thumb)
         return ImageRecord(
             facts=encoded.facts,
             status="ok",
@@ -103,7 +112,7 @@ class Attempt:
             worker=self.worker,
             started_at=encoded.started_at,
             file=encoded.image.file,
-            sha256=hashlib.sha256(encoded.data).hexdigest(),
+            sha256=sha256,
             num_bytes=len(encoded.data),
             sampling_s=encoded.sampling_s,
             scores=encoded.scores.scores,
@@ -131,7 +140,8 @@ class Attempt:
                 scores = self.scores.of_file(draw, data)
             except ValueError:  # its checksums are right, and its pixels cannot be decoded
                 return None
-            return self.ok(EncodedImage(draw, facts, data, scores, started_at))
+            thumb = None if self.thumbs is None else self.thumbs.of_file(data)
+            return self.ok(EncodedImage(draw, facts, data, scores, started_at, thumb=thumb))
         return None
 
     def _possible_draws(self, image: PlannedImage, data: bytes) -> Iterator[PlannedImage]:

@@ -121,6 +121,10 @@ class ShardDone:
     failed."""
     num_rejected: int = 0
     """How many of the images that have failed were rejected by the job's gates."""
+    num_without_thumb: int = 0
+    """Images that are ok, and whose thumbnail could not be made or stored."""
+    thumb_error: str | None = None
+    """Why the first of these has none."""
 
     @classmethod
     def of(cls, shard: int, part: pa.Table) -> Self:
@@ -129,6 +133,10 @@ class ShardDone:
         num_rejected = part.column("error_type").to_pylist().count(FailureType.REJECTED)
         counts = statuses.count("ok"), statuses.count("failed")
         return cls(shard, *counts, num_rejected=num_rejected)
+
+    def with_thumbs(self, num_missing: int, error: str | None) -> "ShardDone":
+        """The same event with images that have no thumbnail, and why the first has none."""
+        return replace(self, num_without_thumb=num_missing, thumb_error=error)
 
     def with_unmade(self, errors: Sequence[str], num_ok: int) -> "ShardDone":
         """The same event with rows that could not be made again.

@@ -6,7 +6,7 @@ and copy the images of earlier batches off the device, encode them and upload th
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -56,6 +56,7 @@ from nightpress.pipelines.shards.missing import (
 )
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
 from nightpress.pipelines.shards.shard_scores import ShardScores
+from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
 from nightpress.pipelines.shards.sinks import FileSink, ImageSink, PackSink
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.shards.work import ShardWork
@@ -186,7 +187,7 @@ class ShardRunner:
         original = committed if work.replaces else None
         images = as_committed(planned_images(rows.take(list(row_numbers))), row_numbers, original)
         wanted = work.rows
-        attempt = self._attempt(work, rows)
+        attempt = self._attempt(work, rows, [images[n].image_id for n in wanted])
         source = self._source(attempt, sink := self._sink(attempt, committed))
         made = source.known({n: images[n] for n in wanted})
         yield from source.judged()
@@ -226,10 +227,12 @@ class ShardRunner:
             return BatchSampled(shard, batch_s, scoring_s)
         return BatchDone.of(shard, records, batch_s, self._scorer.take_notes(), scoring_s)
 
-    def _attempt(self, work: ShardWork, rows: pa.Table) -> Attempt:
+    def _attempt(self, work: ShardWork, rows: pa.Table, image_ids: Sequence[str]) -> Attempt:
         scores = ShardScores(self._scorer, self.record.spec.images, rows)
         worker, fence, lost = self._worker, self._fence, self._lost
-        return Attempt(self.store, self.record, work, worker, scores, fence, lost)
+        makes_thumbs = self.record.spec.review.thumbs and work.commits
+        thumbs = ShardThumbs(self.store, work.shard, image_ids) if makes_thumbs else None
+        return Attempt(self.store, self.record, work, worker, scores, fence, lost, thumbs)
 
     def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
         if (packing := self.record.spec.images.packing) == "none":
@@ -327,7 +330,8 @@ class ShardRunner:
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)
         scores = attempt.scores.of_encoded(image, data, pixels)
         times = sampled.started_at, sampled.sampling_s
-        return EncodedImage(image, facts, data, scores, *times)
+        thumb = None if attempt.thumbs is None else attempt.thumbs.of_pixels(pixels)
+        return EncodedImage(image, facts, data, scores, *times, thumb)
 
     def _commit(
         self,
@@ -337,7 +341,18 @@ class ShardRunner:
         rows: pa.Table,
         committed: pa.Table | None,
     ) -> ShardDone:
-        """Commit a shard, or amend the metadata in `committed`."""
+        """Store what is left of thumbnails; then commit a shard, or amend what is committed."""
+        thumbs = (0, None) if attempt.thumbs is None else attempt.thumbs.finish(made.values())
+        return self._commit_records(made, attempt, sink, rows, committed).with_thumbs(*thumbs)
+
+    def _commit_records(
+        self,
+        made: Mapping[int, ImageRecord],
+        attempt: Attempt,
+        sink: ImageSink,
+        rows: pa.Table,
+        committed: pa.Table | None,
+    ) -> ShardDone:
         shard, amends = attempt.work.shard, attempt.work.amends
         kept = kept_rows(made, committed) if amends is not None else {}
         is_new_pack = self.record.spec.images.is_packed and amends is None

@@ -32,6 +32,7 @@ COMMANDS = [
     "preview",
     "reproduce",
     "retry",
+    "review",
     "run",
     "select",
     "score",

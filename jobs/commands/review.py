@@ -1,0 +1,171 @@
+"""`nightpress review`."""
+
+import getpass
+from collections.abc import Collection
+from typing import Any
+
+import click
+from rich.console import Console
+
+from nightpress.jobs.commands.common import (
+    image_target,
+    run_argument,
+    sigterm_as_ctrl_c,
+    storage_option,
+    storage_options,
+)
+from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.progress.events import Message
+from nightpress.jobs.progress.lines import display_for
+from nightpress.jobs.reviews.imports import MarksImported, import_marks
+from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
+from nightpress.jobs.reviews.review import review
+from nightpress.jobs.reviews.static import StaticPage, write_static_page
+from nightpress.pipelines.errors import MarksError
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.run_directory.marks import checked_reviewer
+from nightpress.pipelines.run_directory.marks_merge import POLICIES
+
+
+@click.command("review")
+@run_argument
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port to listen at; 0 is any that is free. [default: one that the run and the reviewer "
+    "decide]",
+)
+@click.option("--no-open", is_flag=True, help="Only print the address; open no browser.")
+@click.option("--read-only", is_flag=True, help="Show the images, and write nothing.")
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen at, such as 0.0.0.0 for other machines of a network that you trust.",
+)
+@click.option(
+    "--reviewer", metavar="NAME", help="Whose marks are made. [default: the name of the user]"
+)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="any",
+    show_default=True,
+    help="How the page shows the marks of several reviewers as one.",
+)
+@click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
+@click.option("--blind", is_flag=True, help="Keep the marks of others from this reviewer.")
+@click.option(
+    "--group-by",
+    metavar="COLUMN",
+    help="Column by which images are stacked, such as id. [default: review.group_by of the job]",
+)
+@click.option("--no-thumbs", is_flag=True, help="Do not make the thumbnails that are missing.")
+@click.option(
+    "--static",
+    is_flag=True,
+    help="Write the page as one file, review.html, into the run, and serve nothing.",
+)
+@click.option(
+    "--import",
+    "import_file",
+    metavar="FILE",
+    help="Store the marks that a page without a server has saved, and show nothing.",
+)
+@storage_option
+@night_options
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    run: str,
+    import_file: str | None,
+    static: bool,
+    storage_overrides: tuple[str, ...],
+    night: Night,
+    **others: Any,
+) -> None:
+    """Show the images of RUN in a browser, to pick, reject, rate and comment on them.
+
+    RUN is the URL of a run directory, or its job file; it may be in progress. The page is served on
+    this machine until Ctrl-C. Its address has a token that opens it once. What people say is stored
+    at once in review/marks/ of the run, and no image is changed.
+    """
+    target = image_target(run, storage_overrides, night)
+    storage = storage_options(storage_overrides)
+    sigterm_as_ctrl_c()
+    with display_for(Console(stderr=True)) as display:
+        if import_file is not None:
+            _refuse_others(ctx, "--import", WITH_IMPORT)
+            text = as_text(import_marks(target, import_file, display.show, storage=storage))
+        elif static:
+            _refuse_others(ctx, "--static", WITH_STATIC)
+            options = _options(**others)
+            text = page_as_text(write_static_page(target, options, display.show, storage=storage))
+        else:
+            server = ServerOptions(others["listen"], others["port"], not others["no_open"])
+            shown: dict[str, Any] = {"server": server, "on_address": click.echo, "storage": storage}
+            result = review(target, _options(**others), display.show, **shown)
+            marks = plural(result.num_marks, "mark")
+            display.show(Message(f"stopped; {marks} of {result.reviewer} stored in {result.url}"))
+            return
+    click.echo(text)
+
+
+def _options(
+    reviewer: str | None,
+    read_only: bool,
+    policy: str,
+    lead: str | None,
+    blind: bool,
+    group_by: str | None,
+    no_thumbs: bool,
+    **others: Any,
+) -> ReviewOptions:
+    """How the run is reviewed, by the command line."""
+    name = _user() if reviewer is None else reviewer
+    return ReviewOptions(name, read_only, policy, lead, blind, group_by, not no_thumbs)
+
+
+WITH_IMPORT = ("run", "import_file", "storage_overrides", "night")
+WITH_STATIC = ("run", "static", "reviewer", "group_by", "no_thumbs", "storage_overrides", "night")
+
+
+def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) -> None:
+    """Refuse options that say how a page is served, beside one with which none is."""
+    for parameter in ctx.command.params:
+        name = parameter.name or ""
+        source = ctx.get_parameter_source(name)
+        if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} says nothing to {option}; leave one out")
+
+
+def _user() -> str:
+    """The name of the user, if a reviewer can have it.
+
+    Raises:
+        MarksError: there is none, or no reviewer can have it.
+    """
+    try:
+        return checked_reviewer(getpass.getuser())
+    except (OSError, KeyError, ImportError, MarksError) as error:
+        raise MarksError(f"name the reviewer with --reviewer: {error}") from error
+
+
+def as_text(imported: MarksImported) -> str:
+    """How many marks were stored, and what became of the others."""
+    marks = plural(imported.num_marks, "mark")
+    lines = [f"{marks} of {imported.reviewer}: {imported.num_stored:,} stored in {imported.url}"]
+    if known := imported.num_marks - imported.num_stored:
+        lines.append(f"{plural(known, 'mark')} known already, or replaced since")
+    if imported.num_changed:
+        changed = plural(imported.num_changed, "mark")
+        lines.append(f"{changed} on images that were made again since: they are not current")
+    return "\n".join(lines)
+
+
+def page_as_text(page: StaticPage) -> str:
+    """Where the page is, and what it holds."""
+    thumbs = "thumbnails in it" if page.embeds_thumbs else "thumbnails and images beside it"
+    return f"{page.url}: {plural(page.num_images, 'image')}, {page.num_bytes:,} bytes, {thumbs}"

@@ -1,0 +1,84 @@
+"""`review --static`: the page as one file beside the run, which needs no server."""
+
+import json
+from dataclasses import dataclass
+
+from nightpress.jobs.reviews.options import ReviewOptions
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
+from nightpress.jobs.reviews.thumbs import make_thumbs
+from nightpress.jobs.runs.shared import OnEvent, ignore
+from nightpress.jobs.runs.targets import ImageTarget, open_images
+from nightpress.pipelines.review.page import embedded, static_page
+from nightpress.pipelines.review.rows import PageContext, ReviewRows, rows_json
+from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER
+from nightpress.pipelines.storage import Options, is_local
+
+STATIC_FILE = "review.html"
+
+MOST_EMBEDDED_BYTES = 64 << 20
+"""Of all atlases that a page on object storage holds itself; larger ones are linked."""
+
+
+@dataclass(frozen=True)
+class StaticPage:
+    """The page that was written."""
+
+    url: str
+    num_images: int
+    num_bytes: int
+    embeds_thumbs: bool
+    """Whether the page holds the thumbnails itself, so that it needs no other file for them."""
+
+
+def write_static_page(
+    target: ImageTarget,
+    options: ReviewOptions,
+    on_event: OnEvent = ignore,
+    *,
+    storage: Options | None = None,
+) -> StaticPage:
+    """Write `review.html` into a run, replacing an older one.
+
+    The page holds the rows and the marks of now; marks made on it stay in the browser, which saves
+    them as a file for `import_marks`. In a folder it links the images and atlases beside it. On
+    object storage it holds the atlases itself, because a signed URL reaches one object alone.
+
+    Args:
+        target, options, on_event, storage: as for `review`.
+
+    Raises:
+        ImageNotFound, RunNotFound, StoreError: as for `review`.
+    """
+    run = open_images(target, storage)
+    if options.makes_thumbs:
+        make_thumbs(run, on_event)
+    reviewed = ReviewedRun(run, options, lambda text: None)
+    rows = reviewed.rows()
+    require_images(rows)
+    page, embeds = _page(reviewed, rows)
+    run.store.put(STATIC_FILE, page)
+    return StaticPage(f"{run.url}/{STATIC_FILE}", len(rows.table), len(page), embeds)
+
+
+def _page(reviewed: ReviewedRun, rows: ReviewRows) -> tuple[bytes, bool]:
+    """The page, and whether it holds the thumbnails itself."""
+    run, options = reviewed.run, reviewed.options
+    reviewed.refresh_marks()
+    context = PageContext(
+        options.reviewer,
+        group_by=options.group_by,
+        notes=reviewed.notes(),
+        atlas_folder=THUMBS_FOLDER,
+    )
+    values = json.loads(b"".join(rows_json(rows, reviewed.thumbs, context)))
+    marks, sizes = json.loads(reviewed.marks_body()), reviewed.thumbs.listed
+    num_bytes = sum(sizes[path] for path in values["thumbs"]["atlases"])
+    if is_local(run.url) or num_bytes > MOST_EMBEDDED_BYTES:
+        return static_page(values, marks, images=_image_paths(rows)).encode(), False
+    return static_page(values, marks, locate=embedded(run.store.read)).encode(), True
+
+
+def _image_paths(rows: ReviewRows) -> list[str | None]:
+    """The path of each image in the run; None for one in a pack."""
+    files, members = (rows.table.column(name).to_pylist() for name in ("file", "member"))
+    return [file if member is None else None for file, member in zip(files, members, strict=True)]

@@ -1,0 +1,131 @@
+"use strict";
+// Thumbnails: cells of atlases as backgrounds, strips of clips that play, and sharp pictures for large tiles.
+{
+  const { rows } = NP;
+  const thumbs = {};
+  NP.thumbs = thumbs;
+  const FRAME_MS = 160;
+
+  const whole = { columns: 8, rows: 8, cell_px: 192 };
+
+  const cellSide = () => rows.thumbs?.cell_px ?? whole.cell_px;
+  // The longer side of a thumbnail, in its own pixels: small images are not enlarged.
+  const sideOfThumb = (i) => Math.min(cellSide(), Math.max(rows.width[i], rows.height[i]));
+
+  // The side at which to show the cell of image `i` for its picture to cover a node of this size, whichever way
+  // the sides of the thumbnail were rounded.
+  function sideOfCell(i, width, height) {
+    const share = sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]);
+    const across = Math.max(1, Math.floor(rows.width[i] * share));
+    const down = Math.max(1, Math.floor(rows.height[i] * share));
+    return cellSide() * Math.max((width + 0.5) / across, (height + 0.5) / down);
+  }
+
+  function showCell(node, i, sheet, atlas, cell, width, height) {
+    const { columns, rows: lines } = { ...whole, ...sheet };
+    const side = sideOfCell(i, width, height);
+    const left = (cell % columns) * side + (side - width) / 2;
+    const top = Math.floor(cell / columns) * side + (side - height) / 2;
+    node.style.backgroundImage = `url("${sheet.atlases[atlas].replace(/["\\\n]/g, encodeURIComponent)}")`;
+    node.style.backgroundSize = `${columns * side}px ${lines * side}px`;
+    node.style.backgroundPosition = `${-left}px ${-top}px`;
+  }
+
+  // Atlases that could not be loaded: their images are shown whole instead.
+  const probed = new Set();
+  const missing = new Set();
+  function probe(atlas) {
+    if (probed.has(atlas)) return;
+    probed.add(atlas);
+    const image = new Image();
+    image.onerror = () => {
+      if (!missing.size) NP.toast("Some thumbnails are missing: whole pictures are loaded in their place", { seconds: 6 });
+      missing.add(atlas);
+      NP.emit("atlas", null);
+    };
+    image.src = rows.thumbs.atlases[atlas];
+  }
+
+  thumbs.has = (i) => Boolean(rows.thumbs) && rows.thumbs.atlas[i] >= 0 && !missing.has(rows.thumbs.atlas[i]);
+
+  // Shows the thumbnail of image `i` in a node of this size, in CSS pixels.
+  thumbs.show = (node, i, width, height) => {
+    node.style.width = `${width}px`;
+    node.style.height = `${height}px`;
+    if (thumbs.has(i)) {
+      probe(rows.thumbs.atlas[i]);
+      showCell(node, i, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
+      node.classList.remove("bare");
+    } else {
+      node.style.backgroundImage = "";
+      node.classList.add("bare");
+    }
+  };
+
+  // The size of an image fitted into a box.
+  thumbs.fitted = (i, boxWidth, boxHeight) => {
+    const scale = Math.min(boxWidth / rows.width[i], boxHeight / rows.height[i]);
+    return [Math.max(1, Math.round(rows.width[i] * scale)), Math.max(1, Math.round(rows.height[i] * scale))];
+  };
+
+  thumbs.isClip = (i) => Boolean(rows.strips) && rows.strips.atlas[i] >= 0 && rows.strips.num[i] > 1;
+
+  // Only one clip plays at a time; none where motion is not wanted.
+  let playing = null;
+  thumbs.play = (node, i, width, height) => {
+    thumbs.stop();
+    if (!thumbs.isClip(i) || NP.stillMotion()) return;
+    const { strips } = rows;
+    let frame = 0;
+    const timer = setInterval(() => {
+      showCell(node, i, strips, strips.atlas[i], strips.first_cell[i] + frame, width, height);
+      frame = (frame + 1) % strips.num[i];
+    }, FRAME_MS);
+    playing = { timer, node, i, width, height };
+  };
+  thumbs.stop = () => {
+    if (!playing) return;
+    clearInterval(playing.timer);
+    thumbs.show(playing.node, playing.i, playing.width, playing.height);
+    playing = null;
+  };
+  thumbs.playingNode = () => playing?.node ?? null;
+
+  // Whole pictures over thumbnails that are shown larger than they are; a few at a time, once scrolling rests.
+  const MOST_AT_ONCE = 4;
+  let waiting = [];
+  let loading = 0;
+
+  thumbs.needsMore = (i, width) => {
+    if (rows.isVideo(i) || !rows.url(i)) return false;
+    const share = thumbs.has(i) ? sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]) : 0;
+    return Math.min(width * devicePixelRatio, rows.width[i]) > rows.width[i] * share * 1.5;
+  };
+
+  function loadNext() {
+    while (loading < MOST_AT_ONCE && waiting.length) {
+      const { node, i, isWanted } = waiting.shift();
+      if (isWanted()) load(node, i, isWanted);
+    }
+  }
+
+  function load(node, i, isWanted) {
+    const image = new Image();
+    image.alt = "";
+    image.decoding = "async";
+    image.draggable = false;
+    loading += 1;
+    const done = (came) => {
+      loading -= 1;
+      if (came && isWanted()) node.replaceChildren(image);
+      loadNext();
+    };
+    image.src = rows.url(i);
+    image.decode().then(() => done(true), () => done(false));
+  }
+
+  thumbs.sharpen = (list) => {
+    waiting = list;
+    loadNext();
+  };
+}

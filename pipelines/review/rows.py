@@ -1,0 +1,269 @@
+"""The rows of the review page: the images of a run as columns of JSON, built a column at a time."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.hashing import hash64
+from nightpress.pipelines.image_files.atlas import CELL_PX, COLUMNS, ROWS
+from nightpress.pipelines.image_files.naming import FOLDER
+from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.review.columns import PageColumn, page_columns
+from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.thumbs import Thumbs
+
+FORMAT = 1
+
+MAX_FAILED = 1_000
+"""Failed rows that the page lists; the others are counted."""
+
+IMAGE_COLUMNS = ("image_id", "sha256", "file", "member", "member_offset", "num_bytes")
+"""What finds an image, and tells whether its bytes are still the same."""
+
+NOT_SHOWN = frozenset(
+    [
+        *("member", "num_bytes", "member_offset", "file", "sha256", "attempts", "perceptual_hash"),
+        *("model_fingerprint", "batch_size", "worker", "started_at", "sampling_s", "seed"),
+        *("image_id", "prompt", "width", "height", "status", "error", "error_type", "canvas"),
+        *("prompt_cut", "negative_prompt_cut"),
+    ]
+)
+"""Metadata columns that are no facets of the page: most are in the facts of an image."""
+
+DERIVED = frozenset({"id", "prompt", "size"})
+"""Columns that the page derives itself, where they are not among the others."""
+
+MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@dataclass(frozen=True)
+class PageContext:
+    """What the page is told beside the rows."""
+
+    reviewer: str
+    read_only: bool = False
+    group_by: str | None = None
+    """The column by which it stacks images; by default that of the run's job."""
+    notes: tuple[str, ...] = ()
+    """Sentences for its reader, before those about the rows."""
+    atlas_folder: str = "atlas"
+    """Where the page finds atlases: a path of the server, or the folder in the run."""
+
+
+@dataclass(frozen=True)
+class ReviewRows:
+    """The images of a run as they were at one moment."""
+
+    run: Run
+    table: pa.Table
+    """Metadata of the images that are ok and stored, in plan order."""
+    failed: Sequence[Mapping[str, Any]]
+    """`image_id`, `prompt`, `error_type` and `error` of failed rows, at most MAX_FAILED."""
+    num_failed: int
+    num_removed: int
+    """Images that are committed, and whose files are not in the store any more."""
+    num_shards: int
+    """Shards that are committed."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def images(self) -> pa.Table:
+        """IMAGE_COLUMNS of the images."""
+        return self.table.select(IMAGE_COLUMNS)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is committed."""
+        return self.num_shards == self.run.record.layout.num_shards
+
+
+def read_rows(run: Run) -> ReviewRows:
+    """Read what the page shows of a run: its metadata once, and a listing of its images.
+
+    Raises:
+        Damaged: a commit is not what was written.
+        StoreError: the store failed.
+    """
+    num_shards = len(run.committed)
+    dataset = run.metadata
+    names = [each.name for each in dataset.schema if _is_wanted(each)]
+    with run.reading():
+        table = dataset.to_table(columns=names)
+    ok = pc.equal(table.column("status"), "ok")
+    failed = table.filter(pc.invert(ok))
+    listed = failed.select(["image_id", "prompt", "error_type", "error"]).slice(0, MAX_FAILED)
+    images = table.filter(ok)
+    stored = images.filter(_are_stored(run, images.column("file")))
+    bytes_ = [each.name for each in dataset.schema if _is_bytes(each.type)]
+    return ReviewRows(
+        run=run,
+        table=stored,
+        failed=listed.to_pylist(),
+        num_failed=len(failed),
+        num_removed=len(images) - len(stored),
+        num_shards=num_shards,
+        notes=tuple(f"The column {name} holds bytes and is not shown." for name in bytes_),
+    )
+
+
+def _is_wanted(column: pa.Field) -> bool:
+    needed = {*IMAGE_COLUMNS, "status", "error", "error_type", "prompt", "width", "height"}
+    if column.name in needed:
+        return True
+    if column.name in METADATA_SCHEMA.names:
+        return column.name not in NOT_SHOWN
+    return not _is_bytes(column.type)
+
+
+def _is_bytes(type_: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(type_)
+        or pa.types.is_large_binary(type_)
+        or pa.types.is_fixed_size_binary(type_)
+    )
+
+
+def _are_stored(run: Run, files: pa.ChunkedArray) -> pa.Array:
+    """Which of these files are in the store, by one listing."""
+    pages = [
+        hash64(pa.array(list(page), pa.string()), 0) for page in run.store.pages(FOLDER.rstrip("/"))
+    ]
+    stored = np.concatenate([np.zeros(0, np.uint64), *pages])
+    wanted = hash64(files.combine_chunks().cast(pa.string()), 0)
+    return pa.array(np.isin(wanted, stored))
+
+
+def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterator[bytes]:
+    """The rows as JSON in UTF-8, in pieces: one for each column, so that memory stays bounded.
+
+    Args:
+        rows: the images.
+        thumbs: the thumbnails of the run.
+        context: what else the page is told.
+    """
+    table = rows.table
+    columns, constants = page_columns(table.drop_columns(_hidden(table)))
+    places = _thumb_places(table, thumbs, context.atlas_folder)
+    yield b'{"format":%d,"run":%s' % (FORMAT, _json(_run_values(rows, columns, places, context)))
+    yield b',"length":%d,"failed":%s' % (len(table), _json(list(rows.failed)))
+    for name in ("image_id", "sha256", "width", "height"):
+        yield b',"%s":%s' % (name.encode(), _json(table.column(name).to_pylist()))
+    values, codes = _codes(table.column("prompt"))
+    yield b',"prompt":{"values":%s,"codes":%s}' % (_json(values), _json(codes))
+    media_type = MEDIA_TYPES[rows.run.spec.images.format]
+    types = {"values": [media_type], "codes": [0] * len(table)}
+    yield b',"num_frames":null,"media_type":%s,"inputs":%s' % (_json(types), _json(_inputs(table)))
+    yield b',"constants":%s,"columns":[' % _json(constants)
+    for number, column in enumerate(columns):
+        yield (b"," if number else b"") + _json(column.as_dict())
+    yield b'],"thumbs":%s,"strips":null}' % _json(places)
+
+
+def _hidden(table: pa.Table) -> list[str]:
+    return [
+        name
+        for name in table.column_names
+        if name in NOT_SHOWN or name in ("inputs", *IMAGE_COLUMNS)
+    ]
+
+
+def _run_values(
+    rows: ReviewRows,
+    columns: Sequence[PageColumn],
+    places: Mapping[str, Any],
+    context: PageContext,
+) -> dict[str, Any]:
+    run, wanted = rows.run, context.group_by or rows.run.spec.review.group_by
+    known = {column.name for column in columns} | DERIVED
+    without_thumb = places["atlas"].count(-1)
+    return {
+        "name": run.spec.name,
+        "url": run.url,
+        "id": run.record.fingerprint_at_first,
+        "complete": rows.is_complete,
+        "num_images": run.record.layout.num_images,
+        "num_ok": len(rows.table) + rows.num_removed,
+        "num_failed": rows.num_failed,
+        "num_removed": rows.num_removed,
+        "read_only": context.read_only,
+        "reviewer": context.reviewer,
+        "group_by": wanted if wanted in known else None,
+        "has_inputs": bool(_inputs(rows.table)),
+        "notes": [*context.notes, *_notes(rows, wanted, known, without_thumb)],
+    }
+
+
+def _notes(
+    rows: ReviewRows, group_by: str | None, known: Collection[str], without_thumb: int
+) -> Iterator[str]:
+    num_shards = rows.run.record.layout.num_shards
+    if not rows.is_complete:
+        left = num_shards - rows.num_shards
+        of = plural(num_shards, "shard")
+        yield f"The run is not finished: {left:,} of {of} not committed yet."
+    if rows.num_failed:
+        yield f"{plural(rows.num_failed, 'image')} failed; nightpress retry makes them again."
+    if rows.num_removed:
+        yield (
+            f"{plural(rows.num_removed, 'image')} removed from the store since; "
+            "nightpress verify --repair makes them again."
+        )
+    if without_thumb:
+        yield f"{plural(without_thumb, 'image')} without a thumbnail yet."
+    if group_by is not None and group_by not in known:
+        yield (
+            f"group_by: there is no column {group_by!r} with different values; the columns are: "
+            f"{', '.join(sorted(known)) or 'none'}."
+        )
+    yield from rows.notes
+
+
+def _thumb_places(table: pa.Table, thumbs: Thumbs, folder: str) -> dict[str, Any]:
+    """Where the thumbnail of each image is: the value of `thumbs`."""
+    numbers: dict[str, int] = {}
+    atlas, cell = [], []
+    ids, hashes = (table.column(name).to_pylist() for name in ("image_id", "sha256"))
+    for image in zip(ids, hashes, strict=True):
+        place = thumbs.places.get(image)
+        atlas.append(-1 if place is None else numbers.setdefault(place.path, len(numbers)))
+        cell.append(0 if place is None else place.cell)
+    return {
+        "atlases": [f"{folder}/{path.rpartition('/')[2]}" for path in numbers],
+        "atlas": atlas,
+        "cell": cell,
+        "columns": COLUMNS,
+        "rows": ROWS,
+        "cell_px": CELL_PX,
+        "frames": None,
+    }
+
+
+def _inputs(table: pa.Table) -> list[dict[str, Any]] | None:
+    """Which images were made from which pictures: the value of `inputs`."""
+    lists = table.column("inputs")
+    if pc.sum(pc.list_value_length(lists)).as_py() in (None, 0):
+        return None
+    found: dict[str, list[int]] = {}
+    for number, inputs in enumerate(lists.to_pylist()):
+        for role in dict.fromkeys(each["role"] for each in inputs or ()):
+            found.setdefault(role, []).append(number)
+    return [
+        {"column": role, "label": role.replace("_", " "), "rows": numbers}
+        for role, numbers in found.items()
+    ]
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[list[Any], list[int]]:
+    """The distinct values of a column without nulls, and the number of each row's value."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary.to_pylist(), encoded.indices.to_pylist()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

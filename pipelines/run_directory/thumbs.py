@@ -1,0 +1,220 @@
+"""`thumbs/`: atlases of thumbnails, and the objects that say which image is in which cell.
+
+Both are named by their content and created once. A cell belongs to the bytes of an image (its
+SHA-256): when an image is made again, its old thumbnail is no longer found, and a new atlas has the
+new one. So nothing here is ever rewritten, and any process may add to it at any time.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nightpress.pipelines.errors import Damaged
+from nightpress.pipelines.image_files.atlas import CELLS, Thumb, encode_atlas
+from nightpress.pipelines.run_directory.json_files import what_is_wrong
+from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.storage import READ_THREADS, Store
+
+THUMBS_FOLDER = "thumbs"
+
+FORMAT_VERSION = 1
+
+_ATLAS = re.compile(r"thumbs/shard-(\d{5,})-[0-9a-f]{32}\.webp")
+_INDEX = re.compile(r"thumbs/shard-(\d{5,})-[0-9a-f]{32}\.json")
+
+ImageBytes = tuple[str, str]
+"""Image id, and SHA-256 of the image's file."""
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """An atlas, and what is in its cells."""
+
+    path: str
+    num_bytes: int
+    cells: Mapping[int, ImageBytes]
+    """Cell -> the image whose thumbnail it has."""
+
+
+@dataclass(frozen=True)
+class ThumbPlace:
+    """Where a thumbnail is."""
+
+    path: str
+    """Of its atlas."""
+    cell: int
+
+
+@dataclass
+class Thumbs:
+    """The thumbnails of a run, as far as they can be used."""
+
+    places: dict[ImageBytes, ThumbPlace] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    """Path of an object -> what is wrong with it."""
+    unknown: set[str] = field(default_factory=set)
+    """Paths of indexes that are as written, in a form that this version does not read."""
+    listed: dict[str, int] = field(default_factory=dict)
+    """Every object in `thumbs/` -> its bytes."""
+    named: dict[str, Atlas] = field(default_factory=dict)
+    """Path -> the atlas, of each that an index names."""
+    indexes: dict[str, tuple[Atlas, ...]] = field(default_factory=dict)
+    """Path of an index that can be read -> the atlases that it names."""
+
+    def add(self, atlases: Sequence[Atlas]) -> None:
+        """Add atlases that are stored."""
+        for atlas in atlases:
+            self.named[atlas.path] = atlas
+            for cell, image in atlas.cells.items():
+                self.places.setdefault(image, ThumbPlace(atlas.path, cell))
+
+
+def is_atlas(path: str) -> bool:
+    """Whether a path in a run is that of an atlas."""
+    return _ATLAS.fullmatch(path) is not None
+
+
+def is_index(path: str) -> bool:
+    """Whether a path in a run is that of an index of atlases."""
+    return _INDEX.fullmatch(path) is not None
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of an object that is part of its name."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def is_intact(path: str, data: bytes) -> bool:
+    """Whether the bytes of an object of `thumbs/` are those that its name tells."""
+    return path.rpartition(".")[0].endswith(f"-{digest_of(data)}")
+
+
+def store_atlas(
+    store: Store, shard: int, cells: Mapping[int, ImageBytes], thumbs: Mapping[int, Thumb]
+) -> Atlas:
+    """Store an atlas, replacing a damaged copy of it.
+
+    Args:
+        shard: which shard its images are of.
+        cells: cell -> the image whose thumbnail it has.
+        thumbs: cell -> thumbnail, of the same cells.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    data = encode_atlas(thumbs)
+    path = f"{THUMBS_FOLDER}/shard-{shard:05d}-{digest_of(data)}.webp"
+    _create(store, path, data)
+    return Atlas(path, len(data), dict(cells))
+
+
+def store_index(store: Store, shard: int, atlases: Sequence[Atlas]) -> str:
+    """Store which images are in atlases of a shard; returns the path.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    values = {
+        "format_version": FORMAT_VERSION,
+        "shard": shard,
+        "atlases": [
+            {
+                "file": atlas.path,
+                "num_bytes": atlas.num_bytes,
+                "cells": [[cell, *image] for cell, image in sorted(atlas.cells.items())],
+            }
+            for atlas in atlases
+        ],
+    }
+    data = (json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+    path = f"{THUMBS_FOLDER}/shard-{shard:05d}-{digest_of(data)}.json"
+    _create(store, path, data)
+    return path
+
+
+def _create(store: Store, path: str, data: bytes) -> None:
+    if not store.create(path, data) and store.size(path) != len(data):
+        store.put(path, data)  # the name tells the content, so this is a damaged copy of it
+
+
+def read_thumbs(store: Store) -> Thumbs:
+    """Find the thumbnails of a run: one listing, and one small read for each index.
+
+    Only sizes are compared; `is_intact` tells whether an atlas that was read is what was written.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    found = Thumbs(listed=store.list(THUMBS_FOLDER))
+    for path, read in _indexes(store, [path for path in found.listed if is_index(path)]):
+        if isinstance(read, Damaged):
+            found.problems[path] = str(read)
+            continue
+        if isinstance(read, str):
+            found.problems[path] = read
+            found.unknown.add(path)
+            continue
+        found.indexes[path] = read
+        for atlas in read:
+            found.named[atlas.path] = atlas
+    usable = [atlas for atlas in found.named.values() if _is_whole(atlas, found)]
+    found.add(usable)
+    return found
+
+
+def _is_whole(atlas: Atlas, found: Thumbs) -> bool:
+    """Whether an atlas is there with all its bytes; notes what is wrong if not."""
+    num_bytes = found.listed.get(atlas.path)
+    if num_bytes is None:
+        found.problems[atlas.path] = "it is missing"
+    elif num_bytes != atlas.num_bytes:
+        found.problems[atlas.path] = f"it has {num_bytes:,} bytes instead of {atlas.num_bytes:,}"
+    return num_bytes == atlas.num_bytes
+
+
+def _indexes(
+    store: Store, paths: Sequence[str]
+) -> Iterator[tuple[str, tuple[Atlas, ...] | Damaged | str]]:
+    """Each index with its atlases, with its damage, or with why this version cannot read it."""
+
+    def read(path: str) -> tuple[Atlas, ...] | Damaged | str | None:
+        data = store.read_if_any(path)
+        if data is None:
+            return None
+        if not is_intact(path, data):
+            return Damaged("it is not what was written")
+        try:
+            return _decoded(data)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return f"not an index of thumbnails of this version: {what_is_wrong(error)}"
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = map_ahead(pool, read, paths, 4 * READ_THREADS)
+        for path, each in zip(paths, found, strict=True):
+            if each is not None:
+                yield path, each
+
+
+def _decoded(data: bytes) -> tuple[Atlas, ...]:
+    """The atlases that an index names.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is no index, or one of another format.
+    """
+    values = json.loads(data)
+    if values["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"it has format {values['format_version']!r}, not {FORMAT_VERSION}")
+    return tuple(_atlas(each) for each in values["atlases"])
+
+
+def _atlas(values: Mapping[str, object]) -> Atlas:
+    path, num_bytes, cells = str(values["file"]), values["num_bytes"], values["cells"]
+    if not is_atlas(path) or not isinstance(num_bytes, int) or not isinstance(cells, list):
+        raise ValueError(f"no atlas: {path}")
+    found = {int(cell): (str(image_id), str(sha256)) for cell, image_id, sha256 in cells}
+    if not all(0 <= cell < CELLS for cell in found):
+        raise ValueError(f"{path}: a cell beyond the last one")
+    return Atlas(path, num_bytes, found)
