@@ -208,6 +208,7 @@
     parts.saving.textContent = words;
     parts.saving.dataset.tone = delivery.tone();
     parts.saving.classList.toggle("calm", !delivery.unsaved() && !NP.isStatic);
+    parts.saving.classList.toggle("exports", NP.isStatic);
   }
 
   let lastTone = "";

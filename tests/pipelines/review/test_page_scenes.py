@@ -385,6 +385,26 @@ def test_a_mark_that_is_refused_keeps_no_other_back(server: ReviewServer, open_p
     assert page.value("Object.keys(localStorage).filter((k) => k.includes(':batch:'))") == []
 
 
+def test_hundreds_of_marks_are_made_taken_back_and_made_again_at_once(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    page.press("Control+a", "p", "x", "Control+z", "5")
+    page.until_saved()
+    values = server.marks()
+    assert [values[name, "flag"] for name in server.rows["image_id"]] == ["pick"] * 6000
+    assert [values[name, "stars"] for name in server.rows["image_id"]] == [5] * 6000
+
+
+def test_a_few_hundred_marks_follow_others_at_once(open_page: Any) -> None:
+    with review_server(300) as server:
+        page = open_page(server.url)
+        for keys in (["Control+a", "u", "p"], ["x"], ["Control+z"]):
+            page.press(*keys)
+            page.until_saved()
+        assert set(server.marks().values()) == {"pick"}
+
+
 def test_a_number_that_another_window_took_is_no_loss(server: ReviewServer, open_page: Any) -> None:
     page = open_page(server.url)
     server.batches[page.value("NP.delivery.session"), 0] = '{"marks": []}'
