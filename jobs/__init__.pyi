@@ -11,7 +11,9 @@ from .errors import (
     UntrustedRun,
 )
 from .reviews.imports import MarksImported, import_marks
+from .reviews.options import ReviewOptions, ServerOptions
 from .reviews.review import ReviewResult, review
+from .reviews.static import StaticPage, write_static_page
 from .runs.again import AgainResult, again
 from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
@@ -55,6 +57,7 @@ __all__ = [
     "Plan",
     "RepairResult",
     "ReproduceResult",
+    "ReviewOptions",
     "ReviewResult",
     "RunBlocked",
     "RunResult",
@@ -63,6 +66,8 @@ __all__ = [
     "RunSummary",
     "SamplerComparison",
     "ScoreResult",
+    "ServerOptions",
+    "StaticPage",
     "StepsResult",
     "StoppedOnRequest",
     "TrainResult",
@@ -96,4 +101,5 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "write_static_page",
 ]

@@ -15,8 +15,10 @@ from nightpress.jobs.commands.common import (
     storage_options,
 )
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.progress.events import Message
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.reviews.imports import MarksImported, import_marks
+from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.review import review
 from nightpress.jobs.reviews.static import StaticPage, write_static_page
 from nightpress.pipelines.errors import MarksError
@@ -82,10 +84,7 @@ def command(
     static: bool,
     storage_overrides: tuple[str, ...],
     night: Night,
-    no_open: bool,
-    no_thumbs: bool,
-    reviewer: str | None,
-    **options: Any,
+    **others: Any,
 ) -> None:
     """Show the images of RUN in a browser, to pick, reject, rate and comment on them.
 
@@ -95,34 +94,38 @@ def command(
     """
     target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
-    if import_file is not None:
-        _refuse_others(ctx, "--import", WITH_IMPORT)
-        with display_for(Console(stderr=True)) as display:
-            imported = import_marks(target, import_file, display.show, storage=storage)
-        click.echo(as_text(imported))
-        return
     sigterm_as_ctrl_c()
-    name = _user() if reviewer is None else reviewer
-    if static:
-        _refuse_others(ctx, "--static", WITH_STATIC)
-        shown = {"reviewer": name, "group_by": options["group_by"], "thumbs": not no_thumbs}
-        with display_for(Console(stderr=True)) as display:
-            page = write_static_page(target, display.show, **shown, storage=storage)
-        click.echo(page_as_text(page))
-        return
     with display_for(Console(stderr=True)) as display:
-        result = review(
-            target,
-            display.show,
-            on_address=click.echo,
-            reviewer=name,
-            thumbs=not no_thumbs,
-            open_browser=not no_open,
-            storage=storage,
-            **options,
-        )
-    marks = plural(result.num_marks, "mark")
-    click.echo(f"stopped; {marks} of {result.reviewer} stored in {result.url}", err=True)
+        if import_file is not None:
+            _refuse_others(ctx, "--import", WITH_IMPORT)
+            text = as_text(import_marks(target, import_file, display.show, storage=storage))
+        elif static:
+            _refuse_others(ctx, "--static", WITH_STATIC)
+            options = _options(**others)
+            text = page_as_text(write_static_page(target, options, display.show, storage=storage))
+        else:
+            server = ServerOptions(others["listen"], others["port"], not others["no_open"])
+            shown: dict[str, Any] = {"server": server, "on_address": click.echo, "storage": storage}
+            result = review(target, _options(**others), display.show, **shown)
+            marks = plural(result.num_marks, "mark")
+            display.show(Message(f"stopped; {marks} of {result.reviewer} stored in {result.url}"))
+            return
+    click.echo(text)
+
+
+def _options(
+    reviewer: str | None,
+    read_only: bool,
+    policy: str,
+    lead: str | None,
+    blind: bool,
+    group_by: str | None,
+    no_thumbs: bool,
+    **others: Any,
+) -> ReviewOptions:
+    """How the run is reviewed, by the command line."""
+    name = _user() if reviewer is None else reviewer
+    return ReviewOptions(name, read_only, policy, lead, blind, group_by, not no_thumbs)
 
 
 WITH_IMPORT = ("run", "import_file", "storage_overrides", "night")

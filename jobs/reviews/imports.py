@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
@@ -20,7 +19,7 @@ from nightpress.pipelines.run_directory.marks import (
     store_marks,
 )
 from nightpress.pipelines.run_directory.marks_merge import MergedMarks
-from nightpress.pipelines.storage import Options
+from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.storage.limited import read_limited
 
 FORMAT = 1
@@ -66,33 +65,40 @@ def import_marks(
     """
     run = open_images(target, storage)
     data = read_limited(file, {**run.store.options, **(storage or {})}, MOST_BYTES)
-    if len(data) > MOST_BYTES:
-        raise MarksError(f"{file}: larger than {MOST_BYTES:,} bytes")
     fingerprint, hashes = run.record.fingerprint_at_first, run.hashes()
     try:
-        reviewer, marks = _checked(parsed_json(data), fingerprint)
+        reviewer, marks = _checked(data, fingerprint)
         _require_images(marks, hashes)
     except MarksError as error:
         raise MarksError(f"{file}: {error}") from error
     store = create_only_store(run.store, on_event)
     merged = MergedMarks(store, fingerprint)
     merged.refresh()
-    new = [mark for mark in marks if _is_new(mark, reviewer, merged)]
-    num_stored = 0
-    for found in _objects(new, reviewer, fingerprint):
-        if found.path not in merged.seen:
-            if not store_marks(store, found):
-                raise MarksError(f"{store.url}/{found.path} is damaged; delete it and try again")
-            merged.add(found)
-            num_stored += len(found.marks)
+    num_stored = _store(store, reviewer, marks, merged)
     if merged.seen:
         merged.write(hashes)
     num_changed = sum(hashes[mark.image_id] != mark.sha256 for mark in marks)
     return MarksImported(run.url, reviewer, len(marks), num_stored, num_changed)
 
 
-def _checked(values: Mapping[str, Any], run: str) -> tuple[str, list[Mark]]:
+def _store(store: Store, reviewer: str, marks: Sequence[Mark], merged: MergedMarks) -> int:
+    """Store the marks that are new, and merge them; returns how many there were."""
+    new, num_stored = [mark for mark in marks if _is_new(mark, reviewer, merged)], 0
+    for found in _objects(new, reviewer, merged.run):
+        if found.path in merged.seen:
+            continue
+        if not store_marks(store, found):
+            raise MarksError(f"{store.url}/{found.path} is damaged; delete it and try again")
+        merged.add(found)
+        num_stored += len(found.marks)
+    return num_stored
+
+
+def _checked(data: bytes, run: str) -> tuple[str, list[Mark]]:
     """The reviewer and the marks of a file."""
+    if len(data) > MOST_BYTES:
+        raise MarksError(f"larger than {MOST_BYTES:,} bytes")
+    values = parsed_json(data)
     version, marks = values.get("format"), values.get("marks")
     if version is None or not isinstance(marks, list):
         raise MarksError(

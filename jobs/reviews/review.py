@@ -13,15 +13,14 @@ from dataclasses import dataclass
 
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, ReviewOptions, require_images
+from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
-from nightpress.jobs.signals import first_interruption
+from nightpress.jobs.signals import Interruption, first_interruption
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.run_directory.marks import checked_reviewer
-from nightpress.pipelines.run_directory.marks_merge import Policy
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Options
 
@@ -47,19 +46,11 @@ class ReviewResult:
 
 def review(
     target: ImageTarget,
+    options: ReviewOptions,
     on_event: OnEvent = ignore,
     *,
+    server: ServerOptions | None = None,
     on_address: OnAddress = print,
-    reviewer: str,
-    port: int | None = None,
-    listen: str = "127.0.0.1",
-    read_only: bool = False,
-    policy: str = "any",
-    lead: str | None = None,
-    blind: bool = False,
-    group_by: str | None = None,
-    thumbs: bool = True,
-    open_browser: bool = False,
     storage: Options | None = None,
 ) -> ReviewResult:
     """Serve the review page of a run until SIGINT or SIGTERM.
@@ -68,55 +59,48 @@ def review(
 
     Args:
         target, storage: as for `status`.
+        options: how the run is reviewed.
         on_event: called with what a person should know.
+        server: where the page is served; by default for this machine alone.
         on_address: called with the address that opens the page, with a token that works once.
-        reviewer: whose marks are made.
-        port: where to listen; 0 is any port that is free, and by default the run and the reviewer
-            decide, so that a browser finds marks again that it could not send before.
-        listen: the address to listen at; by default only this machine can reach it.
-        read_only: write nothing at all.
-        policy, lead: how the marks of several reviewers are shown as one; see `Run.decisions`.
-        blind: keep the marks of others from the reviewer.
-        group_by: the column by which images are stacked; by default that of the job.
-        thumbs: make thumbnails that are missing.
-        open_browser: open the page in a browser of this machine.
 
     Raises:
         ImageNotFound: the run has no image to look at.
         SpecError: the port is taken, or there is no such address.
-        MarksError: no reviewer can have that name, or there is no such policy.
         RunNotFound, StoreError: as for `status`.
     """
-    options = ReviewOptions(
-        reviewer=checked_reviewer(reviewer),
-        read_only=read_only,
-        blind=blind,
-        policy=Policy.of(policy, lead),
-        group_by=group_by,
-    )
     run = open_images(target, storage)
-    if not read_only:
+    if not options.read_only:
         run = Run(create_only_store(run.store, on_event), run.record)
-    if thumbs and not read_only:
+    if options.makes_thumbs:
         make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)))
     require_images(reviewed.rows())
     reviewed.refresh_marks()
-    access = Access.of_address(listen)
-    with _listening(listen, port, f"{reviewed.marks.run} {options.reviewer}", on_event) as bound:
-        address = Address(shown_host(listen), bound.getsockname()[1])
+    _serve(reviewed, server or ServerOptions(), on_event, on_address)
+    if not options.read_only:
+        reviewed.write_marks_file()
+    return ReviewResult(run.url, options.reviewer, reviewed.num_stored)
+
+
+def _serve(
+    reviewed: ReviewedRun, options: ServerOptions, on_event: OnEvent, on_address: OnAddress
+) -> None:
+    """Serve the page until SIGINT or SIGTERM; see `review`."""
+    access = Access.of_address(options.listen)
+    seed = f"{reviewed.marks.run} {reviewed.options.reviewer}"
+    with _listening(options.listen, options.port, seed, on_event) as bound:
+        address = Address(shown_host(options.listen), bound.getsockname()[1])
         access.on_token_used = lambda token: on_event(
             Message(f"the page is open; another browser may open {address.url(token)}")
         )
-        with serving(ReviewServer(reviewed, access), bound):
+        # From before the address is printed: whoever reads it may stop the server at once.
+        with first_interruption() as asked, serving(ReviewServer(reviewed, access), bound):
             first = address.url(access.new_token())
             on_address(first)
-            if open_browser:
+            if options.open_browser:
                 _open(first, on_event)
-            _wait()
-    if not read_only:
-        reviewed.write_marks_file()
-    return ReviewResult(run.url, options.reviewer, reviewed.num_stored)
+            _wait(asked)
 
 
 @contextmanager
@@ -183,8 +167,7 @@ def _open(address: str, on_event: OnEvent) -> None:
         on_event(Message("open this address in a browser"))
 
 
-def _wait() -> None:
+def _wait(asked: Interruption) -> None:
     """Wait for SIGINT or SIGTERM; a second one raises KeyboardInterrupt."""
-    with first_interruption() as interrupted:
-        while not interrupted.wait(1.0):
-            pass
+    while not asked.wait(1.0):
+        pass

@@ -8,10 +8,11 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from nightpress.jobs.reviews.access import Refused, shown
+from nightpress.jobs.reviews.options import ReviewOptions
 from nightpress.pipelines.errors import ImageNotFound, MarksError, StoreMissing
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.review.rows import PageContext, ReviewRows, read_rows, rows_json
@@ -24,7 +25,7 @@ from nightpress.pipelines.run_directory.marks import (
     checked_session,
     store_marks,
 )
-from nightpress.pipelines.run_directory.marks_merge import MergedMarks, Policy
+from nightpress.pipelines.run_directory.marks_merge import MergedMarks
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER, Thumbs, is_intact, read_thumbs
 
@@ -34,18 +35,6 @@ MOST_OBJECTS = 10**9
 GZIP_LEVEL = 5
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ReviewOptions:
-    """How a run is reviewed."""
-
-    reviewer: str
-    read_only: bool = False
-    blind: bool = False
-    """Whether the marks of others are kept from the reviewer."""
-    policy: Policy = field(default_factory=Policy)
-    group_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -240,8 +229,8 @@ class ReviewedRun:
                 for each in counted
             ],
             "reviewers": sorted({each.reviewer for each in counted}),
-            "policy": options.policy.name,
-            "lead": options.policy.lead,
+            "policy": options.policy,
+            "lead": options.lead,
             "blind": options.blind,
             "blind_forced": options.blind,
         }

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, ReviewOptions, require_images
+from nightpress.jobs.reviews.options import ReviewOptions
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.review.page import embedded, static_page
 from nightpress.pipelines.review.rows import PageContext, ReviewRows, rows_json
-from nightpress.pipelines.run_directory.marks import checked_reviewer
 from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER
 from nightpress.pipelines.storage import Options, is_local
 
@@ -32,11 +32,9 @@ class StaticPage:
 
 def write_static_page(
     target: ImageTarget,
+    options: ReviewOptions,
     on_event: OnEvent = ignore,
     *,
-    reviewer: str,
-    group_by: str | None = None,
-    thumbs: bool = True,
     storage: Options | None = None,
 ) -> StaticPage:
     """Write `review.html` into a run, replacing an older one.
@@ -46,36 +44,38 @@ def write_static_page(
     object storage it holds the atlases itself, because a signed URL reaches one object alone.
 
     Args:
-        target, on_event, reviewer, group_by, thumbs, storage: as for `review`.
+        target, options, on_event, storage: as for `review`.
 
     Raises:
-        ImageNotFound, MarksError, RunNotFound, StoreError: as for `review`.
+        ImageNotFound, RunNotFound, StoreError: as for `review`.
     """
-    options = ReviewOptions(checked_reviewer(reviewer), group_by=group_by)
     run = open_images(target, storage)
-    if thumbs:
+    if options.makes_thumbs:
         make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: None)
     rows = reviewed.rows()
     require_images(rows)
+    page, embeds = _page(reviewed, rows)
+    run.store.put(STATIC_FILE, page)
+    return StaticPage(f"{run.url}/{STATIC_FILE}", len(rows.table), len(page), embeds)
+
+
+def _page(reviewed: ReviewedRun, rows: ReviewRows) -> tuple[bytes, bool]:
+    """The page, and whether it holds the thumbnails itself."""
+    run, options = reviewed.run, reviewed.options
     reviewed.refresh_marks()
     context = PageContext(
         options.reviewer,
-        group_by=group_by,
+        group_by=options.group_by,
         notes=reviewed.notes(),
         atlas_folder=THUMBS_FOLDER,
     )
     values = json.loads(b"".join(rows_json(rows, reviewed.thumbs, context)))
-    sizes = reviewed.thumbs.listed
+    marks, sizes = json.loads(reviewed.marks_body()), reviewed.thumbs.listed
     num_bytes = sum(sizes[path] for path in values["thumbs"]["atlases"])
-    embeds = not is_local(run.url) and num_bytes <= MOST_EMBEDDED_BYTES
-    marks = json.loads(reviewed.marks_body())
-    if embeds:
-        page = static_page(values, marks, locate=embedded(run.store.read)).encode()
-    else:
-        page = static_page(values, marks, images=_image_paths(rows)).encode()
-    run.store.put(STATIC_FILE, page)
-    return StaticPage(f"{run.url}/{STATIC_FILE}", len(rows.table), len(page), embeds)
+    if is_local(run.url) or num_bytes > MOST_EMBEDDED_BYTES:
+        return static_page(values, marks, images=_image_paths(rows)).encode(), False
+    return static_page(values, marks, locate=embedded(run.store.read)).encode(), True
 
 
 def _image_paths(rows: ReviewRows) -> list[str | None]:

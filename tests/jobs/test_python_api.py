@@ -31,6 +31,7 @@ COMMANDS = [
     "preview",
     "reproduce",
     "retry",
+    "review",
     "run",
     "select",
     "score",

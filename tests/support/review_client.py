@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nightpress.jobs.reviews.access import Access
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, ReviewOptions
+from nightpress.jobs.reviews.options import ReviewOptions
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.pipelines.run_directory.reader import Run
 

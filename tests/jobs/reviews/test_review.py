@@ -19,11 +19,17 @@ from support.made_runs import begin, commit, failed, made
 from nightpress.jobs import cli
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews import review as reviewing
+from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.review import port_of, review, shown_host
+from nightpress.jobs.reviews.static import write_static_page
 from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError
 from nightpress.pipelines.run_directory.marks_file import MARKS_FILE
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import read_thumbs
+from nightpress.pipelines.storage import Store
+
+ANNA = ReviewOptions("anna")
+READING = ReviewOptions("anna", read_only=True)
 
 
 def nightpress(*arguments: str) -> Result:
@@ -35,7 +41,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], Non
     """Does something while the page is served, instead of waiting for a signal."""
 
     def instead(do: Callable[[], None]) -> None:
-        monkeypatch.setattr(reviewing, "_wait", do)
+        monkeypatch.setattr(reviewing, "_wait", lambda asked: do())
 
     return instead
 
@@ -65,9 +71,7 @@ def test_it_makes_thumbnails_prints_its_address_and_writes_the_merged_marks(
         connection.close()
 
     waits(pick)
-    result = review(
-        run, lambda event: said.append(str(event)), on_address=addresses.append, reviewer="anna"
-    )
+    result = review(run, ANNA, lambda event: said.append(str(event)), on_address=addresses.append)
     assert (result.url, result.reviewer, result.num_marks) == (run.url, "anna", 1)
     assert len(read_thumbs(run.store).places) == 3
     assert run.store.size(MARKS_FILE)
@@ -82,7 +86,7 @@ def test_read_only_writes_nothing_at_all(
     run = Run(*finished_run(tmp_path, ["a", "b"]))
     before = run.store.list()
     waits(lambda: None)
-    review(run, on_address=lambda address: None, reviewer="anna", read_only=True, port=0)
+    review(run, READING, server=ServerOptions(port=0), on_address=lambda address: None)
     assert run.store.list() == before
 
 
@@ -98,13 +102,12 @@ def test_the_port_is_that_of_the_run_and_the_reviewer(
         taken.listen()
         review(
             run,
+            READING,
             lambda event: said.append(event.text if isinstance(event, Message) else ""),
             on_address=addresses.append,
-            reviewer="anna",
-            read_only=True,
         )
         with pytest.raises(SpecError, match=f"port {port} of 127.0.0.1 is taken; choose another"):
-            review(run, reviewer="anna", read_only=True, port=port)
+            review(run, READING, server=ServerOptions(port=port))
     assert f":{port}/" not in addresses[0]
     assert any(line.startswith(f"port {port} is taken, so this is port ") for line in said)
 
@@ -112,7 +115,7 @@ def test_the_port_is_that_of_the_run_and_the_reviewer(
 def test_an_address_that_this_machine_does_not_have_is_refused(run: Run) -> None:
     for address in ("203.0.113.7", "not an address"):
         with pytest.raises(SpecError, match=f"cannot listen at {address}, port"):
-            review(run, reviewer="anna", read_only=True, listen=address)
+            review(run, READING, server=ServerOptions(address))
 
 
 def test_who_listens_for_other_machines_is_warned(
@@ -120,8 +123,8 @@ def test_who_listens_for_other_machines_is_warned(
 ) -> None:
     waits(lambda: None)
     addresses, said = list[str](), list[Any]()
-    options = {"listen": "0.0.0.0", "port": 0, "read_only": True}
-    review(run, said.append, on_address=addresses.append, reviewer="anna", **options)  # type: ignore[arg-type]
+    server = ServerOptions("0.0.0.0", 0)
+    review(run, READING, said.append, server=server, on_address=addresses.append)
     assert any(each.warning and "the connection is not encrypted" in each.text for each in said)
     assert addresses[0].startswith(f"http://{socket.gethostname()}:")
     assert "?token=" in addresses[0]
@@ -131,24 +134,22 @@ def test_who_listens_for_other_machines_is_warned(
 def test_a_run_without_images_is_refused_with_what_to_do(tmp_path: Path) -> None:
     run = begin(str(tmp_path))
     with pytest.raises(ImageNotFound, match="no image is committed yet; nightpress run makes them"):
-        review(run, reviewer="anna")
+        review(run, ANNA)
     commit(run, 0, [failed(run, n) for n in range(4)])
     with pytest.raises(ImageNotFound, match="no image is ok, and 4 failed; nightpress retry"):
-        review(run, reviewer="anna")
+        review(run, ANNA)
     commit(run, 1, [made(run, n) for n in range(4, 8)])
     for path in run.store.list("images"):
         run.store.delete(path)
     with pytest.raises(ImageNotFound, match="all 4 images were removed from the store; nightpress"):
-        review(run, reviewer="anna")
+        review(run, ANNA)
 
 
-def test_wrong_reviewers_and_policies_are_refused_before_anything_is_written(run: Run) -> None:
-    before = run.store.list()
+def test_wrong_reviewers_and_policies_are_refused() -> None:
     with pytest.raises(MarksError, match=r"reviewer '\.\./x': a reviewer's name has"):
-        review(run, reviewer="../x")
+        ReviewOptions("../x")
     with pytest.raises(MarksError, match="policy lead: name the reviewer who decides"):
-        review(run, reviewer="anna", policy="lead")
-    assert run.store.list() == before
+        ReviewOptions("anna", policy="lead")
 
 
 # The command
@@ -222,13 +223,10 @@ def test_the_static_page_links_what_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_the_static_page_of_a_bucket_holds_its_thumbnails(tmp_path: Path, bucket: Any) -> None:
-    from nightpress.jobs.reviews.static import write_static_page
-    from nightpress.pipelines.storage import Store
-
     store, record = finished_run(tmp_path, ["a", "b"], packing="webdataset")
     run = Run(Store(f"{bucket.url}/night", bucket.options), record)
     for path in store.list():
         run.store.create(path, store.read(path))
-    page = write_static_page(run, reviewer="anna")
+    page = write_static_page(run, ANNA)
     assert page.embeds_thumbs
     assert b"data:image/webp;base64," in run.store.read("review.html")
