@@ -8,6 +8,7 @@ from support.fakes.fake_runs import finished_run
 from support.review_client import review_client
 
 from nightpress.jobs.reviews.imports import import_marks
+from nightpress.jobs.reviews.options import ReviewOptions
 from nightpress.jobs.reviews.static import write_static_page
 from nightpress.pipelines.run_directory.reader import Run
 
@@ -56,7 +57,7 @@ def test_two_reviewers_pick_at_once_and_the_run_has_what_both_said(
 def test_marks_of_the_page_as_a_file_come_into_the_run(
     run: Run, open_page: Any, tmp_path: Path
 ) -> None:
-    url = write_static_page(run, reviewer="anna").url
+    url = write_static_page(run, ReviewOptions("anna")).url
     page = open_page(Path(url).as_uri())
     page.press("p", "ArrowRight", "x", "ArrowRight", "4", "e")
     page.until("NP.loupe.stage().node.classList.contains('loaded')")

@@ -241,6 +241,19 @@ def test_an_image_marked_out_of_the_filter_stays_until_the_view_is_refreshed(
     assert page.current == server.rows["image_id"][2]
 
 
+def test_the_current_image_comes_back_when_the_filter_that_hid_it_is_taken_away(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    page.press(*["ArrowRight"] * 9)
+    here = page.current
+    page.choice("Scene", "studio grey").click()
+    assert page.current != here
+    page.choice("Scene", "studio grey").click()
+    assert page.current == here
+    assert page.value("document.activeElement.id") == "grid"
+
+
 def test_a_closed_server_of_a_read_only_run_makes_no_marks(open_page: Any) -> None:
     with review_server(64, read_only=True) as server:
         page = open_page(server.url)
