@@ -118,6 +118,7 @@ class ReviewedRun:
                 packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
                 pieces = [packer.compress(each) for each in rows_json(rows, self._thumbs, context)]
                 self._body = b"".join([*pieces, packer.flush()])
+                self._rows = rows.without_columns()  # the others are in the body
             return self._body
 
     @property
