@@ -37,6 +37,9 @@ NOT_SHOWN = frozenset(
 )
 """Metadata columns that are no facets of the page: most are in the facts of an image."""
 
+LAST = ("variant", "id")
+"""Columns with so many values that they come last."""
+
 DERIVED = frozenset({"id", "prompt", "size"})
 """Columns that the page derives itself, where they are not among the others."""
 
@@ -166,7 +169,7 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
     yield b',"num_frames":null,"media_type":%s,"inputs":%s' % (_json(types), _json(inputs))
     names, constants = list[str](), dict[str, Any]()
     yield b',"columns":['
-    for column in page_columns(table.drop_columns(_hidden(table))):
+    for column in page_columns(table.select(_shown(table))):
         constant = None if len(table) == 1 else column.constant
         if constant is not None:
             constants[column.name] = constant
@@ -180,12 +183,15 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
     yield b',"run":%s}' % _json({**about, "has_inputs": inputs is not None})
 
 
-def _hidden(table: pa.Table) -> list[str]:
-    return [
+def _shown(table: pa.Table) -> list[str]:
+    """The columns that the page filters by, in the order in which people look for them."""
+    carried = [name for name in table.column_names if name not in METADATA_SCHEMA.names]
+    known = [
         name
-        for name in table.column_names
-        if name in NOT_SHOWN or name in ("inputs", *IMAGE_COLUMNS)
+        for name in METADATA_SCHEMA.names
+        if name in table.column_names and name not in {*NOT_SHOWN, *LAST, "inputs"}
     ]
+    return [*carried, *known, *LAST]
 
 
 def _run_values(
