@@ -20,7 +20,7 @@ from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.jobs.signals import Interruption, first_interruption
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreDenied
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Options
 
@@ -71,7 +71,7 @@ def review(
     """
     run = open_images(target, storage)
     if not options.read_only:
-        run = Run(create_only_store(run.store, on_event), run.record)
+        run = _writing(run, on_event)
     if options.makes_thumbs:
         make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)))
@@ -81,6 +81,18 @@ def review(
     if not options.read_only:
         reviewed.write_marks_file()
     return ReviewResult(run.url, options.reviewer, reviewed.num_stored)
+
+
+def _writing(run: Run, on_event: OnEvent) -> Run:
+    """The run, with a store that lets no name be written twice.
+
+    Raises:
+        StoreDenied: nothing may be written there.
+    """
+    try:
+        return Run(create_only_store(run.store, on_event), run.record)
+    except StoreDenied as error:
+        raise StoreDenied(f"{error}; --read-only shows the run without writing") from error
 
 
 def _serve(

@@ -118,6 +118,7 @@ class ReviewedRun:
                 packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
                 pieces = [packer.compress(each) for each in rows_json(rows, self._thumbs, context)]
                 self._body = b"".join([*pieces, packer.flush()])
+                self._rows = rows.without_columns()  # the others are in the body
             return self._body
 
     @property
@@ -128,8 +129,14 @@ class ReviewedRun:
     def notes(self) -> tuple[str, ...]:
         """Sentences for the page about objects that are ignored."""
         marks = [f"{path} is ignored: {why}." for path, why in self.marks.problems.items()]
-        thumbs = [f"{path} is damaged: {why}." for path, why in self._thumbs.problems.items()]
+        thumbs = [f"{path}: {why}." for path, why in self._thumb_problems().items()]
         return (*_cut(marks, "objects with marks"), *_cut(thumbs, "objects with thumbnails"))
+
+    def _thumb_problems(self) -> dict[str, str]:
+        if self._rows is None or not self._thumbs.problems:
+            return {}
+        columns = (self._rows.table.column(name).to_pylist() for name in ("image_id", "sha256"))
+        return self._thumbs.problems_of(set(zip(*columns, strict=True)))
 
     # Pictures
 

@@ -22,7 +22,7 @@ from nightpress.jobs.reviews import review as reviewing
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.review import port_of, review, shown_host
 from nightpress.jobs.reviews.static import write_static_page
-from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError
+from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError, StoreDenied
 from nightpress.pipelines.run_directory.marks_file import MARKS_FILE
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import read_thumbs
@@ -143,6 +143,19 @@ def test_a_run_without_images_is_refused_with_what_to_do(tmp_path: Path) -> None
         run.store.delete(path)
     with pytest.raises(ImageNotFound, match="all 4 images were removed from the store; nightpress"):
         review(run, ANNA)
+
+
+def test_a_store_that_may_not_be_written_is_shown_read_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch, waits: Callable[[Callable[[], None]], None]
+) -> None:
+    def denied(store: Store) -> bool:
+        raise StoreDenied(f"{store.url}: access denied")
+
+    waits(lambda: None)
+    monkeypatch.setattr(Store, "honours_create_only", denied)
+    with pytest.raises(StoreDenied, match="access denied; --read-only shows the run without writ"):
+        review(run, ANNA)
+    review(run, READING, server=ServerOptions(port=0), on_address=lambda address: None)
 
 
 def test_wrong_reviewers_and_policies_are_refused() -> None:

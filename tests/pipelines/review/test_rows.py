@@ -132,8 +132,9 @@ def test_texts_are_as_they_are_in_the_metadata(tmp_path: Path) -> None:
 
 
 def columns_of(**columns: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    found, constants = page_columns(pa.table(columns))
-    return {each.name: each.as_dict() for each in found}, constants
+    found = list(page_columns(pa.table(columns)))
+    constants = {each.name: each.constant for each in found if each.constant is not None}
+    return {each.name: each.as_dict() for each in found if each.constant is None}, constants
 
 
 def test_numbers_have_ranges_and_all_else_has_categories() -> None:
