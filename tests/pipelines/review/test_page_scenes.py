@@ -314,6 +314,30 @@ def test_a_missing_atlas_is_said_and_whole_pictures_take_its_place(open_page: An
         assert "thumbnails are missing" in page.page.locator("#toast").inner_text()
 
 
+def test_a_grid_that_flies_by_asks_for_the_thumbnails_where_it_comes_to_rest(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    asked = list[str]()
+    page.page.on("request", lambda request: asked.append(request.url))
+    page.value_of(
+        """async () => {
+            const scroller = NP.byId('scroller');
+            for (let step = 0; step < 60; step++) {
+                scroller.scrollTop += 1500;
+                await new Promise(requestAnimationFrame);
+            }
+        }""",
+        None,
+    )
+    page.until("[...NP.grid.cells()].every((cell) => cell.parts.pic.style.backgroundImage !== '')")
+    atlases = {url for url in asked if "/atlas/" in url}
+    place = page.value("Math.max(...[...NP.grid.cells()].map((cell) => cell.image))")
+    assert place > 1500
+    assert any(f"{place // 64:04d}.webp" in url for url in atlases)
+    assert len(atlases) < place / 64 / 2
+
+
 def test_clips_play_where_the_pointer_is_unless_motion_is_reduced(open_page: Any) -> None:
     def change(rows: dict[str, Any]) -> None:
         count = rows["length"]
