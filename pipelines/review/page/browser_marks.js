@@ -43,7 +43,9 @@
       store.session = rememberedSession();
       addEventListener("beforeunload", (event) => isLost && event.preventDefault());
       try {
-        return Object.keys(localStorage).filter((key) => key.startsWith(prefix)).flatMap(load);
+        return Object.keys(localStorage)
+          .filter((key) => key.startsWith(prefix))
+          .flatMap(load);
       } catch {
         isLost = true;
         return [];
@@ -72,7 +74,9 @@
     store.words = () => {
       if (isLost) return "This browser keeps no marks: export them before you close this page";
       const count = store.all().length;
-      return count ? `Only this browser has ${NP.plural(count, "mark")}: export` : "Marks stay in this browser";
+      return count
+        ? `Only this browser has ${NP.plural(count, "mark")}: export`
+        : "Marks stay in this browser";
     };
 
     store.exported = (reviewer) => {

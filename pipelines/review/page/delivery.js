@@ -50,7 +50,9 @@
 
   function storedKeys() {
     try {
-      return Object.keys(localStorage).filter((key) => key.startsWith(prefix)).sort();
+      return Object.keys(localStorage)
+        .filter((key) => key.startsWith(prefix))
+        .sort();
     } catch {
       return [];
     }
@@ -87,7 +89,9 @@
       isLeaving = true;
       delivery.flush();
     });
-    addEventListener("pageshow", () => { isLeaving = false; });
+    addEventListener("pageshow", () => {
+      isLeaving = false;
+    });
     addEventListener("online", delivery.retry);
     document.addEventListener("visibilitychange", () => document.hidden && delivery.flush());
     addEventListener("beforeunload", (event) => {
@@ -110,7 +114,8 @@
   delivery.refused = () => aside.reduce((count, batch) => count + batch.count, 0);
 
   delivery.keep = (made) => {
-    for (let from = 0; from < made.length; from += MOST_IN_A_BATCH) add(made.slice(from, from + MOST_IN_A_BATCH));
+    for (let from = 0; from < made.length; from += MOST_IN_A_BATCH)
+      add(made.slice(from, from + MOST_IN_A_BATCH));
     show();
     schedule(PAUSE_MS);
   };
@@ -177,7 +182,10 @@
       keepalive: isLeaving && body.length < MOST_WHEN_LEAVING,
     });
     if (answer.ok) return { ok: true };
-    const words = await answer.json().then((said) => said.error, () => "");
+    const words = await answer.json().then(
+      (said) => said.error,
+      () => "",
+    );
     return { ok: false, code: answer.status, words };
   }
 
@@ -257,7 +265,12 @@
     return `Saving ${some}`;
   };
   delivery.tone = () => {
-    if (delivery.refused() || (isLost && delivery.unsaved()) || (delivery.status === "shut" && delivery.unsaved())) return "bad";
+    if (
+      delivery.refused() ||
+      (isLost && delivery.unsaved()) ||
+      (delivery.status === "shut" && delivery.unsaved())
+    )
+      return "bad";
     return delivery.unsaved() && delivery.status === "waiting" ? "warn" : "";
   };
 

@@ -34,7 +34,11 @@
     const boxWidth = grid.cellWidth - 2 * INSET;
     const boxHeight = Math.max(24, Math.round(boxWidth * tallest));
     grid.rowHeight = boxHeight + INSET + FOOT + (view.captions ? CAPTION : 0) + GAP;
-    if (measure.boxWidth !== boxWidth || measure.boxHeight !== boxHeight || measure.captions !== view.captions) {
+    if (
+      measure.boxWidth !== boxWidth ||
+      measure.boxHeight !== boxHeight ||
+      measure.captions !== view.captions
+    ) {
       measure = { boxWidth, boxHeight, captions: view.captions };
     }
     const lines = Math.ceil(view.list.length / grid.columns);
@@ -254,7 +258,8 @@
       else if (event.shiftKey) view.go(cell.image, { extend: true });
       else if (event.ctrlKey || event.metaKey) view.toggle(cell.image);
       else view.go(cell.image);
-      if (NP.isTouch() && view.selected.size < 2 && !event.target.closest(".foot, .badge")) view.setMode("loupe");
+      if (NP.isTouch() && view.selected.size < 2 && !event.target.closest(".foot, .badge"))
+        view.setMode("loupe");
       grid.focus();
     });
     listenForLongPress();

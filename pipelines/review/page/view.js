@@ -19,9 +19,11 @@
   let anchor = -1;
   let chosen = -1; // the image that was last gone to: a filter that hides it gives it back when it is taken away
 
-  view.stayHere = () => { chosen = view.current; };
+  view.stayHere = () => {
+    chosen = view.current;
+  };
 
-  view.place = (i) => (i < 0 ? -1 : places[i] ?? -1);
+  view.place = (i) => (i < 0 ? -1 : (places[i] ?? -1));
   view.at = (place) => view.list[NP.clamp(place, 0, view.list.length - 1)] ?? -1;
 
   // The current image stays; if it is gone, the next one that is still shown takes its place.
@@ -49,7 +51,9 @@
     view.stacks = stacks;
     view.matching = passing.length;
     places = new Int32Array(rows.length).fill(-1);
-    list.forEach((i, place) => { places[i] = place; });
+    list.forEach((i, place) => {
+      places[i] = place;
+    });
     const kept = [...view.selected].filter((i) => places[i] >= 0);
     view.selected = new Set(kept);
     if (anchor >= 0 && places[anchor] < 0) anchor = -1;
