@@ -194,6 +194,46 @@ def test_before_and_after_is_a_slider_for_images_that_have_an_input(
     assert page.page.locator("#toast").inner_text() == "This image was made from its prompt alone"
 
 
+def test_with_caps_lock_each_mark_goes_on_to_the_next_image(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    keys = [("P", True), ("x", True), ("4", True), ("p", False)]
+    for key, caps_lock in keys:
+        page.value_of(
+            """([key, caps]) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown',
+            {key, code: '', modifierCapsLock: caps, bubbles: true, cancelable: true}))""",
+            [key, caps_lock],
+        )
+    page.until_saved()
+    names = server.rows["image_id"]
+    assert server.marks() == {
+        (names[0], "flag"): "pick",
+        (names[1], "flag"): "reject",
+        (names[2], "stars"): 4,
+        (names[3], "flag"): "pick",
+    }
+    assert page.current == names[3]
+
+
+def test_two_fingers_zoom_the_picture_and_move_it(server: ReviewServer, open_page: Any) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = open_page(f"{server.url}#view=loupe&at={server.rows['image_id'][0]}", **phone)
+    before = page.page.locator("#loupe .frame").bounding_box()["width"]
+    session = page.page.context.new_cdp_session(page.page)
+    for kind, apart in (("Start", 40), ("Move", 80), ("Move", 120)):
+        points = [
+            {"x": 195 - apart / 2, "y": 420, "id": 0},
+            {"x": 195 + apart / 2, "y": 420, "id": 1},
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    after = page.page.locator("#loupe .frame").bounding_box()["width"]
+    assert after == pytest.approx(3 * before, rel=0.1)
+    assert page.value("NP.view.mode") == "loupe"
+    assert page.value("NP.marks.picked + NP.marks.rejected") == 0
+
+
 def test_stacks_close_to_their_best_image_and_open_again(
     server: ReviewServer, open_page: Any
 ) -> None:
