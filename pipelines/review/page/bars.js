@@ -89,7 +89,10 @@
   }
 
   bars.toggleBlind = () => {
-    if (marks.isBlindForced) return;
+    if (marks.isBlindForced) {
+      NP.toast("This review is blind: what others say is not sent to this page");
+      return;
+    }
     marks.blind = !marks.blind;
     filters.only.delete("disagree");
     NP.toast(marks.blind ? "The marks of others are hidden" : "The marks of others are shown");
@@ -208,6 +211,7 @@
     parts.saving.textContent = words;
     parts.saving.dataset.tone = delivery.tone();
     parts.saving.classList.toggle("calm", !delivery.unsaved() && !NP.isStatic);
+    parts.saving.classList.toggle("exports", NP.isStatic);
   }
 
   let lastTone = "";

@@ -5,6 +5,7 @@
   const { rows } = NP;
   const MOST_IN_A_BATCH = 500;
   const LONGEST_BATCH = 400000; // letters
+  const MOST_WHEN_LEAVING = 30000; // letters; Chromium lets 64 KiB outlive a page, and refuses more
   const PAUSE_MS = 400;
   const LONGEST_WAIT_MS = 15000;
 
@@ -20,6 +21,7 @@
   let isSending = false;
   let failures = 0;
   let timer = 0;
+  let isLeaving = false; // the last request may outlive the page
   let isLost = false; // the browser refused to keep marks
 
   function newSession() {
@@ -81,7 +83,11 @@
     prefix = `nightpress:${rows.run.id}:${rows.run.reviewer}:`;
     delivery.session = newSession();
     const leftovers = takeUpLeftovers();
-    addEventListener("pagehide", delivery.flush);
+    addEventListener("pagehide", () => {
+      isLeaving = true;
+      delivery.flush();
+    });
+    addEventListener("pageshow", () => { isLeaving = false; });
     addEventListener("online", delivery.retry);
     document.addEventListener("visibilitychange", () => document.hidden && delivery.flush());
     addEventListener("beforeunload", (event) => {
@@ -168,7 +174,7 @@
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body,
-      keepalive: body.length < 60000,
+      keepalive: isLeaving && body.length < MOST_WHEN_LEAVING,
     });
     if (answer.ok) return { ok: true };
     const words = await answer.json().then((said) => said.error, () => "");

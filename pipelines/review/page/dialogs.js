@@ -84,7 +84,7 @@
       NP.toast("marks.json exported");
     });
     return [
-      el("p", { text: `${delivery.words()}. Export them, and bring them into the run with:` }),
+      el("p", { text: `${delivery.tone() ? `${delivery.words()}. ` : ""}Marks made on this page stay in this browser. Export them as a file; whoever has the run brings them into it with:` }),
       el("pre", { text: "nightpress review RUN --import marks.json" }),
       el("div", { class: "field" }, el("label", { for: "reviewer", text: "Your name" }), name, save),
       said,

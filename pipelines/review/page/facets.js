@@ -11,6 +11,13 @@
   const OPEN_AT_FIRST = 6;
   const BARS = 32;
 
+  // Columns of every run, by their names in the metadata.
+  const SETTINGS = new Set([
+    "id", "variant", "negative_prompt", "scheduler", "num_inference_steps", "guidance_scale", "model", "dtype", "speed",
+    "mode", "strength", "size", "width", "height", "loras", "lora", "lora_scale", "controlnets", "references", "passes",
+    "parent", "draw", "draws", "gate",
+  ]);
+
   const sections = []; // {column, node, body, update}
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
@@ -202,9 +209,9 @@
   };
 
   facets.start = (side) => {
-    // Columns of few values first: they are what one chooses by.
-    const few = (column) => (column.kind === "category" && column.values.length <= 60 ? 0 : 1);
-    const columns = rows.columns.slice().sort((a, b) => few(a) - few(b));
+    // What the manifest carries comes first, and of that columns of few values: they are what one chooses by.
+    const rank = (column) => (SETTINGS.has(column.name) ? 2 : 0) + (column.kind === "category" && column.values.length <= 60 ? 0 : 1);
+    const columns = rows.columns.slice().sort((a, b) => rank(a) - rank(b));
     side.append(...columns.map(addSection));
     NP.on("list", facets.update);
   };

@@ -134,7 +134,7 @@
   const fetchSoon = NP.later((i, list) => {
     if (shown !== i) return;
     fetchFacts(i).then(
-      (answer) => answer && shown === i && list.replaceChildren(table(answer.facts)),
+      (answer) => answer && shown === i && list.replaceChildren(table(answer.facts.filter(([label]) => label !== "prompt"))),
       () => shown === i && list.append(el("p", { class: "notice", text: "The server does not answer: these are the facts that the page has." }))
     );
   }, 120);

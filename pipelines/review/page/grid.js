@@ -105,6 +105,27 @@
     sharpenSoon();
   };
 
+  const FLIGHT = 8; // pixels in a millisecond, some eight screens in a second
+  let lastTop = 0;
+  let lastTime = 0;
+
+  function onScroll() {
+    const now = performance.now();
+    const speed = Math.abs(scroller.scrollTop - lastTop) / Math.max(8, now - lastTime);
+    lastTop = scroller.scrollTop;
+    lastTime = now;
+    thumbs.isFlying = speed > FLIGHT;
+    grid.draw();
+    if (thumbs.isFlying) land();
+  }
+
+  // What flew by without pictures gets them where the grid comes to rest.
+  const land = NP.later(() => {
+    thumbs.isFlying = false;
+    for (const cell of grid.cells()) cell.image = -1;
+    grid.draw({ again: true });
+  }, 90);
+
   const sharpenSoon = NP.later(() => {
     if (view.mode !== "grid") return;
     const list = [];
@@ -168,7 +189,7 @@
 
   grid.start = () => {
     tallest = rows.tallest();
-    scroller.addEventListener("scroll", NP.inFrame(() => grid.draw()), { passive: true });
+    scroller.addEventListener("scroll", NP.inFrame(onScroll), { passive: true });
     new ResizeObserver(NP.inFrame(() => grid.rebuild({ centre: true }))).observe(scroller);
     node.addEventListener("pointerover", (event) => playHere(event.target.closest(".cell")));
     node.addEventListener("pointerleave", () => thumbs.stop());

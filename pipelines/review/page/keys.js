@@ -13,7 +13,7 @@
     if (!changes) return;
     NP.toast(`${word}: ${changes.length === 1 ? "1 mark" : `${NP.number(changes.length)} marks`}`, { seconds: 1.2 });
     const { i } = changes[0];
-    if (view.place(i) >= 0) view.go(i, { keep: view.mode !== "grid" });
+    if (view.place(i) >= 0) view.go(i, { keep: view.mode !== "grid" || view.selected.has(i) });
   }
   NP.undo = () => follow(marks.undo(), "Undone");
   NP.redo = () => follow(marks.redo(), "Made again");

@@ -54,6 +54,7 @@
   // Marks images, says so, and goes on to the next where that is wanted.
   NP.mark = (field, code, images = view.targets(), { advance = false } = {}) => {
     if (!images.length) return;
+    view.stayHere();
     const count = marks.set(images, field, code);
     if (NP.rows.run.read_only) return;
     if (count) NP.toast(words(field, code, images.length), { seconds: 1.2 });

@@ -33,6 +33,7 @@
 
   // Atlases that could not be loaded: their images are shown whole instead.
   const probed = new Set();
+  const loaded = new Set();
   const missing = new Set();
   function probe(atlas) {
     if (probed.has(atlas)) return;
@@ -43,16 +44,22 @@
       missing.add(atlas);
       NP.emit("atlas", null);
     };
+    image.onload = () => loaded.add(atlas);
     image.src = rows.thumbs.atlases[atlas];
   }
 
   thumbs.has = (i) => Boolean(rows.thumbs) && rows.thumbs.atlas[i] >= 0 && !missing.has(rows.thumbs.atlas[i]);
 
-  // Shows the thumbnail of image `i` in a node of this size, in CSS pixels.
+  // Shows the thumbnail of image `i` in a node of this size, in CSS pixels. While the grid flies by, atlases that
+  // are not there yet are not asked for: they would keep back those of the place where it comes to rest.
+  thumbs.isFlying = false;
   thumbs.show = (node, i, width, height) => {
     node.style.width = `${width}px`;
     node.style.height = `${height}px`;
-    if (thumbs.has(i)) {
+    if (thumbs.has(i) && thumbs.isFlying && !loaded.has(rows.thumbs.atlas[i])) {
+      node.style.backgroundImage = "";
+      node.classList.remove("bare");
+    } else if (thumbs.has(i)) {
       probe(rows.thumbs.atlas[i]);
       showCell(node, i, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
       node.classList.remove("bare");
