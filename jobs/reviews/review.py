@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
+from nightpress.jobs.reviews.reviewed_run import Decided, ReviewedRun, require_images
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
@@ -42,6 +42,8 @@ class ReviewResult:
     reviewer: str
     num_marks: int
     """Marks that were stored meanwhile."""
+    decided: Decided
+    """What the marks of all come to under the policy."""
 
 
 def review(
@@ -78,9 +80,8 @@ def review(
     require_images(reviewed.rows())
     reviewed.refresh_marks()
     _serve(reviewed, server or ServerOptions(), on_event, on_address)
-    if not options.read_only:
-        reviewed.write_marks_file()
-    return ReviewResult(run.url, options.reviewer, reviewed.num_stored)
+    decided = reviewed.close_marks()
+    return ReviewResult(run.url, options.reviewer, reviewed.num_stored, decided)
 
 
 def _writing(run: Run, on_event: OnEvent) -> Run:

@@ -193,3 +193,18 @@ def test_a_column_of_bytes_is_left_out_and_said(tmp_path: Path) -> None:
         "mood"
     ]
     assert "The column blob holds bytes and is not shown." in found["run"]["notes"]
+
+
+def test_a_run_of_one_image_has_its_columns(tmp_path: Path) -> None:
+    run = begin(str(tmp_path))
+    commit(run, 0, [made(run, 0)], mood=pa.array(["calm"]))
+    found = page(run)
+    assert (found["length"], found["constants"]) == (1, {})
+    [mood] = [each for each in found["columns"] if each["name"] == "mood"]
+    assert (mood["values"], mood["codes"]) == (["calm"], [0])
+
+
+def test_a_category_may_have_thousands_of_values() -> None:
+    columns, _ = columns_of(name=pa.array([f"name {n}" for n in range(2_000)] * 2))
+    assert len(columns["name"]["values"]) == 2_000
+    assert columns["name"]["codes"] == [*range(2_000)] * 2
