@@ -19,7 +19,8 @@ from nightpress.jobs.progress.events import Message
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.reviews.imports import MarksImported, import_marks
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
-from nightpress.jobs.reviews.review import review
+from nightpress.jobs.reviews.review import ReviewResult, review
+from nightpress.jobs.reviews.reviewed_run import Decided
 from nightpress.jobs.reviews.static import StaticPage, write_static_page
 from nightpress.pipelines.errors import MarksError
 from nightpress.pipelines.formatting import plural
@@ -52,7 +53,7 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     type=click.Choice(POLICIES),
     default="any",
     show_default=True,
-    help="How the page shows the marks of several reviewers as one.",
+    help="Whose picks count; the page names it, and what is said at the end goes by it.",
 )
 @click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
 @click.option("--blind", is_flag=True, help="Keep the marks of others from this reviewer.")
@@ -107,8 +108,7 @@ def command(
             server = ServerOptions(others["listen"], others["port"], not others["no_open"])
             shown: dict[str, Any] = {"server": server, "on_address": click.echo, "storage": storage}
             result = review(target, _options(**others), display.show, **shown)
-            marks = plural(result.num_marks, "mark")
-            display.show(Message(f"stopped; {marks} of {result.reviewer} stored in {result.url}"))
+            display.show(Message(result_as_text(result, others["policy"])))
             return
     click.echo(text)
 
@@ -169,3 +169,13 @@ def page_as_text(page: StaticPage) -> str:
     """Where the page is, and what it holds."""
     thumbs = "thumbnails in it" if page.embeds_thumbs else "thumbnails and images beside it"
     return f"{page.url}: {plural(page.num_images, 'image')}, {page.num_bytes:,} bytes, {thumbs}"
+
+
+def result_as_text(result: ReviewResult, policy: str) -> str:
+    """How many marks were stored, and what all marks of the run come to."""
+    marks, decided = plural(result.num_marks, "mark"), result.decided
+    lines = [f"stopped; {marks} of {result.reviewer} stored in {result.url}"]
+    if decided != Decided():
+        counts = f"{decided.num_picked:,} picked, {decided.num_rejected:,} rejected"
+        lines.append(f"by the policy {policy}: {counts}, {decided.num_disagreeing:,} disputed")
+    return "\n".join(lines)

@@ -19,7 +19,7 @@ class ReviewOptions:
     read_only: bool = False
     """Whether nothing at all is written."""
     policy: str = "any"
-    """How the marks of several reviewers are shown as one: `any`, `all`, `majority` or `lead`."""
+    """How the marks of several reviewers become one: `any`, `all`, `majority` or `lead`."""
     lead: str | None = None
     """The reviewer who decides under `lead`."""
     blind: bool = False

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
+from nightpress.jobs.reviews.reviewed_run import Decided, ReviewedRun, require_images
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.jobs.signals import Interruption, first_interruption
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreDenied
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import Options
 
@@ -42,6 +42,8 @@ class ReviewResult:
     reviewer: str
     num_marks: int
     """Marks that were stored meanwhile."""
+    decided: Decided
+    """What the marks of all come to under the policy."""
 
 
 def review(
@@ -71,16 +73,27 @@ def review(
     """
     run = open_images(target, storage)
     if not options.read_only:
-        run = Run(create_only_store(run.store, on_event), run.record)
+        run = _writing(run, on_event)
     if options.makes_thumbs:
         make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)))
     require_images(reviewed.rows())
     reviewed.refresh_marks()
     _serve(reviewed, server or ServerOptions(), on_event, on_address)
-    if not options.read_only:
-        reviewed.write_marks_file()
-    return ReviewResult(run.url, options.reviewer, reviewed.num_stored)
+    decided = reviewed.close_marks()
+    return ReviewResult(run.url, options.reviewer, reviewed.num_stored, decided)
+
+
+def _writing(run: Run, on_event: OnEvent) -> Run:
+    """The run, with a store that lets no name be written twice.
+
+    Raises:
+        StoreDenied: nothing may be written there.
+    """
+    try:
+        return Run(create_only_store(run.store, on_event), run.record)
+    except StoreDenied as error:
+        raise StoreDenied(f"{error}; --read-only shows the run without writing") from error
 
 
 def _serve(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow.compute as pc
+
 from nightpress.jobs.reviews.access import Refused, shown
 from nightpress.jobs.reviews.options import ReviewOptions
 from nightpress.pipelines.errors import ImageNotFound, MarksError, StoreMissing
@@ -25,7 +27,7 @@ from nightpress.pipelines.run_directory.marks import (
     checked_session,
     store_marks,
 )
-from nightpress.pipelines.run_directory.marks_merge import MergedMarks
+from nightpress.pipelines.run_directory.marks_merge import MergedMarks, Policy, decisions
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER, Thumbs, is_intact, read_thumbs
 
@@ -35,6 +37,16 @@ MOST_OBJECTS = 10**9
 GZIP_LEVEL = 5
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the marks of a run come to under its policy."""
+
+    num_picked: int = 0
+    num_rejected: int = 0
+    num_disagreeing: int = 0
+    """Images on which reviewers disagree."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,7 @@ class ReviewedRun:
                 packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
                 pieces = [packer.compress(each) for each in rows_json(rows, self._thumbs, context)]
                 self._body = b"".join([*pieces, packer.flush()])
+                self._rows = rows.without_columns()  # the others are in the body
             return self._body
 
     @property
@@ -128,8 +141,14 @@ class ReviewedRun:
     def notes(self) -> tuple[str, ...]:
         """Sentences for the page about objects that are ignored."""
         marks = [f"{path} is ignored: {why}." for path, why in self.marks.problems.items()]
-        thumbs = [f"{path} is damaged: {why}." for path, why in self._thumbs.problems.items()]
+        thumbs = [f"{path}: {why}." for path, why in self._thumb_problems().items()]
         return (*_cut(marks, "objects with marks"), *_cut(thumbs, "objects with thumbnails"))
+
+    def _thumb_problems(self) -> dict[str, str]:
+        if self._rows is None or not self._thumbs.problems:
+            return {}
+        columns = (self._rows.table.column(name).to_pylist() for name in ("image_id", "sha256"))
+        return self._thumbs.problems_of(set(zip(*columns, strict=True)))
 
     # Pictures
 
@@ -289,16 +308,30 @@ class ReviewedRun:
             raise MarksError(f"{where}: there is no image {shown(image_id)}")
         raise MarksError(f"{where}: image {shown(image_id)} never had the sha256 {sha256[:12]}...")
 
-    def write_marks_file(self) -> None:
-        """Write `review/marks.parquet` anew.
+    def close_marks(self) -> Decided:
+        """Write `review/marks.parquet` anew, unless nothing may be written.
+
+        Returns:
+            What the marks come to; in blind mode those of the reviewer alone.
 
         Raises:
             StoreError: the store failed.
         """
         self.refresh_marks()
+        options, hashes = self.options, self.run.hashes()
         with self._marks_lock:
-            if self.marks.seen:
-                self.marks.write(self.run.hashes())
+            if self.marks.seen and not options.read_only:
+                self.marks.write(hashes)
+            table = self.marks.table(hashes)
+        if options.blind:
+            table = table.filter(pc.equal(table.column("reviewer"), options.reviewer))
+        try:
+            decided = decisions(table, Policy.of(options.policy, options.lead))
+        except MarksError:  # the lead has marked nothing yet
+            return Decided()
+        flags = decided.column("flag").to_pylist()
+        disagree = pc.sum(decided.column("disagree")).as_py() or 0
+        return Decided(flags.count("pick"), flags.count("reject"), disagree)
 
 
 def require_images(rows: ReviewRows) -> None:

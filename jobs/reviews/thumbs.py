@@ -19,7 +19,8 @@ def make_thumbs(run: Run, on_event: OnEvent) -> None:
         StoreError: the store failed; what is stored stays.
     """
     found, next_at = read_thumbs(run.store), time.monotonic()
-    for path, problem in found.problems.items():
+    current = set(run.hashes().items())
+    for path, problem in found.problems_of(current).items():
         on_event(Message(f"{path}: {problem}; its thumbnails are made again", warning=True))
     last: ThumbsMade | None = None
     for last in make_missing(run, found):

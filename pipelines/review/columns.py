@@ -52,22 +52,13 @@ class PageColumn:
         return not self.values if self.codes is not None else all(v is None for v in self.values)
 
 
-def page_columns(table: pa.Table) -> tuple[list[PageColumn], dict[str, Any]]:
-    """The columns of a table as the page has them, and those in which all rows are equal.
+def page_columns(table: pa.Table) -> Iterator[PageColumn]:
+    """The columns of a table as the page has them, one at a time; empty ones are left out.
 
     Args:
-        table: metadata columns of the images, and carried columns; empty ones are left out.
+        table: metadata columns of the images, and carried columns.
     """
-    columns, constants = [], dict[str, Any]()
-    for column in _all_columns(table):
-        if column.is_empty:
-            continue
-        constant = column.constant
-        if constant is None or len(table) == 1:
-            columns.append(column)
-        else:
-            constants[column.name] = constant
-    return columns, constants
+    return (column for column in _all_columns(table) if not column.is_empty)
 
 
 def _all_columns(table: pa.Table) -> Iterator[PageColumn]:

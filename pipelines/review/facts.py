@@ -52,7 +52,7 @@ def fact_sheet(run: Run, image_id: str) -> ImageFactSheet:
     if planned is None:
         return ImageFactSheet(tuple(_facts(row)), "# There is no job: it is not in the plan.\n")
     carried = {name: value for name, value in planned.items() if name not in PLAN_SCHEMA.names}
-    return ImageFactSheet(tuple(_facts(row | carried)), job_text(run, row, planned))
+    return ImageFactSheet(tuple(_facts(carried | row)), job_text(run, row, planned))
 
 
 def planned_inputs(run: Run, image_id: str) -> tuple[PlannedInput, ...]:

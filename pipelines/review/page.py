@@ -41,6 +41,7 @@ SCRIPTS = (
     "facts.js",
     "touch.js",
     "bars.js",
+    "chips.js",
     "dialogs.js",
     "keys.js",
     "address.js",

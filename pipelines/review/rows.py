@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,8 @@ from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.image_files.atlas import CELL_PX, COLUMNS, ROWS
 from nightpress.pipelines.image_files.naming import FOLDER
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.review.columns import PageColumn, page_columns
+from nightpress.pipelines.review.columns import page_columns
+from nightpress.pipelines.run_directory.committed_parts import committed_parts
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import Thumbs
 
@@ -35,6 +36,9 @@ NOT_SHOWN = frozenset(
     ]
 )
 """Metadata columns that are no facets of the page: most are in the facts of an image."""
+
+LAST = ("variant", "id")
+"""Columns with so many values that they come last."""
 
 DERIVED = frozenset({"id", "prompt", "size"})
 """Columns that the page derives itself, where they are not among the others."""
@@ -77,6 +81,10 @@ class ReviewRows:
         """IMAGE_COLUMNS of the images."""
         return self.table.select(IMAGE_COLUMNS)
 
+    def without_columns(self) -> Self:
+        """The same images with what finds them alone."""
+        return replace(self, table=self.images)
+
     @property
     def is_complete(self) -> bool:
         """Whether every shard is committed."""
@@ -90,23 +98,26 @@ def read_rows(run: Run) -> ReviewRows:
         Damaged: a commit is not what was written.
         StoreError: the store failed.
     """
-    num_shards = len(run.committed)
-    dataset = run.metadata
-    names = [each.name for each in dataset.schema if _is_wanted(each)]
-    with run.reading():
-        table = dataset.to_table(columns=names)
+    schema = run.metadata.schema
+    names = [each.name for each in schema if _is_wanted(each)]
+    parts = [part.rows.select(names) for part in committed_parts(run, schema)]
+    num_shards = len(parts)
+    table = pa.concat_tables([schema.empty_table().select(names), *parts])
+    del parts
     ok = pc.equal(table.column("status"), "ok")
     failed = table.filter(pc.invert(ok))
     listed = failed.select(["image_id", "prompt", "error_type", "error"]).slice(0, MAX_FAILED)
-    images = table.filter(ok)
-    stored = images.filter(_are_stored(run, images.column("file")))
-    bytes_ = [each.name for each in dataset.schema if _is_bytes(each.type)]
+    stored = table.filter(pc.and_(ok, _are_stored(run, table.column("file"))))
+    num_removed = len(table) - len(failed) - len(stored)
+    del table
+    pa.default_memory_pool().release_unused()  # what reading the commits took
+    bytes_ = [each.name for each in schema if _is_bytes(each.type)]
     return ReviewRows(
         run=run,
         table=stored,
         failed=listed.to_pylist(),
         num_failed=len(failed),
-        num_removed=len(images) - len(stored),
+        num_removed=num_removed,
         num_shards=num_shards,
         notes=tuple(f"The column {name} holds bytes and is not shown." for name in bytes_),
     )
@@ -135,7 +146,7 @@ def _are_stored(run: Run, files: pa.ChunkedArray) -> pa.Array:
         hash64(pa.array(list(page), pa.string()), 0) for page in run.store.pages(FOLDER.rstrip("/"))
     ]
     stored = np.concatenate([np.zeros(0, np.uint64), *pages])
-    wanted = hash64(files.combine_chunks().cast(pa.string()), 0)
+    wanted = hash64(pc.fill_null(files, "").combine_chunks().cast(pa.string()), 0)
     return pa.array(np.isin(wanted, stored))
 
 
@@ -148,40 +159,49 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
         context: what else the page is told.
     """
     table = rows.table
-    columns, constants = page_columns(table.drop_columns(_hidden(table)))
-    places = _thumb_places(table, thumbs, context.atlas_folder)
-    yield b'{"format":%d,"run":%s' % (FORMAT, _json(_run_values(rows, columns, places, context)))
-    yield b',"length":%d,"failed":%s' % (len(table), _json(list(rows.failed)))
+    yield b'{"format":%d,"length":%d,"failed":%s' % (FORMAT, len(table), _json(list(rows.failed)))
     for name in ("image_id", "sha256", "width", "height"):
         yield b',"%s":%s' % (name.encode(), _json(table.column(name).to_pylist()))
     values, codes = _codes(table.column("prompt"))
     yield b',"prompt":{"values":%s,"codes":%s}' % (_json(values), _json(codes))
     media_type = MEDIA_TYPES[rows.run.spec.images.format]
-    types = {"values": [media_type], "codes": [0] * len(table)}
-    yield b',"num_frames":null,"media_type":%s,"inputs":%s' % (_json(types), _json(_inputs(table)))
-    yield b',"constants":%s,"columns":[' % _json(constants)
-    for number, column in enumerate(columns):
-        yield (b"," if number else b"") + _json(column.as_dict())
-    yield b'],"thumbs":%s,"strips":null}' % _json(places)
+    types, inputs = {"values": [media_type], "codes": [0] * len(table)}, _inputs(table)
+    yield b',"num_frames":null,"media_type":%s,"inputs":%s' % (_json(types), _json(inputs))
+    names, constants = list[str](), dict[str, Any]()
+    yield b',"columns":['
+    for column in page_columns(table.select(_shown(table))):
+        constant = None if len(table) == 1 else column.constant
+        if constant is not None:
+            constants[column.name] = constant
+            continue
+        yield (b"," if names else b"") + _json(column.as_dict())
+        names.append(column.name)
+    yield b'],"constants":%s' % _json(constants)
+    places = _thumb_places(table, thumbs, context.atlas_folder)
+    yield b',"thumbs":%s,"strips":null' % _json(places)
+    about = _run_values(rows, names, places["atlas"].count(-1), context)
+    yield b',"run":%s}' % _json({**about, "has_inputs": inputs is not None})
 
 
-def _hidden(table: pa.Table) -> list[str]:
-    return [
+def _shown(table: pa.Table) -> list[str]:
+    """The columns that the page filters by, in the order in which people look for them."""
+    carried = [name for name in table.column_names if name not in METADATA_SCHEMA.names]
+    known = [
         name
-        for name in table.column_names
-        if name in NOT_SHOWN or name in ("inputs", *IMAGE_COLUMNS)
+        for name in METADATA_SCHEMA.names
+        if name in table.column_names and name not in {*NOT_SHOWN, *LAST, "inputs"}
     ]
+    return [*carried, *known, *LAST]
 
 
 def _run_values(
     rows: ReviewRows,
-    columns: Sequence[PageColumn],
-    places: Mapping[str, Any],
+    columns: Sequence[str],
+    without_thumb: int,
     context: PageContext,
 ) -> dict[str, Any]:
     run, wanted = rows.run, context.group_by or rows.run.spec.review.group_by
-    known = {column.name for column in columns} | DERIVED
-    without_thumb = places["atlas"].count(-1)
+    known = {*columns, *DERIVED}
     return {
         "name": run.spec.name,
         "url": run.url,
@@ -194,7 +214,6 @@ def _run_values(
         "read_only": context.read_only,
         "reviewer": context.reviewer,
         "group_by": wanted if wanted in known else None,
-        "has_inputs": bool(_inputs(rows.table)),
         "notes": [*context.notes, *_notes(rows, wanted, known, without_thumb)],
     }
 

@@ -8,7 +8,7 @@ new one. So nothing here is ever rewritten, and any process may add to it at any
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -63,6 +63,22 @@ class Thumbs:
     """Path -> the atlas, of each that an index names."""
     indexes: dict[str, tuple[Atlas, ...]] = field(default_factory=dict)
     """Path of an index that can be read -> the atlases that it names."""
+
+    def problems_of(self, images: Collection[ImageBytes]) -> dict[str, str]:
+        """The problems that keep thumbnails of some images from being found.
+
+        An atlas that is missing is none if all its images have other thumbnails, or were made again
+        since.
+        """
+        return {
+            path: why
+            for path, why in self.problems.items()
+            if path not in self.named
+            or any(
+                image in images and image not in self.places
+                for image in self.named[path].cells.values()
+            )
+        }
 
     def add(self, atlases: Sequence[Atlas]) -> None:
         """Add atlases that are stored."""

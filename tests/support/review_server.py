@@ -5,7 +5,7 @@ import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiohttp import web
@@ -85,8 +85,21 @@ class ReviewServer:
         self.port = runner.addresses[0][1]
         started.set()
         self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
+        self._loop.run_until_complete(self._end(runner))
         self._loop.close()
+
+    async def _end(self, runner: web.AppRunner) -> None:
+        """Cut all connections, as a kill does; aiohttp alone would wait for some of them."""
+        assert runner.server is not None
+        for connection in list(runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(runner.cleanup(), 2)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _app(self) -> web.Application:
         app = web.Application(client_max_size=2**26)

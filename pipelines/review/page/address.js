@@ -18,7 +18,8 @@
     for (const kind of filters.only) state.append("only", kind);
     for (const [name, chosen] of filters.values) {
       const column = rows.byName.get(name);
-      for (const code of chosen) state.append(code < 0 ? "without" : `is.${name}`, code < 0 ? name : column.values[code]);
+      for (const code of chosen)
+        state.append(code < 0 ? "without" : `is.${name}`, code < 0 ? name : column.values[code]);
     }
     for (const [name, [low, high]] of filters.ranges) {
       state.set(`in.${name}`, `${low === -Infinity ? "" : low}..${high === Infinity ? "" : high}`);
@@ -27,7 +28,8 @@
     if (order.group !== (rows.run.group_by ?? "")) state.set("group", order.group);
     if (order.closed) state.set("stacks", "closed");
     if (view.mode !== "grid") state.set("view", view.mode);
-    if (view.mode === "compare" || view.mode === "survey") state.set("of", NP.panes.images.map((i) => rows.imageId[i]).join(","));
+    if (view.mode === "compare" || view.mode === "survey")
+      state.set("of", NP.panes.images.map((i) => rows.imageId[i]).join(","));
     if (view.captions) state.set("captions", "1");
     if (view.current > 0 || view.mode !== "grid") state.set("at", rows.imageId[view.current] ?? "");
     return state.toString();
@@ -54,8 +56,10 @@
     filters.text = state.get("q") ?? "";
     for (const each of ["values", "ranges", "flags", "colours", "only"]) filters[each].clear();
     for (const flag of state.getAll("flag")) if (FLAGS.includes(flag)) filters.flags.add(FLAGS.indexOf(flag));
-    for (const colour of state.getAll("colour")) if (NP.COLOURS.includes(colour)) filters.colours.add(NP.COLOURS.indexOf(colour));
-    for (const kind of state.getAll("only")) if (["changed", "disagree", "comment"].includes(kind)) filters.only.add(kind);
+    for (const colour of state.getAll("colour"))
+      if (NP.COLOURS.includes(colour)) filters.colours.add(NP.COLOURS.indexOf(colour));
+    for (const kind of state.getAll("only"))
+      if (["changed", "disagree", "comment"].includes(kind)) filters.only.add(kind);
     filters.stars = NP.clamp(Math.trunc(number(state.get("stars") ?? "", 0)), 0, 5);
     readValues(state);
   }
@@ -90,7 +94,7 @@
 
   address.readFirst = () => {
     const isReload = performance.getEntriesByType("navigation")[0]?.type === "reload";
-    address.read(isReload ? kept() ?? location.hash.slice(1) : undefined);
+    address.read(isReload ? (kept() ?? location.hash.slice(1)) : undefined);
     update();
   };
 
@@ -103,7 +107,10 @@
     const at = rows.byId.get(state.get("at") ?? "");
     if (at !== undefined && view.place(at) >= 0) view.go(at, { keep: true });
     const mode = state.get("view") ?? "grid";
-    const images = (state.get("of") ?? "").split(",").map((id) => rows.byId.get(id)).filter((i) => i !== undefined);
+    const images = (state.get("of") ?? "")
+      .split(",")
+      .map((id) => rows.byId.get(id))
+      .filter((i) => i !== undefined);
     if ((mode === "compare" || mode === "survey") && images.length > 1) NP.panes.open(mode, images);
     else if (mode === "loupe" && view.current >= 0) view.setMode("loupe");
     else view.setMode("grid");
@@ -113,7 +120,8 @@
 
   const update = NP.later(() => {
     const hash = write();
-    if (hash !== location.hash.slice(1)) history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    if (hash !== location.hash.slice(1))
+      history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   }, 200);
 
   // Going from the grid to an image is a step that the browser's Back takes back.

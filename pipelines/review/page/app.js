@@ -38,7 +38,10 @@
     const [rowsAnswer, marksAnswer] = await Promise.all([fetch("api/rows"), fetch("api/marks")]);
     for (const answer of [rowsAnswer, marksAnswer]) {
       if (answer.ok) continue;
-      const words = await answer.json().then((said) => said.error, () => "");
+      const words = await answer.json().then(
+        (said) => said.error,
+        () => "",
+      );
       throw new Error(words || `The server answers ${answer.status}`);
     }
     return { rows: await rowsAnswer.json(), marks: await marksAnswer.json() };
@@ -65,7 +68,8 @@
   }
 
   function show(data) {
-    if (data.rows.format !== 1) throw new Error(`This page reads rows of format 1, not ${data.rows.format}: reload it`);
+    if (data.rows.format !== 1)
+      throw new Error(`This page reads rows of format 1, not ${data.rows.format}: reload it`);
     rows.fill(data.rows);
     if (NP.isStatic) {
       rows.run.reviewer = null;
@@ -76,6 +80,7 @@
     NP.markFacets.start(side);
     NP.facets.start(side);
     NP.bars.start();
+    NP.chips.start();
     NP.grid.start();
     NP.loupe.start();
     NP.panes.start();
@@ -102,7 +107,14 @@
     document.body.classList.remove("loading");
     const empty = NP.byId("empty");
     empty.hidden = false;
-    empty.replaceChildren(el("h2", { text: "The images cannot be shown" }), el("p", { text: error.message }), el("p", { class: "soft", text: NP.isStatic ? "" : "Is nightpress review still running? Open the address that it prints." }));
+    empty.replaceChildren(
+      el("h2", { text: "The images cannot be shown" }),
+      el("p", { text: error.message }),
+      el("p", {
+        class: "soft",
+        text: NP.isStatic ? "" : "Is nightpress review still running? Open the address that it prints.",
+      }),
+    );
     console.error(error);
   }
 

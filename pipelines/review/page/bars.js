@@ -9,7 +9,18 @@
   const parts = {};
 
   function button(name, words, act, more = {}) {
-    return el("button", { type: "button", class: "plain", title: words, "aria-label": words.split(" (")[0], on: { click: act }, ...more }, icon(name));
+    return el(
+      "button",
+      {
+        type: "button",
+        class: "plain",
+        title: words,
+        "aria-label": words.split(" (")[0],
+        on: { click: act },
+        ...more,
+      },
+      icon(name),
+    );
   }
 
   bars.isNarrow = () => matchMedia("(max-width: 760px)").matches;
@@ -50,20 +61,46 @@
   };
 
   function modeButtons() {
-    const open = { grid: () => view.setMode("grid"), loupe: () => view.setMode("loupe"), compare: () => NP.panes.open("compare"), survey: () => NP.panes.open("survey") };
+    const open = {
+      grid: () => view.setMode("grid"),
+      loupe: () => view.setMode("loupe"),
+      compare: () => NP.panes.open("compare"),
+      survey: () => NP.panes.open("survey"),
+    };
     const keys = { grid: "G", loupe: "E", compare: "C", survey: "N" };
     parts.modes = Object.keys(open).map((mode) =>
-      el("button", { type: "button", class: "plain", data: { mode }, title: `${mode[0].toUpperCase()}${mode.slice(1)} (${keys[mode]})`, "aria-label": mode[0].toUpperCase() + mode.slice(1), on: { click: open[mode] } }, icon(mode))
+      el(
+        "button",
+        {
+          type: "button",
+          class: "plain",
+          data: { mode },
+          title: `${mode[0].toUpperCase()}${mode.slice(1)} (${keys[mode]})`,
+          "aria-label": mode[0].toUpperCase() + mode.slice(1),
+          on: { click: open[mode] },
+        },
+        icon(mode),
+      ),
     );
     return el("div", { class: "modes", role: "group", "aria-label": "Ways of looking" }, ...parts.modes);
   }
 
   function searchField() {
-    parts.search = el("input", { id: "search", type: "search", placeholder: "Search prompts", "aria-label": "Search prompts", autocomplete: "off", spellcheck: "false" });
-    parts.search.addEventListener("input", NP.later(() => {
-      filters.text = parts.search.value;
-      NP.emit("filters", null);
-    }, 90));
+    parts.search = el("input", {
+      id: "search",
+      type: "search",
+      placeholder: "Search prompts",
+      "aria-label": "Search prompts",
+      autocomplete: "off",
+      spellcheck: "false",
+    });
+    parts.search.addEventListener(
+      "input",
+      NP.later(() => {
+        filters.text = parts.search.value;
+        NP.emit("filters", null);
+      }, 90),
+    );
     parts.search.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === "Escape") {
         event.preventDefault();
@@ -75,21 +112,57 @@
   }
 
   function buildTop() {
-    parts.filter = button("filter", "Filters (F)", () => bars.toggleFilters(), { "aria-expanded": true, "aria-controls": "filters" });
+    parts.filter = button("filter", "Filters (F)", () => bars.toggleFilters(), {
+      "aria-expanded": true,
+      "aria-controls": "filters",
+    });
     parts.name = el("h1", { class: "run-name", text: rows.run.name, title: rows.run.url ?? "" });
     parts.shown = el("span", { class: "shown", "aria-live": "polite" });
-    parts.saving = el("button", { type: "button", class: "saving", on: { click: () => NP.dialogs.saving() } });
-    parts.failed = el("button", { type: "button", class: "small-button failed", hidden: !rows.run.num_failed, text: `${NP.number(rows.run.num_failed || 0)} failed`, on: { click: () => NP.dialogs.failed() } });
-    parts.blind = el("button", { type: "button", class: "small-button blind", hidden: true, text: "Blind", title: "Hide the marks of others", "aria-pressed": false, on: { click: bars.toggleBlind } });
+    parts.saving = el("button", {
+      type: "button",
+      class: "saving",
+      on: { click: () => NP.dialogs.saving() },
+    });
+    parts.failed = el("button", {
+      type: "button",
+      class: "small-button failed",
+      hidden: !rows.run.num_failed,
+      text: `${NP.number(rows.run.num_failed || 0)} failed`,
+      on: { click: () => NP.dialogs.failed() },
+    });
+    parts.blind = el("button", {
+      type: "button",
+      class: "small-button blind",
+      hidden: true,
+      text: "Blind",
+      title: "Hide the marks of others",
+      "aria-pressed": false,
+      on: { click: bars.toggleBlind },
+    });
     top.replaceChildren(
-      parts.filter, el("div", { class: "run" }, parts.name, parts.shown, parts.failed), searchField(), modeButtons(), parts.blind, parts.saving,
+      parts.filter,
+      el("div", { class: "run" }, parts.name, parts.shown, parts.failed),
+      searchField(),
+      modeButtons(),
+      parts.blind,
+      parts.saving,
       button("theme", "Dark or light surround", bars.toggleTheme, { class: "plain theme" }),
-      el("button", { type: "button", class: "plain help", text: "?", title: "Keys (?)", "aria-label": "Keys", on: { click: () => NP.dialogs.keys() } })
+      el("button", {
+        type: "button",
+        class: "plain help",
+        text: "?",
+        title: "Keys (?)",
+        "aria-label": "Keys",
+        on: { click: () => NP.dialogs.keys() },
+      }),
     );
   }
 
   bars.toggleBlind = () => {
-    if (marks.isBlindForced) return;
+    if (marks.isBlindForced) {
+      NP.toast("This review is blind: what others say is not sent to this page");
+      return;
+    }
     marks.blind = !marks.blind;
     filters.only.delete("disagree");
     NP.toast(marks.blind ? "The marks of others are hidden" : "The marks of others are shown");
@@ -103,7 +176,14 @@
 
   function sortChoice() {
     const columns = rows.columns.map((column) => option(column.name, column.label));
-    parts.sort = el("select", { "aria-label": "Sort by" }, option("", "Plan order"), option("flag", "Flag"), option("stars", "Stars"), ...columns);
+    parts.sort = el(
+      "select",
+      { "aria-label": "Sort by" },
+      option("", "Plan order"),
+      option("flag", "Flag"),
+      option("stars", "Stars"),
+      ...columns,
+    );
     parts.sort.addEventListener("change", () => {
       order.by = parts.sort.value;
       order.descending = order.by === "stars" || rows.byName.get(order.by)?.name.startsWith("score");
@@ -120,7 +200,12 @@
 
   function groupChoice() {
     const columns = [...rows.groupOnly, ...rows.columns].filter((column) => column.kind === "category");
-    parts.group = el("select", { "aria-label": "Group by" }, option("", "Nothing"), ...columns.map((column) => option(column.name, column.label)));
+    parts.group = el(
+      "select",
+      { "aria-label": "Group by" },
+      option("", "Nothing"),
+      ...columns.map((column) => option(column.name, column.label)),
+    );
     parts.group.addEventListener("change", () => {
       order.group = parts.group.value;
       order.opened.clear();
@@ -144,24 +229,52 @@
     parts.tally = el("div", { class: "tally" });
     parts.bar = NP.markBar(() => view.targets());
     view.size = NP.clamp(rememberedSize(), 88, 560);
-    parts.size = el("input", { type: "range", min: 88, max: 560, step: 8, value: view.size, "aria-label": "Size of thumbnails" });
+    parts.size = el("input", {
+      type: "range",
+      min: 88,
+      max: 560,
+      step: 8,
+      value: view.size,
+      "aria-label": "Size of thumbnails",
+    });
     parts.size.addEventListener("input", () => bars.setSize(Number(parts.size.value)));
     const sort = sortChoice();
     const group = groupChoice();
     parts.undo = button("undo", "Undo (Ctrl+Z)", () => NP.undo());
-    bottom.append(parts.tally, parts.bar.node, parts.undo, el("div", { class: "orders" }, sort, parts.direction, group, parts.stacks, el("label", { class: "size" }, icon("grid"), parts.size)));
+    bottom.append(
+      parts.tally,
+      parts.bar.node,
+      parts.undo,
+      el(
+        "div",
+        { class: "orders" },
+        sort,
+        parts.direction,
+        group,
+        parts.stacks,
+        el("label", { class: "size" }, icon("grid"), parts.size),
+      ),
+    );
   }
 
   function drawTally() {
-    const selected = view.mode === "grid" && view.selected.size > 1 ? `${NP.number(view.selected.size)} selected` : "";
+    const selected =
+      view.mode === "grid" && view.selected.size > 1 ? `${NP.number(view.selected.size)} selected` : "";
     parts.tally.replaceChildren(
       el("span", { class: "tally-pick" }, icon("pick"), NP.number(marks.picked)),
       el("span", { class: "tally-reject" }, icon("reject"), NP.number(marks.rejected)),
       el("span", { class: "soft selected-count", text: selected }),
-      el("span", { class: "advance", title: "Caps Lock is on: each mark goes on to the next image", text: "Caps: goes on" })
+      el("span", {
+        class: "advance",
+        title: "Caps Lock is on: each mark goes on to the next image",
+        text: "Caps: goes on",
+      }),
     );
     parts.tally.setAttribute("role", "group");
-    parts.tally.setAttribute("aria-label", `${NP.plural(marks.picked, "image")} picked, ${marks.rejected} rejected${selected ? `, ${selected}` : ""}`);
+    parts.tally.setAttribute(
+      "aria-label",
+      `${NP.plural(marks.picked, "image")} picked, ${marks.rejected} rejected${selected ? `, ${selected}` : ""}`,
+    );
     parts.bar.draw();
     parts.undo.disabled = !marks.canUndo();
   }
@@ -179,35 +292,13 @@
     parts.stacks.setAttribute("aria-pressed", order.closed);
   }
 
-  function drawChips() {
-    const chips = filters.chips();
-    const box = NP.byId("chips");
-    const stale = view.stale();
-    box.hidden = !chips.length;
-    box.replaceChildren(
-      ...chips.map(({ words, remove }) => el("button", { type: "button", class: "chip", "aria-label": `Remove: ${words}`, on: { click: remove } }, el("span", { dir: "auto", text: words }), icon("reject"))),
-      chips.length > 1 ? el("button", { type: "button", class: "chip clear", text: "Clear all", on: { click: filters.clear } }) : "",
-      stale ? el("button", { type: "button", class: "chip stale", text: `${NP.plural(stale, "image")} marked since: refresh (R)`, on: { click: view.refresh } }) : ""
-    );
-  }
-
-  function drawEmpty() {
-    const empty = NP.byId("empty");
-    empty.hidden = view.list.length > 0;
-    if (!empty.hidden) empty.replaceChildren(...NP.emptyWords());
-  }
-
-  NP.emptyWords = () => {
-    if (!rows.length) return [el("h2", { text: "No images yet" }), el("p", { text: rows.run.complete ? "This run has no image that could be shown." : "The run has not stored an image yet. Reload the page later." })];
-    return [el("h2", { text: "No image fits these filters" }), el("button", { type: "button", class: "small-button", text: "Clear all filters", on: { click: filters.clear } })];
-  };
-
   function drawSaving() {
     const { delivery } = NP;
     const words = rows.run.read_only ? "Read-only" : delivery.words();
     parts.saving.textContent = words;
     parts.saving.dataset.tone = delivery.tone();
     parts.saving.classList.toggle("calm", !delivery.unsaved() && !NP.isStatic);
+    parts.saving.classList.toggle("exports", NP.isStatic);
   }
 
   let lastTone = "";
@@ -226,21 +317,29 @@
     buildBottom();
     drawSaving();
     drawMode();
-    NP.on("list", () => { drawShown(); drawEmpty(); drawChips(); });
+    NP.on("list", () => {
+      drawShown();
+    });
     NP.on("list current marks", NP.inFrame(drawTally));
-    NP.on("marks", NP.later(drawChips, 250));
-    NP.on("delivery", () => { drawSaving(); saySaving(); });
+    NP.on("delivery", () => {
+      drawSaving();
+      saySaving();
+    });
     NP.on("mode", drawMode);
     NP.on("marks", () => {
       parts.blind.hidden = !marks.others.size && !marks.isBlindForced;
       parts.blind.setAttribute("aria-pressed", marks.blind);
     });
     // On narrow windows the filters lie over the images: a touch beside them closes them.
-    NP.byId("main").addEventListener("pointerdown", (event) => {
-      if (!bars.isNarrow() || document.body.classList.contains("no-filters")) return;
-      event.preventDefault();
-      bars.toggleFilters(false);
-    }, { capture: true });
+    NP.byId("main").addEventListener(
+      "pointerdown",
+      (event) => {
+        if (!bars.isNarrow() || document.body.classList.contains("no-filters")) return;
+        event.preventDefault();
+        bars.toggleFilters(false);
+      },
+      { capture: true },
+    );
     NP.on("current list mode", () => document.body.classList.toggle("selecting", view.selected.size > 1));
     NP.pinchGrid(NP.byId("scroller"), (scale) => bars.setSize(view.size * scale));
   };

@@ -43,7 +43,9 @@
       store.session = rememberedSession();
       addEventListener("beforeunload", (event) => isLost && event.preventDefault());
       try {
-        return Object.keys(localStorage).filter((key) => key.startsWith(prefix)).flatMap(load);
+        return Object.keys(localStorage)
+          .filter((key) => key.startsWith(prefix))
+          .flatMap(load);
       } catch {
         isLost = true;
         return [];
@@ -71,7 +73,10 @@
     store.tone = () => (isLost ? "bad" : "");
     store.words = () => {
       if (isLost) return "This browser keeps no marks: export them before you close this page";
-      return kept.size ? "Marks are kept in this browser only" : "Marks will be kept in this browser only";
+      const count = store.all().length;
+      return count
+        ? `Only this browser has ${NP.plural(count, "mark")}: export`
+        : "Marks stay in this browser";
     };
 
     store.exported = (reviewer) => {

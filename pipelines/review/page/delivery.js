@@ -5,6 +5,7 @@
   const { rows } = NP;
   const MOST_IN_A_BATCH = 500;
   const LONGEST_BATCH = 400000; // letters
+  const MOST_WHEN_LEAVING = 30000; // letters; Chromium lets 64 KiB outlive a page, and refuses more
   const PAUSE_MS = 400;
   const LONGEST_WAIT_MS = 15000;
 
@@ -20,6 +21,7 @@
   let isSending = false;
   let failures = 0;
   let timer = 0;
+  let isLeaving = false; // the last request may outlive the page
   let isLost = false; // the browser refused to keep marks
 
   function newSession() {
@@ -48,7 +50,9 @@
 
   function storedKeys() {
     try {
-      return Object.keys(localStorage).filter((key) => key.startsWith(prefix)).sort();
+      return Object.keys(localStorage)
+        .filter((key) => key.startsWith(prefix))
+        .sort();
     } catch {
       return [];
     }
@@ -81,7 +85,13 @@
     prefix = `nightpress:${rows.run.id}:${rows.run.reviewer}:`;
     delivery.session = newSession();
     const leftovers = takeUpLeftovers();
-    addEventListener("pagehide", delivery.flush);
+    addEventListener("pagehide", () => {
+      isLeaving = true;
+      delivery.flush();
+    });
+    addEventListener("pageshow", () => {
+      isLeaving = false;
+    });
     addEventListener("online", delivery.retry);
     document.addEventListener("visibilitychange", () => document.hidden && delivery.flush());
     addEventListener("beforeunload", (event) => {
@@ -104,7 +114,8 @@
   delivery.refused = () => aside.reduce((count, batch) => count + batch.count, 0);
 
   delivery.keep = (made) => {
-    for (let from = 0; from < made.length; from += MOST_IN_A_BATCH) add(made.slice(from, from + MOST_IN_A_BATCH));
+    for (let from = 0; from < made.length; from += MOST_IN_A_BATCH)
+      add(made.slice(from, from + MOST_IN_A_BATCH));
     show();
     schedule(PAUSE_MS);
   };
@@ -168,10 +179,13 @@
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body,
-      keepalive: body.length < 60000,
+      keepalive: isLeaving && body.length < MOST_WHEN_LEAVING,
     });
     if (answer.ok) return { ok: true };
-    const words = await answer.json().then((said) => said.error, () => "");
+    const words = await answer.json().then(
+      (said) => said.error,
+      () => "",
+    );
     return { ok: false, code: answer.status, words };
   }
 
@@ -251,7 +265,12 @@
     return `Saving ${some}`;
   };
   delivery.tone = () => {
-    if (delivery.refused() || (isLost && delivery.unsaved()) || (delivery.status === "shut" && delivery.unsaved())) return "bad";
+    if (
+      delivery.refused() ||
+      (isLost && delivery.unsaved()) ||
+      (delivery.status === "shut" && delivery.unsaved())
+    )
+      return "bad";
     return delivery.unsaved() && delivery.status === "waiting" ? "warn" : "";
   };
 

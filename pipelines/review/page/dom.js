@@ -19,9 +19,11 @@ globalThis.NP = {};
   function setProperty(node, name, value) {
     if (value === undefined || value === null || value === false) return;
     if (name === "text") node.textContent = value;
-    else if (name === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
+    else if (name === "on")
+      for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
     else if (name === "data") Object.assign(node.dataset, value);
-    else if (name in node && ["value", "checked", "disabled", "hidden", "tabIndex"].includes(name)) node[name] = value;
+    else if (name in node && ["value", "checked", "disabled", "hidden", "tabIndex"].includes(name))
+      node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
 
@@ -96,12 +98,20 @@ globalThis.NP = {};
 
   // Whether the last touch of the page was by a finger.
   let lastPointer = "";
-  addEventListener("pointerdown", (event) => { lastPointer = event.pointerType; }, { capture: true, passive: true });
+  addEventListener(
+    "pointerdown",
+    (event) => {
+      lastPointer = event.pointerType;
+    },
+    { capture: true, passive: true },
+  );
   NP.isTouch = () => lastPointer === "touch";
 
   NP.stillMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
   // Random letters for names; also where the page is served without TLS to other machines.
   NP.randomHex = (bytes) =>
-    Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (b) => b.toString(16).padStart(2, "0")).join("");
+    Array.from(crypto.getRandomValues(new Uint8Array(bytes)), (b) => b.toString(16).padStart(2, "0")).join(
+      "",
+    );
 }

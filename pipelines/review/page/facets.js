@@ -11,21 +11,63 @@
   const OPEN_AT_FIRST = 6;
   const BARS = 32;
 
+  // Columns of every run, by their names in the metadata.
+  const SETTINGS = new Set([
+    "id",
+    "variant",
+    "negative_prompt",
+    "scheduler",
+    "num_inference_steps",
+    "guidance_scale",
+    "model",
+    "dtype",
+    "speed",
+    "mode",
+    "strength",
+    "size",
+    "width",
+    "height",
+    "loras",
+    "lora",
+    "lora_scale",
+    "controlnets",
+    "references",
+    "passes",
+    "parent",
+    "draw",
+    "draws",
+    "gate",
+  ]);
+
   const sections = []; // {column, node, body, update}
   const collator = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
   // A box to tick, with how many images it would show.
   facets.choice = ({ label, count, isChosen, mark, toggle, none }) => {
     const box = el("input", { type: "checkbox", checked: isChosen, on: { change: toggle } });
-    const name = el("span", { class: none ? "name none" : "name", dir: "auto", text: label, title: label.length > 24 ? label : null });
+    const name = el("span", {
+      class: none ? "name none" : "name",
+      dir: "auto",
+      text: label,
+      title: label.length > 24 ? label : null,
+    });
     const number = el("span", { class: "count", text: NP.number(count) });
-    return el("label", { class: count || isChosen ? "choice" : "choice zero" }, box, mark ?? null, name, number);
+    return el(
+      "label",
+      { class: count || isChosen ? "choice" : "choice zero" },
+      box,
+      mark ?? null,
+      name,
+      number,
+    );
   };
 
   function ordered(column, counts) {
     const codes = column.values.map((_, code) => code);
     if (column.numeric) return codes;
-    return codes.sort((a, b) => counts[b + 1] - counts[a + 1] || collator.compare(column.values[a], column.values[b]));
+    return codes.sort(
+      (a, b) => counts[b + 1] - counts[a + 1] || collator.compare(column.values[a], column.values[b]),
+    );
   }
 
   function valuesToShow(section, counts) {
@@ -51,11 +93,13 @@
         count: counts[code + 1],
         isChosen: chosen.has(code),
         toggle: () => filters.toggleValue(column.name, code),
-      })
+      }),
     );
     if (column.codes.includes(-1)) {
       const toggle = () => filters.toggleValue(column.name, -1);
-      nodes.push(facets.choice({ label: "none", none: true, count: counts[0], isChosen: chosen.has(-1), toggle }));
+      nodes.push(
+        facets.choice({ label: "none", none: true, count: counts[0], isChosen: chosen.has(-1), toggle }),
+      );
     }
     return { nodes, found, shown: visible.length };
   }
@@ -154,24 +198,36 @@
   }
 
   function readFields(section) {
-    const number = (field, otherwise) => (field.value.trim() === "" || Number.isNaN(Number(field.value)) ? otherwise : Number(field.value));
+    const number = (field, otherwise) =>
+      field.value.trim() === "" || Number.isNaN(Number(field.value)) ? otherwise : Number(field.value);
     filters.setRange(section.column.name, number(section.from, -Infinity), number(section.to, Infinity));
   }
 
   function rangeSection(section) {
     const { column } = section;
     section.extent = extent(column.values);
-    section.bars = el("div", { class: "bars", "aria-hidden": "true" }, ...Array.from({ length: BARS }, () => el("i")));
+    section.bars = el(
+      "div",
+      { class: "bars", "aria-hidden": "true" },
+      ...Array.from({ length: BARS }, () => el("i")),
+    );
     const slider = (words, value) =>
       el("input", {
-        type: "range", min: 0, max: 1000, value, "aria-label": `${column.label}: ${words}`,
+        type: "range",
+        min: 0,
+        max: 1000,
+        value,
+        "aria-label": `${column.label}: ${words}`,
         on: { input: NP.later(() => readSliders(section), 60) },
       });
     section.low = slider("lowest", 0);
     section.high = slider("highest", 1000);
     const field = (words, value) =>
       el("input", {
-        type: "text", inputmode: "decimal", placeholder: NP.figure(value), "aria-label": `${column.label}: ${words}`,
+        type: "text",
+        inputmode: "decimal",
+        placeholder: NP.figure(value),
+        "aria-label": `${column.label}: ${words}`,
         on: { change: () => readFields(section) },
       });
     section.from = field("from", section.extent[0]);
@@ -202,9 +258,11 @@
   };
 
   facets.start = (side) => {
-    // Columns of few values first: they are what one chooses by.
-    const few = (column) => (column.kind === "category" && column.values.length <= 60 ? 0 : 1);
-    const columns = rows.columns.slice().sort((a, b) => few(a) - few(b));
+    // What the manifest carries comes first, and of that columns of few values: they are what one chooses by.
+    const rank = (column) =>
+      (SETTINGS.has(column.name) ? 2 : 0) +
+      (column.kind === "category" && column.values.length <= 60 ? 0 : 1);
+    const columns = rows.columns.slice().sort((a, b) => rank(a) - rank(b));
     side.append(...columns.map(addSection));
     NP.on("list", facets.update);
   };

@@ -47,34 +47,51 @@
   };
 
   function knownHere(i) {
-    const list = [["Image", rows.imageId[i]], ["Size", `${rows.width[i]} × ${rows.height[i]}`]];
+    const list = [
+      ["Image", rows.imageId[i]],
+      ["Size", `${rows.width[i]} × ${rows.height[i]}`],
+    ];
     for (const column of rows.columns) {
       const text = rows.text(column, i);
       if (text && !column.derived) list.push([column.label, text]);
     }
-    for (const [name, value] of Object.entries(rows.constants)) if (value !== null && value !== "") list.push([name, String(value)]);
+    for (const [name, value] of Object.entries(rows.constants))
+      if (value !== null && value !== "") list.push([name, String(value)]);
     list.push(["SHA-256", rows.sha[i]]);
     return list;
   }
 
   function table(list) {
-    return el("dl", { class: "fact-list" }, ...list.flatMap(([label, value]) => [
-      el("dt", { text: String(label) }),
-      el("dd", { dir: "auto", text: value === null || value === undefined ? "–" : String(value) }),
-    ]));
+    return el(
+      "dl",
+      { class: "fact-list" },
+      ...list.flatMap(([label, value]) => [
+        el("dt", { text: String(label) }),
+        el("dd", { dir: "auto", text: value === null || value === undefined ? "–" : String(value) }),
+      ]),
+    );
   }
 
   function saveComment() {
     if (shown < 0 || !field) return;
     // Of control characters only line breaks and tabs are text.
-    const text = field.value.replace(/[^\P{Cc}\n\t]/gu, "").trim().slice(0, NP.LONGEST_COMMENT);
+    const text = field.value
+      .replace(/[^\P{Cc}\n\t]/gu, "")
+      .trim()
+      .slice(0, NP.LONGEST_COMMENT);
     if (text !== marks.own(shown, "comment")) marks.set([shown], "comment", text);
   }
 
   function makeComment(i) {
     field = el("textarea", {
-      id: "comment", rows: 2, maxlength: NP.LONGEST_COMMENT, dir: "auto", placeholder: "Comment (M)",
-      "aria-label": "Comment", value: marks.own(i, "comment"), disabled: rows.run.read_only,
+      id: "comment",
+      rows: 2,
+      maxlength: NP.LONGEST_COMMENT,
+      dir: "auto",
+      placeholder: "Comment (M)",
+      "aria-label": "Comment",
+      value: marks.own(i, "comment"),
+      disabled: rows.run.read_only,
     });
     field.addEventListener("change", saveComment);
     field.addEventListener("keydown", (event) => {
@@ -89,11 +106,17 @@
   }
 
   function othersNodes(i) {
-    return marks.ofOthers(i).map(({ reviewer, mark }) =>
-      el("div", { class: "remark" },
-        el("b", { text: reviewer }), el("span", { class: "soft", text: NP.inWords({ ...mark, comment: "" }) }),
-        mark.comment ? el("p", { dir: "auto", text: mark.comment }) : null)
-    );
+    return marks
+      .ofOthers(i)
+      .map(({ reviewer, mark }) =>
+        el(
+          "div",
+          { class: "remark" },
+          el("b", { text: reviewer }),
+          el("span", { class: "soft", text: NP.inWords({ ...mark, comment: "" }) }),
+          mark.comment ? el("p", { dir: "auto", text: mark.comment }) : null,
+        ),
+      );
   }
 
   function button(words, act) {
@@ -101,14 +124,41 @@
   }
 
   function headNodes(i) {
-    const close = el("button", { type: "button", class: "plain close", title: "Close (I)", "aria-label": "Close the facts", on: { click: () => facts.toggle(false) } }, icon("reject"));
-    const prompt = el("p", { class: "fact-prompt", dir: "auto", tabindex: 0, role: "group", "aria-label": "Prompt", text: rows.prompt(i) });
-    const buttons = el("div", { class: "fact-buttons" },
+    const close = el(
+      "button",
+      {
+        type: "button",
+        class: "plain close",
+        title: "Close (I)",
+        "aria-label": "Close the facts",
+        on: { click: () => facts.toggle(false) },
+      },
+      icon("reject"),
+    );
+    const prompt = el("p", {
+      class: "fact-prompt",
+      dir: "auto",
+      tabindex: 0,
+      role: "group",
+      "aria-label": "Prompt",
+      text: rows.prompt(i),
+    });
+    const buttons = el(
+      "div",
+      { class: "fact-buttons" },
       button("Copy prompt", () => copy(rows.prompt(i), "Prompt")),
       button("Copy as job", facts.copyJob),
-      button("Copy name", () => copy(rows.imageId[i], "Name")));
-    const notice = marks.changed.has(i) ? el("p", { class: "notice", text: `${NP.changedWords(i)}. Mark it again if that still holds.` }) : null;
-    return [el("div", { class: "fact-head" }, el("h2", { text: rows.imageId[i] }), close), notice, prompt, buttons];
+      button("Copy name", () => copy(rows.imageId[i], "Name")),
+    );
+    const notice = marks.changed.has(i)
+      ? el("p", { class: "notice", text: `${NP.changedWords(i)}. Mark it again if that still holds.` })
+      : null;
+    return [
+      el("div", { class: "fact-head" }, el("h2", { text: rows.imageId[i] }), close),
+      notice,
+      prompt,
+      buttons,
+    ];
   }
 
   function draw() {
@@ -134,8 +184,18 @@
   const fetchSoon = NP.later((i, list) => {
     if (shown !== i) return;
     fetchFacts(i).then(
-      (answer) => answer && shown === i && list.replaceChildren(table(answer.facts)),
-      () => shown === i && list.append(el("p", { class: "notice", text: "The server does not answer: these are the facts that the page has." }))
+      (answer) =>
+        answer &&
+        shown === i &&
+        list.replaceChildren(table(answer.facts.filter(([label]) => label !== "prompt"))),
+      () =>
+        shown === i &&
+        list.append(
+          el("p", {
+            class: "notice",
+            text: "The server does not answer: these are the facts that the page has.",
+          }),
+        ),
     );
   }, 120);
 

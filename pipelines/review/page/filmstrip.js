@@ -13,7 +13,12 @@
 
     function make() {
       const pic = el("div", { class: "pic" });
-      const cell = el("div", { class: "film" }, pic, el("span", { class: "flag" }, icon("pick"), icon("reject")));
+      const cell = el(
+        "div",
+        { class: "film" },
+        pic,
+        el("span", { class: "flag" }, icon("pick"), icon("reject")),
+      );
       cell.pic = pic;
       track.append(cell);
       return cell;
@@ -34,7 +39,10 @@
     const draw = () => {
       if (!node.clientWidth) return;
       const first = Math.max(0, Math.floor(node.scrollLeft / STEP) - BEYOND);
-      const last = Math.min(view.list.length, Math.ceil((node.scrollLeft + node.clientWidth) / STEP) + BEYOND);
+      const last = Math.min(
+        view.list.length,
+        Math.ceil((node.scrollLeft + node.clientWidth) / STEP) + BEYOND,
+      );
       const free = [];
       for (const [place, cell] of shown) {
         if (place >= first && place < last) continue;

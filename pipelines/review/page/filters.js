@@ -30,7 +30,9 @@
     const words = filters.words(filters.text);
     if (!words.length) return null;
     foldedPrompts ??= rows.prompts.values.map(folded);
-    const found = foldedPrompts.map((prompt) => words.every((each) => prompt.includes(each.text) === each.isWanted));
+    const found = foldedPrompts.map((prompt) =>
+      words.every((each) => prompt.includes(each.text) === each.isWanted),
+    );
     return (i) => found[rows.prompts.codes[i]];
   }
 
@@ -45,8 +47,13 @@
     const found = [];
     if (filters.flags.size) found.push({ key: "flags", passes: (i) => filters.flags.has(own.flag[i]) });
     if (filters.stars) found.push({ key: "stars", passes: (i) => own.stars[i] >= filters.stars });
-    if (filters.colours.size) found.push({ key: "colours", passes: (i) => filters.colours.has(own.colour[i]) });
-    const kinds = { changed: (i) => marks.changed.has(i), disagree: marks.disagree, comment: filters.isCommented };
+    if (filters.colours.size)
+      found.push({ key: "colours", passes: (i) => filters.colours.has(own.colour[i]) });
+    const kinds = {
+      changed: (i) => marks.changed.has(i),
+      disagree: marks.disagree,
+      comment: filters.isCommented,
+    };
     for (const kind of filters.only) found.push({ key: `only ${kind}`, passes: kinds[kind] });
     return found;
   }
@@ -134,11 +141,24 @@
   // [{words, remove}] of everything that narrows the view.
   filters.chips = () => {
     const chips = [];
-    const add = (words, remove) => chips.push({ words, remove: () => { remove(); NP.emit("filters", null); } });
-    if (filters.text.trim()) add(`“${NP.shorten(filters.text.trim(), 40)}”`, () => { filters.text = ""; });
+    const add = (words, remove) =>
+      chips.push({
+        words,
+        remove: () => {
+          remove();
+          NP.emit("filters", null);
+        },
+      });
+    if (filters.text.trim())
+      add(`“${NP.shorten(filters.text.trim(), 40)}”`, () => {
+        filters.text = "";
+      });
     const flagWords = ["Unmarked", "Picked", "Rejected"];
     for (const flag of filters.flags) add(flagWords[flag], () => filters.flags.delete(flag));
-    if (filters.stars) add(`${"★".repeat(filters.stars)} or more`, () => { filters.stars = 0; });
+    if (filters.stars)
+      add(`${"★".repeat(filters.stars)} or more`, () => {
+        filters.stars = 0;
+      });
     for (const colour of filters.colours) {
       add(colour ? `Label ${NP.COLOURS[colour]}` : "No label", () => filters.colours.delete(colour));
     }

@@ -34,7 +34,11 @@
     const boxWidth = grid.cellWidth - 2 * INSET;
     const boxHeight = Math.max(24, Math.round(boxWidth * tallest));
     grid.rowHeight = boxHeight + INSET + FOOT + (view.captions ? CAPTION : 0) + GAP;
-    if (measure.boxWidth !== boxWidth || measure.boxHeight !== boxHeight || measure.captions !== view.captions) {
+    if (
+      measure.boxWidth !== boxWidth ||
+      measure.boxHeight !== boxHeight ||
+      measure.captions !== view.captions
+    ) {
       measure = { boxWidth, boxHeight, captions: view.captions };
     }
     const lines = Math.ceil(view.list.length / grid.columns);
@@ -105,6 +109,27 @@
     sharpenSoon();
   };
 
+  const FLIGHT = 8; // pixels in a millisecond, some eight screens in a second
+  let lastTop = 0;
+  let lastTime = 0;
+
+  function onScroll() {
+    const now = performance.now();
+    const speed = Math.abs(scroller.scrollTop - lastTop) / Math.max(8, now - lastTime);
+    lastTop = scroller.scrollTop;
+    lastTime = now;
+    thumbs.isFlying = speed > FLIGHT;
+    grid.draw();
+    if (thumbs.isFlying) land();
+  }
+
+  // What flew by without pictures gets them where the grid comes to rest.
+  const land = NP.later(() => {
+    thumbs.isFlying = false;
+    for (const cell of grid.cells()) cell.image = -1;
+    grid.draw({ again: true });
+  }, 90);
+
   const sharpenSoon = NP.later(() => {
     if (view.mode !== "grid") return;
     const list = [];
@@ -168,7 +193,7 @@
 
   grid.start = () => {
     tallest = rows.tallest();
-    scroller.addEventListener("scroll", NP.inFrame(() => grid.draw()), { passive: true });
+    scroller.addEventListener("scroll", NP.inFrame(onScroll), { passive: true });
     new ResizeObserver(NP.inFrame(() => grid.rebuild({ centre: true }))).observe(scroller);
     node.addEventListener("pointerover", (event) => playHere(event.target.closest(".cell")));
     node.addEventListener("pointerleave", () => thumbs.stop());
@@ -233,7 +258,8 @@
       else if (event.shiftKey) view.go(cell.image, { extend: true });
       else if (event.ctrlKey || event.metaKey) view.toggle(cell.image);
       else view.go(cell.image);
-      if (NP.isTouch() && view.selected.size < 2 && !event.target.closest(".foot, .badge")) view.setMode("loupe");
+      if (NP.isTouch() && view.selected.size < 2 && !event.target.closest(".foot, .badge"))
+        view.setMode("loupe");
       grid.focus();
     });
     listenForLongPress();

@@ -11,9 +11,11 @@
 
   function follow(changes, word) {
     if (!changes) return;
-    NP.toast(`${word}: ${changes.length === 1 ? "1 mark" : `${NP.number(changes.length)} marks`}`, { seconds: 1.2 });
+    NP.toast(`${word}: ${changes.length === 1 ? "1 mark" : `${NP.number(changes.length)} marks`}`, {
+      seconds: 1.2,
+    });
     const { i } = changes[0];
-    if (view.place(i) >= 0) view.go(i, { keep: view.mode !== "grid" });
+    if (view.place(i) >= 0) view.go(i, { keep: view.mode !== "grid" || view.selected.has(i) });
   }
   NP.undo = () => follow(marks.undo(), "Undone");
   NP.redo = () => follow(marks.redo(), "Made again");
@@ -33,7 +35,8 @@
     const place = view.place(view.current) + by;
     const last = view.list.length - 1;
     if (Math.abs(by) > 1 && place < 0) return;
-    const isBelow = place > last && Math.floor((place - by) / NP.grid.columns) === Math.floor(last / NP.grid.columns);
+    const isBelow =
+      place > last && Math.floor((place - by) / NP.grid.columns) === Math.floor(last / NP.grid.columns);
     if (isBelow && Math.abs(by) > 1) return;
     view.move(by, { extend: event.shiftKey });
   }
@@ -47,7 +50,8 @@
 
   function end(toLast, event) {
     if (isPanes()) NP.panes.move(toLast ? 99 : -99);
-    else view.go(view.at(toLast ? view.list.length - 1 : 0), { extend: view.mode === "grid" && event.shiftKey });
+    else
+      view.go(view.at(toLast ? view.list.length - 1 : 0), { extend: view.mode === "grid" && event.shiftKey });
   }
 
   function leave() {
@@ -106,7 +110,8 @@
     z: toggleZoom,
     g: () => view.setMode("grid"),
     e: () => view.setMode("loupe"),
-    b: () => view.mode === "loupe" ? NP.loupe.toggleBefore() : (view.setMode("loupe"), NP.loupe.toggleBefore()),
+    b: () =>
+      view.mode === "loupe" ? NP.loupe.toggleBefore() : (view.setMode("loupe"), NP.loupe.toggleBefore()),
     i: () => NP.facts.toggle(),
     m: () => NP.facts.comment(),
     j: toggleCaptions,
@@ -161,7 +166,12 @@
     if (!pressed) return;
     setTimeout(() => {
       const { activeElement } = document;
-      if (activeElement === document.body || pressed.contains(activeElement) || activeElement.matches("input[type=checkbox]")) NP.focusView();
+      if (
+        activeElement === document.body ||
+        pressed.contains(activeElement) ||
+        activeElement.matches("input[type=checkbox]")
+      )
+        NP.focusView();
     }, 0);
   }
 

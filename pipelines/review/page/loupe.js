@@ -19,11 +19,25 @@
   // The picture that an image was made from, over its left part, up to a handle.
   function makeBefore() {
     const picture = el("img", { class: "before", alt: "", draggable: "false" });
-    const handle = el("div", {
-      class: "handle", role: "slider", tabindex: 0, "aria-label": "Before and after", "aria-valuemin": 0, "aria-valuemax": 100,
-    }, el("span", { class: "grip" }, icon("left"), icon("right")));
+    const handle = el(
+      "div",
+      {
+        class: "handle",
+        role: "slider",
+        tabindex: 0,
+        "aria-label": "Before and after",
+        "aria-valuemin": 0,
+        "aria-valuemax": 100,
+      },
+      el("span", { class: "grip" }, icon("left"), icon("right")),
+    );
     const choice = el("select", { class: "before-choice", "aria-label": "Which picture it was made from" });
-    const words = el("div", { class: "before-words", "aria-hidden": "true" }, el("span", { text: "Before" }), el("span", { text: "After" }));
+    const words = el(
+      "div",
+      { class: "before-words", "aria-hidden": "true" },
+      el("span", { text: "Before" }),
+      el("span", { text: "After" }),
+    );
     return { picture, handle, choice, words, share: 0.5, column: "" };
   }
 
@@ -34,7 +48,9 @@
     if (!isShown) return;
     const at = NP.clamp(left + width * before.share, 0, stage.node.clientWidth);
     Object.assign(before.picture.style, {
-      width: `${width}px`, height: `${height}px`, transform: `translate(${left}px, ${top}px)`,
+      width: `${width}px`,
+      height: `${height}px`,
+      transform: `translate(${left}px, ${top}px)`,
       clipPath: `inset(0 ${(1 - before.share) * 100}% 0 0)`,
     });
     before.handle.style.transform = `translateX(${at}px)`;
@@ -57,7 +73,8 @@
       handle.setPointerCapture(event.pointerId);
       handle.addEventListener("pointermove", follow);
     });
-    for (const name of ["pointerup", "pointercancel"]) handle.addEventListener(name, () => handle.removeEventListener("pointermove", follow));
+    for (const name of ["pointerup", "pointercancel"])
+      handle.addEventListener(name, () => handle.removeEventListener("pointermove", follow));
     handle.addEventListener("keydown", (event) => {
       const by = { ArrowLeft: -0.02, ArrowRight: 0.02, Home: -1, End: 1 }[event.key];
       if (by === undefined) return;
@@ -75,7 +92,9 @@
     const inputs = rows.inputsOf(view.current);
     if (!loupe.isComparing || !inputs.length) return;
     const chosen = inputs.find((each) => each.column === before.column) ?? inputs[0];
-    before.choice.replaceChildren(...inputs.map((each) => el("option", { value: each.column, text: each.label ?? each.column })));
+    before.choice.replaceChildren(
+      ...inputs.map((each) => el("option", { value: each.column, text: each.label ?? each.column })),
+    );
     before.choice.value = chosen.column;
     before.picture.src = rows.inputUrl(view.current, chosen.column);
     stage.draw();
@@ -92,7 +111,17 @@
   };
 
   function button(name, words, act) {
-    return el("button", { type: "button", class: "plain", title: words, "aria-label": words.split(" (")[0], on: { click: act } }, icon(name));
+    return el(
+      "button",
+      {
+        type: "button",
+        class: "plain",
+        title: words,
+        "aria-label": words.split(" (")[0],
+        on: { click: act },
+      },
+      icon(name),
+    );
   }
 
   function build() {
@@ -102,12 +131,44 @@
     place = el("span", { class: "place" });
     status = el("span", { class: "loupe-status" });
     loupe.beforeButton = button("before", "Before and after (B)", loupe.toggleBefore);
-    const tools = el("div", { class: "loupe-tools" },
-      loupe.beforeButton, button("zoom", "100% (Z)", () => stage.toggle()), button("info", "Facts (I)", () => NP.facts.toggle()));
-    const head = el("div", { class: "loupe-head" }, button("grid", "Back to the grid (G)", () => view.setMode("grid")), place, title, tools);
+    const tools = el(
+      "div",
+      { class: "loupe-tools" },
+      loupe.beforeButton,
+      button("zoom", "100% (Z)", () => stage.toggle()),
+      button("info", "Facts (I)", () => NP.facts.toggle()),
+    );
+    const head = el(
+      "div",
+      { class: "loupe-head" },
+      button("grid", "Back to the grid (G)", () => view.setMode("grid")),
+      place,
+      title,
+      tools,
+    );
     NP.bars.addHead(head);
-    const back = el("button", { type: "button", class: "step back", title: "Previous (←)", "aria-label": "Previous image", on: { click: () => view.move(-1) } }, icon("left"));
-    const on = el("button", { type: "button", class: "step on", title: "Next (→)", "aria-label": "Next image", on: { click: () => view.move(1) } }, icon("right"));
+    const back = el(
+      "button",
+      {
+        type: "button",
+        class: "step back",
+        title: "Previous (←)",
+        "aria-label": "Previous image",
+        on: { click: () => view.move(-1) },
+      },
+      icon("left"),
+    );
+    const on = el(
+      "button",
+      {
+        type: "button",
+        class: "step on",
+        title: "Next (→)",
+        "aria-label": "Next image",
+        on: { click: () => view.move(1) },
+      },
+      icon("right"),
+    );
     const body = el("div", { class: "loupe-body" }, stage.node, back, on);
     node.append(body, el("div", { class: "loupe-foot" }, status, bar.node), strip.node);
   }
@@ -115,7 +176,8 @@
   function statusWords() {
     const words = [];
     if (marks.changed.has(view.current)) words.push(NP.changedWords(view.current));
-    for (const { reviewer, mark } of marks.ofOthers(view.current)) words.push(`${reviewer}: ${NP.inWords(mark)}`);
+    for (const { reviewer, mark } of marks.ofOthers(view.current))
+      words.push(`${reviewer}: ${NP.inWords(mark)}`);
     return words.join(" · ");
   }
 
@@ -155,7 +217,9 @@
     preloadSoon();
     const i = view.current;
     const said = NP.inWords(marks.of(i));
-    NP.say(`${view.place(i) + 1} of ${view.list.length}: ${NP.shorten(rows.prompt(i), 120)}${said ? `, ${said}` : ""}`);
+    NP.say(
+      `${view.place(i) + 1} of ${view.list.length}: ${NP.shorten(rows.prompt(i), 120)}${said ? `, ${said}` : ""}`,
+    );
   }
 
   loupe.toggleZoom = () => stage.toggle();
@@ -169,7 +233,9 @@
     listenToHandle();
     build();
     NP.on("current list", onCurrent);
-    NP.on("marks", () => { draw(); });
+    NP.on("marks", () => {
+      draw();
+    });
     NP.on("mode", () => {
       node.hidden = view.mode !== "loupe";
       if (node.hidden) loupe.zoom.fit();

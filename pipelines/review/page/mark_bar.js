@@ -12,21 +12,51 @@
       NP.mark(field, isOn ? 0 : code, targets());
     };
     const flag = (name, code, words) =>
-      el("button", { type: "button", class: `flag-button ${name}`, title: words, "aria-label": words.split(" (")[0], on: { click: press("flag", code) } }, icon(name));
+      el(
+        "button",
+        {
+          type: "button",
+          class: `flag-button ${name}`,
+          title: words,
+          "aria-label": words.split(" (")[0],
+          on: { click: press("flag", code) },
+        },
+        icon(name),
+      );
     const flags = [flag("pick", 1, "Pick (P)"), flag("reject", 2, "Reject (X)")];
     const stars = [1, 2, 3, 4, 5].map((n) =>
-      el("button", { type: "button", class: "star", text: "★", title: `${NP.plural(n, "star")} (${n})`, "aria-label": NP.plural(n, "star"), on: { click: () => pressStar(n) } })
+      el("button", {
+        type: "button",
+        class: "star",
+        text: "★",
+        title: `${NP.plural(n, "star")} (${n})`,
+        "aria-label": NP.plural(n, "star"),
+        on: { click: () => pressStar(n) },
+      }),
     );
     const pressStar = (n) => {
       const [first] = targets();
       if (first !== undefined) NP.mark("stars", marks.own(first, "stars") === n ? 0 : n, targets());
     };
     const colours = NP.COLOURS.slice(1).map((name, k) =>
-      el("button", { type: "button", class: "swatch", data: { colour: name }, title: k < 4 ? `Label ${name} (${k + 6})` : `Label ${name}`, "aria-label": `Label ${name}`, on: { click: press("colour", k + 1) } })
+      el("button", {
+        type: "button",
+        class: "swatch",
+        data: { colour: name },
+        title: k < 4 ? `Label ${name} (${k + 6})` : `Label ${name}`,
+        "aria-label": `Label ${name}`,
+        on: { click: press("colour", k + 1) },
+      }),
     );
-    const group = (words, kind, nodes) => el("div", { class: `mark-group ${kind}`, role: "group", "aria-label": words }, ...nodes);
-    const node = el("div", { class: isSmall ? "mark-bar small" : "mark-bar" },
-      group("Flag", "flags", flags), group("Stars", "stars-group", stars), group("Colour label", "colours", colours));
+    const group = (words, kind, nodes) =>
+      el("div", { class: `mark-group ${kind}`, role: "group", "aria-label": words }, ...nodes);
+    const node = el(
+      "div",
+      { class: isSmall ? "mark-bar small" : "mark-bar" },
+      group("Flag", "flags", flags),
+      group("Stars", "stars-group", stars),
+      group("Colour label", "colours", colours),
+    );
 
     const draw = () => {
       const [first] = targets();
@@ -37,7 +67,8 @@
         button.setAttribute("aria-pressed", k + 1 === mark.stars);
       });
       colours.forEach((button, k) => button.setAttribute("aria-pressed", mark.colour === k + 1));
-      for (const button of [...flags, ...stars, ...colours]) button.disabled = first === undefined || NP.rows.run.read_only;
+      for (const button of [...flags, ...stars, ...colours])
+        button.disabled = first === undefined || NP.rows.run.read_only;
     };
     return { node, draw };
   };
@@ -54,6 +85,7 @@
   // Marks images, says so, and goes on to the next where that is wanted.
   NP.mark = (field, code, images = view.targets(), { advance = false } = {}) => {
     if (!images.length) return;
+    view.stayHere();
     const count = marks.set(images, field, code);
     if (NP.rows.run.read_only) return;
     if (count) NP.toast(words(field, code, images.length), { seconds: 1.2 });

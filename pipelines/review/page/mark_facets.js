@@ -4,8 +4,16 @@
   const { rows, marks, filters, facets, el, icon } = NP;
   let nodes;
 
-  const FLAG_WORDS = [[1, "Picked", "pick"], [2, "Rejected", "reject"], [0, "Unmarked", "none"]];
-  const KINDS = [["changed", "Changed since marked", "changed"], ["disagree", "Disagreement", "compare"], ["comment", "Commented", "comment"]];
+  const FLAG_WORDS = [
+    [1, "Picked", "pick"],
+    [2, "Rejected", "reject"],
+    [0, "Unmarked", "none"],
+  ];
+  const KINDS = [
+    ["changed", "Changed since marked", "changed"],
+    ["disagree", "Disagreement", "compare"],
+    ["comment", "Commented", "comment"],
+  ];
 
   function flagCounts() {
     const { flag } = marks.arrays();
@@ -16,8 +24,14 @@
 
   function kindCount(kind) {
     let count = 0;
-    const has = { changed: (i) => marks.changed.has(i), disagree: marks.disagree, comment: filters.isCommented }[kind];
-    filters.eachBut(`only ${kind}`, (i) => { if (has(i)) count++; });
+    const has = {
+      changed: (i) => marks.changed.has(i),
+      disagree: marks.disagree,
+      comment: filters.isCommented,
+    }[kind];
+    filters.eachBut(`only ${kind}`, (i) => {
+      if (has(i)) count++;
+    });
     return count;
   }
 
@@ -29,14 +43,19 @@
 
   function drawFlags() {
     const counts = flagCounts();
-    const focused = document.activeElement?.closest?.("#flag-choices .choice")?.textContent.replace(/[\d,]+$/, "");
+    const focused = document.activeElement
+      ?.closest?.("#flag-choices .choice")
+      ?.textContent.replace(/[\d,]+$/, "");
     nodes.flags.replaceChildren(
       ...FLAG_WORDS.map(([flag, label, name]) =>
         facets.choice({
-          label, count: counts[flag], mark: signed(name), isChosen: filters.flags.has(flag),
+          label,
+          count: counts[flag],
+          mark: signed(name),
+          isChosen: filters.flags.has(flag),
           toggle: () => filters.toggle(filters.flags, flag),
-        })
-      )
+        }),
+      ),
     );
     if (!focused) return;
     const again = [...nodes.flags.children].find((each) => each.textContent.startsWith(focused));
@@ -50,10 +69,13 @@
         .filter(({ kind, count }) => count || filters.only.has(kind))
         .map(({ kind, label, name, count }) =>
           facets.choice({
-            label, count, mark: signed(name), isChosen: filters.only.has(kind),
+            label,
+            count,
+            mark: signed(name),
+            isChosen: filters.only.has(kind),
             toggle: () => filters.toggle(filters.only, kind),
-          })
-        )
+          }),
+        ),
     );
   }
 
@@ -65,18 +87,26 @@
   function makeStars() {
     return [1, 2, 3, 4, 5].map((stars) =>
       el("button", {
-        type: "button", class: "star", text: "★", title: `${NP.plural(stars, "star")} or more`,
-        "aria-label": `${NP.plural(stars, "star")} or more`, on: { click: () => setStars(stars) },
-      })
+        type: "button",
+        class: "star",
+        text: "★",
+        title: `${NP.plural(stars, "star")} or more`,
+        "aria-label": `${NP.plural(stars, "star")} or more`,
+        on: { click: () => setStars(stars) },
+      }),
     );
   }
 
   function makeColours() {
     return NP.COLOURS.slice(1).map((name, k) =>
       el("button", {
-        type: "button", class: "swatch", data: { colour: name }, title: `Label ${name}`, "aria-label": `Label ${name}`,
+        type: "button",
+        class: "swatch",
+        data: { colour: name },
+        title: `Label ${name}`,
+        "aria-label": `Label ${name}`,
         on: { click: () => filters.toggle(filters.colours, k + 1) },
-      })
+      }),
     );
   }
 
@@ -99,13 +129,17 @@
         colours: makeColours(),
       };
       const line = el(
-        "div", { class: "mark-line" },
+        "div",
+        { class: "mark-line" },
         el("div", { class: "star-choice", role: "group", "aria-label": "Stars, at least" }, ...nodes.stars),
-        el("div", { class: "colour-choice", role: "group", "aria-label": "Colour labels" }, ...nodes.colours)
+        el("div", { class: "colour-choice", role: "group", "aria-label": "Colour labels" }, ...nodes.colours),
       );
       side.append(el("section", { class: "facet marks" }, nodes.flags, line, nodes.kinds));
       NP.on("list", draw);
-      NP.on("marks", NP.later(() => rows.length && draw(), 120));
+      NP.on(
+        "marks",
+        NP.later(() => rows.length && draw(), 120),
+      );
     },
   };
 }

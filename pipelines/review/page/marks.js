@@ -12,13 +12,23 @@
 
   marks.start = () => {
     const { length } = rows;
-    own = { flag: new Uint8Array(length), stars: new Uint8Array(length), colour: new Uint8Array(length), comment: new Map() };
+    own = {
+      flag: new Uint8Array(length),
+      stars: new Uint8Array(length),
+      colour: new Uint8Array(length),
+      comment: new Map(),
+    };
     counters = new Float64Array(length * NP.FIELDS.length);
     disagreeing = new Uint8Array(length);
   };
 
-  marks.own = (i, field) => (field === "comment" ? own.comment.get(i) ?? "" : own[field][i]);
-  marks.of = (i) => ({ flag: own.flag[i], stars: own.stars[i], colour: own.colour[i], comment: own.comment.get(i) ?? "" });
+  marks.own = (i, field) => (field === "comment" ? (own.comment.get(i) ?? "") : own[field][i]);
+  marks.of = (i) => ({
+    flag: own.flag[i],
+    stars: own.stars[i],
+    colour: own.colour[i],
+    comment: own.comment.get(i) ?? "",
+  });
   marks.arrays = () => own;
   marks.isMarked = (i) => own.flag[i] || own.stars[i] || own.colour[i] || own.comment.has(i);
 
@@ -84,7 +94,8 @@
     let came = 0;
     for (const mark of list) {
       if (mark.counter > marks.clock) marks.clock = mark.counter;
-      if (mark.reviewer === undefined || mark.reviewer === rows.run.reviewer) came += receiveOwn(mark) ? 1 : 0;
+      if (mark.reviewer === undefined || mark.reviewer === rows.run.reviewer)
+        came += receiveOwn(mark) ? 1 : 0;
       else receiveOther(mark);
     }
     for (const i of marks.changed.keys()) if (wasMarkedSince(i)) marks.changed.delete(i);
@@ -182,7 +193,9 @@
   const MOST_KEPT = 1000;
   const historyKey = () => `nightpress-undo:${rows.run.id}`;
   marks.keepHistory = () => {
-    const steps = past.slice(-MOST_KEPT).map((step) => step.map((each) => [rows.imageId[each.i], each.field, each.before, each.after]));
+    const steps = past
+      .slice(-MOST_KEPT)
+      .map((step) => step.map((each) => [rows.imageId[each.i], each.field, each.before, each.after]));
     try {
       sessionStorage.setItem(historyKey(), JSON.stringify(steps));
     } catch {
@@ -197,7 +210,12 @@
       return;
     }
     for (const step of steps) {
-      const changes = step.map(([id, field, before, after]) => ({ i: rows.byId.get(id), field, before, after }));
+      const changes = step.map(([id, field, before, after]) => ({
+        i: rows.byId.get(id),
+        field,
+        before,
+        after,
+      }));
       if (changes.every(({ i }) => i !== undefined)) past.push(changes);
     }
   };

@@ -10,7 +10,9 @@
   function ranks(values) {
     const sorted = values.map((_, code) => code).sort((a, b) => collator.compare(values[a], values[b]));
     const found = new Float64Array(values.length);
-    sorted.forEach((code, rank) => { found[code] = rank; });
+    sorted.forEach((code, rank) => {
+      found[code] = rank;
+    });
     return found;
   }
 

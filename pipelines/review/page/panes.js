@@ -17,7 +17,10 @@
   function chosen(mode) {
     const selected = [...view.selected].sort((a, b) => view.place(a) - view.place(b));
     if (selected.length > MOST[mode]) {
-      NP.toast(`${mode === "compare" ? "Compare" : "Survey"} shows at most ${MOST[mode]}: the first of ${selected.length} selected`, { seconds: 5 });
+      NP.toast(
+        `${mode === "compare" ? "Compare" : "Survey"} shows at most ${MOST[mode]}: the first of ${selected.length} selected`,
+        { seconds: 5 },
+      );
     }
     if (selected.length > 1) return selected.slice(0, MOST[mode]);
     const place = view.place(view.current);
@@ -66,10 +69,25 @@
     stage.onTap = () => activate(i);
     stage.show(i);
     const bar = NP.markBar(() => [i], { isSmall: true });
-    const away = el("button", { type: "button", class: "plain away", title: "Take away (/)", "aria-label": "Take away", on: { click: () => panes.remove(i) } }, icon("reject"));
+    const away = el(
+      "button",
+      {
+        type: "button",
+        class: "plain away",
+        title: "Take away (/)",
+        "aria-label": "Take away",
+        on: { click: () => panes.remove(i) },
+      },
+      icon("reject"),
+    );
     const name = el("span", { class: "pane-name", dir: "auto", text: paneName(i) });
     const foot = el("div", { class: "pane-foot" }, name, bar.node, away);
-    const pane = el("div", { class: "pane", role: "group", "aria-label": NP.shorten(rows.prompt(i), 120) }, stage.node, foot);
+    const pane = el(
+      "div",
+      { class: "pane", role: "group", "aria-label": NP.shorten(rows.prompt(i), 120) },
+      stage.node,
+      foot,
+    );
     pane.addEventListener("pointerdown", () => activate(i));
     return { node: pane, stage, bar, i };
   }
@@ -82,7 +100,8 @@
     for (const column of columns) {
       if (words.length === 3) break;
       const all = new Set(panes.images.map((each) => rows.text(column, each)));
-      if (all.size > 1) words.push(column.numeric ? `${column.label} ${rows.text(column, i)}` : rows.text(column, i));
+      if (all.size > 1)
+        words.push(column.numeric ? `${column.label} ${rows.text(column, i)}` : rows.text(column, i));
     }
     return words.filter(Boolean).join(" · ") || rows.imageId[i];
   }
@@ -109,9 +128,24 @@
   function draw() {
     if (!made.length) return;
     const isCompare = view.mode === "compare";
-    const words = el("span", { text: `${isCompare ? "Compare" : "Survey"}: ${NP.plural(made.length, "image")}` });
-    const hint = el("span", { class: "soft hint", text: isCompare ? "zoom and pan move all of them" : "/ or × takes an image away" });
-    const back = el("button", { type: "button", class: "plain", title: "Back to the grid (G)", "aria-label": "Back to the grid", on: { click: () => view.setMode("grid") } }, icon("grid"));
+    const words = el("span", {
+      text: `${isCompare ? "Compare" : "Survey"}: ${NP.plural(made.length, "image")}`,
+    });
+    const hint = el("span", {
+      class: "soft hint",
+      text: isCompare ? "zoom and pan move all of them" : "/ or × takes an image away",
+    });
+    const back = el(
+      "button",
+      {
+        type: "button",
+        class: "plain",
+        title: "Back to the grid (G)",
+        "aria-label": "Back to the grid",
+        on: { click: () => view.setMode("grid") },
+      },
+      icon("grid"),
+    );
     head.replaceChildren(back, words, hint);
     for (const each of made) {
       each.node.classList.toggle("current", each.i === view.current);

@@ -71,7 +71,10 @@
       strips: answer.strips,
       mediaType: answer.media_type,
       images: answer.images,
-      inputs: (answer.inputs ?? []).map((each) => ({ ...each, has: each.rows === "all" ? null : new Set(each.rows) })),
+      inputs: (answer.inputs ?? []).map((each) => ({
+        ...each,
+        has: each.rows === "all" ? null : new Set(each.rows),
+      })),
       groupOnly: [],
     });
     rows.columns = answer.columns.map(prepared);
@@ -93,9 +96,9 @@
     return NP.isStatic ? null : `image/${encodeURIComponent(rows.imageId[i])}?v=${rows.sha[i]}`;
   };
   rows.isVideo = (i) => Boolean(rows.mediaType?.values[rows.mediaType.codes[i]]?.startsWith("video/"));
-  rows.inputsOf = (i) => (NP.isStatic ? [] : rows.inputs.filter((each) => each.has === null || each.has.has(i)));
-  rows.inputUrl = (i, column) =>
-    `input/${encodeURIComponent(rows.imageId[i])}/${encodeURIComponent(column)}`;
+  rows.inputsOf = (i) =>
+    NP.isStatic ? [] : rows.inputs.filter((each) => each.has === null || each.has.has(i));
+  rows.inputUrl = (i, column) => `input/${encodeURIComponent(rows.imageId[i])}/${encodeURIComponent(column)}`;
 
   // How high pictures are for their width: the box of a tile fits nearly all of them.
   rows.tallest = () => {
@@ -105,5 +108,4 @@
     }).sort((a, b) => a - b);
     return NP.clamp(ratios[Math.floor(ratios.length * 0.95)] ?? 1, 0.5, 1.25);
   };
-
 }

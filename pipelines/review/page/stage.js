@@ -88,7 +88,8 @@
       picture.onerror = () => {
         if (this.image !== i) return;
         this.node.classList.add("missing");
-        this.node.dataset.word = "The picture cannot be loaded: it was removed or made again. Reload the page.";
+        this.node.dataset.word =
+          "The picture cannot be loaded: it was removed or made again. Reload the page.";
       };
       picture.src = url;
     }
@@ -110,7 +111,11 @@
       const [width, height] = [fitWidth * scale, fitHeight * scale];
       const left = offset(this.node.clientWidth, width, x);
       const top = offset(this.node.clientHeight, height, y);
-      Object.assign(this.frame.style, { width: `${width}px`, height: `${height}px`, transform: `translate(${left}px, ${top}px)` });
+      Object.assign(this.frame.style, {
+        width: `${width}px`,
+        height: `${height}px`,
+        transform: `translate(${left}px, ${top}px)`,
+      });
       thumbs.show(this.under, this.image, width, height);
       const share = scale / this.whole();
       this.frame.classList.toggle("pixels", share >= 2.5 && !this.zoom.isFitted);
@@ -124,7 +129,9 @@
     zoomAt(scale, clientX, clientY) {
       const box = this.frame.getBoundingClientRect();
       const stage = this.node.getBoundingClientRect();
-      const [px, py] = [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((p) => NP.clamp(p, 0, 1));
+      const [px, py] = [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((p) =>
+        NP.clamp(p, 0, 1),
+      );
       const next = NP.clamp(scale, 1, Math.max(1, this.whole() * LARGEST));
       const [fitWidth, fitHeight] = this.fitted();
       const x = px - (clientX - stage.left - stage.width / 2) / (fitWidth * next);

@@ -12,47 +12,61 @@
   // The longer side of a thumbnail, in its own pixels: small images are not enlarged.
   const sideOfThumb = (i) => Math.min(cellSide(), Math.max(rows.width[i], rows.height[i]));
 
-  // The side at which to show the cell of image `i` for its picture to cover a node of this size, whichever way
-  // the sides of the thumbnail were rounded.
-  function sideOfCell(i, width, height) {
+  // Where the thumbnail of image `i` lies in its cell, in whole pixels: [left, top, width, height].
+  function placeInCell(i) {
     const share = sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]);
-    const across = Math.max(1, Math.floor(rows.width[i] * share));
-    const down = Math.max(1, Math.floor(rows.height[i] * share));
-    return cellSide() * Math.max((width + 0.5) / across, (height + 0.5) / down);
+    const [across, down] = [rows.width, rows.height].map((sides) =>
+      Math.max(1, Math.round(sides[i] * share)),
+    );
+    return [(cellSide() - across) >> 1, (cellSide() - down) >> 1, across, down];
   }
+
+  // The edge of a thumbnail is left out, since browsers mix it with what lies beside: half a pixel, and one more
+  // where the neighbour is another picture, whose colours WebP lets run a pixel far.
+  const withoutEdge = (pixels) => Math.max(1, pixels - (pixels === cellSide() ? 3 : 1));
 
   function showCell(node, i, sheet, atlas, cell, width, height) {
     const { columns, rows: lines } = { ...whole, ...sheet };
-    const side = sideOfCell(i, width, height);
-    const left = (cell % columns) * side + (side - width) / 2;
-    const top = Math.floor(cell / columns) * side + (side - height) / 2;
+    const [left, top, across, down] = placeInCell(i);
+    const scale = Math.max(width / withoutEdge(across), height / withoutEdge(down));
+    const x = ((cell % columns) * cellSide() + left + across / 2) * scale - width / 2;
+    const y = (Math.floor(cell / columns) * cellSide() + top + down / 2) * scale - height / 2;
+    const side = cellSide() * scale;
     node.style.backgroundImage = `url("${sheet.atlases[atlas].replace(/["\\\n]/g, encodeURIComponent)}")`;
     node.style.backgroundSize = `${columns * side}px ${lines * side}px`;
-    node.style.backgroundPosition = `${-left}px ${-top}px`;
+    node.style.backgroundPosition = `${-x}px ${-y}px`;
   }
 
   // Atlases that could not be loaded: their images are shown whole instead.
   const probed = new Set();
+  const loaded = new Set();
   const missing = new Set();
   function probe(atlas) {
     if (probed.has(atlas)) return;
     probed.add(atlas);
     const image = new Image();
     image.onerror = () => {
-      if (!missing.size) NP.toast("Some thumbnails are missing: whole pictures are loaded in their place", { seconds: 6 });
+      if (!missing.size)
+        NP.toast("Some thumbnails are missing: whole pictures are loaded in their place", { seconds: 6 });
       missing.add(atlas);
       NP.emit("atlas", null);
     };
+    image.onload = () => loaded.add(atlas);
     image.src = rows.thumbs.atlases[atlas];
   }
 
   thumbs.has = (i) => Boolean(rows.thumbs) && rows.thumbs.atlas[i] >= 0 && !missing.has(rows.thumbs.atlas[i]);
 
-  // Shows the thumbnail of image `i` in a node of this size, in CSS pixels.
+  // Shows the thumbnail of image `i` in a node of this size, in CSS pixels. While the grid flies by, atlases that
+  // are not there yet are not asked for: they would keep back those of the place where it comes to rest.
+  thumbs.isFlying = false;
   thumbs.show = (node, i, width, height) => {
     node.style.width = `${width}px`;
     node.style.height = `${height}px`;
-    if (thumbs.has(i)) {
+    if (thumbs.has(i) && thumbs.isFlying && !loaded.has(rows.thumbs.atlas[i])) {
+      node.style.backgroundImage = "";
+      node.classList.remove("bare");
+    } else if (thumbs.has(i)) {
       probe(rows.thumbs.atlas[i]);
       showCell(node, i, rows.thumbs, rows.thumbs.atlas[i], rows.thumbs.cell[i], width, height);
       node.classList.remove("bare");
@@ -121,7 +135,10 @@
       loadNext();
     };
     image.src = rows.url(i);
-    image.decode().then(() => done(true), () => done(false));
+    image.decode().then(
+      () => done(true),
+      () => done(false),
+    );
   }
 
   thumbs.sharpen = (list) => {

@@ -63,8 +63,8 @@
           class: "other",
           data: { flag: NP.FLAGS[mark.flag] },
           text: reviewer.slice(0, 2).toUpperCase() + (mark.stars && !mark.flag ? mark.stars : ""),
-        })
-      )
+        }),
+      ),
     );
   }
 

@@ -4,7 +4,11 @@
   const FAR = 56; // CSS pixels of a swipe
   const TAP = 8;
 
-  const middle = (points) => points.reduce((sum, p) => ({ x: sum.x + p.x / points.length, y: sum.y + p.y / points.length }), { x: 0, y: 0 });
+  const middle = (points) =>
+    points.reduce((sum, p) => ({ x: sum.x + p.x / points.length, y: sum.y + p.y / points.length }), {
+      x: 0,
+      y: 0,
+    });
   const spread = ([a, b]) => Math.hypot(a.x - b.x, a.y - b.y);
 
   // Which way a finger went: "left", "right", "up", "down", or "" for not far enough.
@@ -68,7 +72,9 @@
     end(event) {
       if (!this.down.delete(event.pointerId) || this.down.size) return;
       const { stage } = this;
-      const way = stage.zoom.isFitted ? NP.swipeOf(event.clientX - this.start.x, event.clientY - this.start.y) : "";
+      const way = stage.zoom.isFitted
+        ? NP.swipeOf(event.clientX - this.start.x, event.clientY - this.start.y)
+        : "";
       const wasSwipe = this.onSwipe && event.pointerType !== "mouse" && this.pinch === 0 && way;
       this.pinch = 0;
       endSwipe(stage);
@@ -94,22 +100,43 @@
     const { node } = stage;
     node.addEventListener("pointerdown", (event) => pointers.begin(event));
     node.addEventListener("pointermove", (event) => pointers.move(event));
-    for (const name of ["pointerup", "pointercancel"]) node.addEventListener(name, (event) => pointers.end(event));
+    for (const name of ["pointerup", "pointercancel"])
+      node.addEventListener(name, (event) => pointers.end(event));
   };
 
   // Two fingers on the grid make thumbnails larger and smaller.
   NP.pinchGrid = (scroller, onScale) => {
     let last = 0;
-    const wide = (event) => Math.hypot(event.touches[0].clientX - event.touches[1].clientX, event.touches[0].clientY - event.touches[1].clientY);
-    scroller.addEventListener("touchstart", (event) => { if (event.touches.length === 2) last = wide(event); }, { passive: true });
-    scroller.addEventListener("touchmove", (event) => {
-      if (event.touches.length !== 2 || !last) return;
-      event.preventDefault();
-      const now = wide(event);
-      if (Math.abs(now / last - 1) < 0.12) return;
-      onScale(now / last);
-      last = now;
-    }, { passive: false });
-    scroller.addEventListener("touchend", () => { last = 0; }, { passive: true });
+    const wide = (event) =>
+      Math.hypot(
+        event.touches[0].clientX - event.touches[1].clientX,
+        event.touches[0].clientY - event.touches[1].clientY,
+      );
+    scroller.addEventListener(
+      "touchstart",
+      (event) => {
+        if (event.touches.length === 2) last = wide(event);
+      },
+      { passive: true },
+    );
+    scroller.addEventListener(
+      "touchmove",
+      (event) => {
+        if (event.touches.length !== 2 || !last) return;
+        event.preventDefault();
+        const now = wide(event);
+        if (Math.abs(now / last - 1) < 0.12) return;
+        onScale(now / last);
+        last = now;
+      },
+      { passive: false },
+    );
+    scroller.addEventListener(
+      "touchend",
+      () => {
+        last = 0;
+      },
+      { passive: true },
+    );
   };
 }

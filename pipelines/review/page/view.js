@@ -17,8 +17,13 @@
 
   let places = new Int32Array(0); // image -> its place in the list, -1 if it is not shown
   let anchor = -1;
+  let chosen = -1; // the image that was last gone to: a filter that hides it gives it back when it is taken away
 
-  view.place = (i) => (i < 0 ? -1 : places[i] ?? -1);
+  view.stayHere = () => {
+    chosen = view.current;
+  };
+
+  view.place = (i) => (i < 0 ? -1 : (places[i] ?? -1));
   view.at = (place) => view.list[NP.clamp(place, 0, view.list.length - 1)] ?? -1;
 
   // The current image stays; if it is gone, the next one that is still shown takes its place.
@@ -46,11 +51,14 @@
     view.stacks = stacks;
     view.matching = passing.length;
     places = new Int32Array(rows.length).fill(-1);
-    list.forEach((i, place) => { places[i] = place; });
+    list.forEach((i, place) => {
+      places[i] = place;
+    });
     const kept = [...view.selected].filter((i) => places[i] >= 0);
     view.selected = new Set(kept);
     if (anchor >= 0 && places[anchor] < 0) anchor = -1;
-    view.current = nearest(before, view.current);
+    view.current = places[chosen] >= 0 ? chosen : nearest(before, view.current);
+    if (chosen < 0) chosen = view.current;
     NP.emit("list", null);
     NP.emit("current", null);
   };
@@ -70,6 +78,7 @@
       anchor = i;
     }
     view.current = i;
+    chosen = i;
     NP.emit("current", null);
   };
 
@@ -86,6 +95,7 @@
     if (!view.selected.delete(i)) view.selected.add(i);
     anchor = i;
     view.current = i;
+    chosen = i;
     NP.emit("current", null);
   };
 

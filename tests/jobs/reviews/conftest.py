@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.browser_fixtures import browser, open_page
 from support.made_runs import begin, finish
 from support.review_client import Client, review_client
 
 from nightpress.pipelines.run_directory.reader import Run
+
+__all__ = ["browser", "client", "open_page", "run", "stranger"]
 
 
 @pytest.fixture

@@ -17,12 +17,15 @@ from support.fakes.fake_runs import finished_run
 from support.made_runs import begin, commit, failed, made
 
 from nightpress.jobs import cli
+from nightpress.jobs.commands.review import result_as_text
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews import review as reviewing
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.review import port_of, review, shown_host
+from nightpress.jobs.reviews.reviewed_run import Decided
 from nightpress.jobs.reviews.static import write_static_page
-from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError
+from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError, StoreDenied
+from nightpress.pipelines.run_directory.marks import Mark, MarksObject, store_marks
 from nightpress.pipelines.run_directory.marks_file import MARKS_FILE
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import read_thumbs
@@ -73,11 +76,42 @@ def test_it_makes_thumbnails_prints_its_address_and_writes_the_merged_marks(
     waits(pick)
     result = review(run, ANNA, lambda event: said.append(str(event)), on_address=addresses.append)
     assert (result.url, result.reviewer, result.num_marks) == (run.url, "anna", 1)
+    assert result.decided == Decided()
     assert len(read_thumbs(run.store).places) == 3
     assert run.store.size(MARKS_FILE)
     assert run.decisions().column("stars").to_pylist() == [4]
     assert any("3 thumbnails made" in line for line in said)
     assert any("another browser may open http://" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "decided"),
+    [
+        ({}, Decided(2, 0, 1)),
+        ({"policy": "all"}, Decided(1, 0, 1)),
+        ({"policy": "lead", "lead": "bert"}, Decided(1, 1, 1)),
+        ({"policy": "lead", "lead": "zoe"}, Decided()),
+        ({"blind": True}, Decided(2, 0, 0)),
+    ],
+)
+def test_at_the_end_it_says_what_the_marks_of_all_come_to(
+    run: Run,
+    waits: Callable[[Callable[[], None]], None],
+    options: dict[str, Any],
+    decided: Decided,
+) -> None:
+    waits(lambda: None)
+    hashes, fingerprint = run.hashes(), run.record.fingerprint_at_first
+    for reviewer, flags in (("anna", ("pick", "pick")), ("bert", ("pick", "reject"))):
+        marks = tuple(
+            Mark(f"{n}_00", hashes[f"{n}_00"], "flag", flag, 1) for n, flag in enumerate(flags, 1)
+        )
+        store_marks(run.store, MarksObject(fingerprint, reviewer, "s", 0, marks))
+    seen = ReviewOptions("anna", read_only=True, **options)
+    result = review(run, seen, server=ServerOptions(port=0), on_address=lambda address: None)
+    assert result.decided == decided
+    text = result_as_text(result, seen.policy)
+    assert ("1 disputed" in text) == bool(decided.num_disagreeing)
 
 
 def test_read_only_writes_nothing_at_all(
@@ -143,6 +177,19 @@ def test_a_run_without_images_is_refused_with_what_to_do(tmp_path: Path) -> None
         run.store.delete(path)
     with pytest.raises(ImageNotFound, match="all 4 images were removed from the store; nightpress"):
         review(run, ANNA)
+
+
+def test_a_store_that_may_not_be_written_is_shown_read_only(
+    run: Run, monkeypatch: pytest.MonkeyPatch, waits: Callable[[Callable[[], None]], None]
+) -> None:
+    def denied(store: Store) -> bool:
+        raise StoreDenied(f"{store.url}: access denied")
+
+    waits(lambda: None)
+    monkeypatch.setattr(Store, "honours_create_only", denied)
+    with pytest.raises(StoreDenied, match="access denied; --read-only shows the run without writ"):
+        review(run, ANNA)
+    review(run, READING, server=ServerOptions(port=0), on_address=lambda address: None)
 
 
 def test_wrong_reviewers_and_policies_are_refused() -> None:

@@ -363,3 +363,11 @@ def test_ignored_objects_are_named_on_the_page_and_said(client: Client) -> None:
     notes = client.get("/api/rows").json["run"]["notes"]
     assert any(note.startswith("review/marks/anna/x-0.json is ignored: not JSON") for note in notes)
     assert any("review/marks/anna/x-0.json is ignored" in line for line in client.said)
+
+
+def test_a_second_page_of_rows_finds_images_too(client: Client) -> None:
+    """The columns are forgotten once they are sent, and what finds an image is not."""
+    first = client.get("/api/rows").json
+    assert client.get("/api/rows").json == first
+    assert client.get(f"/image/{first['image_id'][-1]}").status == 200
+    assert client.post(sent(mark_of(client, first["image_id"][-1]))).status == 200

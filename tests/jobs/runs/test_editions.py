@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from support.fakes.fake_runs import finished_run
 from support.growing_runs import DyingStore, Killed, Row, begin, cats, extend, grow, make
 from support.picture_files import png
 from support.pictured_runs import PICTURED
@@ -29,6 +30,7 @@ from nightpress.jobs.runs.table_manifest import kept_job
 from nightpress.jobs.runs.verify import verify
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, Damaged, ManifestError, ManifestGrown
+from nightpress.pipelines.job.review_section import ReviewSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import read_shard, write_plan
 from nightpress.pipelines.planning.input_hashes import read_hashes
@@ -265,3 +267,12 @@ def test_pictures_of_new_rows_alone_are_checked_and_their_hashes_kept(tmp_path: 
     gone = [*rows, {"id": "4", "prompt": "a cat", "init_image": "four.png"}]
     with pytest.raises(ManifestError, match=r"four\.png"):
         extend(spec, gone, info=PICTURED)
+
+
+def test_a_job_that_asks_for_thumbnails_only_now_gets_them_for_what_is_left(tmp_path: Path) -> None:
+    store, record = finished_run(tmp_path, ["a", "b"])
+    spec = record.spec.model_copy(update={"review": ReviewSpec(thumbs=True)})
+    found = compare_with_run(store, record, spec)
+    assert found.job_changes == ()
+    assert found.record.spec.review.thumbs
+    assert found.record.fingerprint == record.fingerprint

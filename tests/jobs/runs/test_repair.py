@@ -4,19 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.fakes.fake_runs import finished_run
 from support.servers import Server
 
+from nightpress.jobs.commands.verify import _orphan_lines
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.repair import delete_orphans, repair_rows, rewrite_plan_parts
 from nightpress.jobs.runs.retry import failed_amendments
 from nightpress.jobs.runs.shared import READS_BACK
+from nightpress.jobs.runs.verify import verify
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost, RunHeld
 from nightpress.pipelines.planning import units
 from nightpress.pipelines.run_directory.commit import failed_rows
 from nightpress.pipelines.run_directory.lease import acquire, current_process
+from nightpress.pipelines.run_directory.thumbs import store_atlas, store_index
 from nightpress.pipelines.run_directory.verify import orphan_images
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store
@@ -65,6 +69,20 @@ def test_no_orphan_is_deleted_while_another_process_works_on_the_run(run: Run) -
     assert orphan_images(run) == ["images/old.png"]
     assert delete_orphans(run) == ("images/old.png",)
     assert orphan_images(run) == []
+
+
+def test_thumbnails_of_what_was_made_again_are_deleted_with_the_orphans(run: Run) -> None:
+    thumb = np.zeros((8, 8, 3), np.uint8)
+    stale = store_atlas(run.store, 0, {0: ("00000000_00", "e" * 64)}, {0: thumb})
+    current = store_atlas(run.store, 0, {1: next(iter(run.hashes().items()))}, {1: thumb})
+    named = sorted([stale.path, store_index(run.store, 0, [stale])])
+    kept = sorted([current.path, store_index(run.store, 0, [current])])
+    run.store.put("images/old.png", b"old")
+    text = "\n".join(_orphan_lines(verify(run)))
+    assert "1 image and 2 thumbnail files that no commit names, kept; --remove-orphans" in text
+    assert delete_orphans(run) == ("images/old.png", *named)
+    assert sorted(run.store.list("thumbs")) == kept
+    assert verify(run).orphans == ()
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_the_page_as_a_file_keeps_marks_and_exports_them(open_page: Any, tmp_pat
     is_seen = "new Promise((done) => { const i = new Image(); i.onload = () => done(i.width);"
     assert page.value(f"{is_seen} i.src = NP.rows.thumbs.atlases[0]; }})") == 1536
     page.press("p", "ArrowRight", "x")
-    assert page.saving == "Marks are kept in this browser only"
+    assert page.saving == "Only this browser has 2 marks: export"
     page.reload()
     assert page.value("[NP.marks.picked, NP.marks.rejected]") == [1, 1]
     assert page.value("NP.marks.disagree(1)")

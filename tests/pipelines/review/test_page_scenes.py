@@ -194,6 +194,46 @@ def test_before_and_after_is_a_slider_for_images_that_have_an_input(
     assert page.page.locator("#toast").inner_text() == "This image was made from its prompt alone"
 
 
+def test_with_caps_lock_each_mark_goes_on_to_the_next_image(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    keys = [("P", True), ("x", True), ("4", True), ("p", False)]
+    for key, caps_lock in keys:
+        page.value_of(
+            """([key, caps]) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown',
+            {key, code: '', modifierCapsLock: caps, bubbles: true, cancelable: true}))""",
+            [key, caps_lock],
+        )
+    page.until_saved()
+    names = server.rows["image_id"]
+    assert server.marks() == {
+        (names[0], "flag"): "pick",
+        (names[1], "flag"): "reject",
+        (names[2], "stars"): 4,
+        (names[3], "flag"): "pick",
+    }
+    assert page.current == names[3]
+
+
+def test_two_fingers_zoom_the_picture_and_move_it(server: ReviewServer, open_page: Any) -> None:
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    page = open_page(f"{server.url}#view=loupe&at={server.rows['image_id'][0]}", **phone)
+    before = page.page.locator("#loupe .frame").bounding_box()["width"]
+    session = page.page.context.new_cdp_session(page.page)
+    for kind, apart in (("Start", 40), ("Move", 80), ("Move", 120)):
+        points = [
+            {"x": 195 - apart / 2, "y": 420, "id": 0},
+            {"x": 195 + apart / 2, "y": 420, "id": 1},
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    after = page.page.locator("#loupe .frame").bounding_box()["width"]
+    assert after == pytest.approx(3 * before, rel=0.1)
+    assert page.value("NP.view.mode") == "loupe"
+    assert page.value("NP.marks.picked + NP.marks.rejected") == 0
+
+
 def test_stacks_close_to_their_best_image_and_open_again(
     server: ReviewServer, open_page: Any
 ) -> None:
@@ -239,6 +279,19 @@ def test_an_image_marked_out_of_the_filter_stays_until_the_view_is_refreshed(
     page.press("r")
     assert page.num_shown == 5998
     assert page.current == server.rows["image_id"][2]
+
+
+def test_the_current_image_comes_back_when_the_filter_that_hid_it_is_taken_away(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    page.press(*["ArrowRight"] * 9)
+    here = page.current
+    page.choice("Scene", "studio grey").click()
+    assert page.current != here
+    page.choice("Scene", "studio grey").click()
+    assert page.current == here
+    assert page.value("document.activeElement.id") == "grid"
 
 
 def test_a_closed_server_of_a_read_only_run_makes_no_marks(open_page: Any) -> None:
@@ -299,6 +352,30 @@ def test_a_missing_atlas_is_said_and_whole_pictures_take_its_place(open_page: An
         page = open_page(server.url)
         page.until("document.querySelectorAll('.cell .pic.bare img').length >= 10")
         assert "thumbnails are missing" in page.page.locator("#toast").inner_text()
+
+
+def test_a_grid_that_flies_by_asks_for_the_thumbnails_where_it_comes_to_rest(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    asked = list[str]()
+    page.page.on("request", lambda request: asked.append(request.url))
+    page.value_of(
+        """async () => {
+            const scroller = NP.byId('scroller');
+            for (let step = 0; step < 60; step++) {
+                scroller.scrollTop += 1500;
+                await new Promise(requestAnimationFrame);
+            }
+        }""",
+        None,
+    )
+    page.until("[...NP.grid.cells()].every((cell) => cell.parts.pic.style.backgroundImage !== '')")
+    atlases = {url for url in asked if "/atlas/" in url}
+    place = page.value("Math.max(...[...NP.grid.cells()].map((cell) => cell.image))")
+    assert place > 1500
+    assert any(f"{place // 64:04d}.webp" in url for url in atlases)
+    assert len(atlases) < place / 64 / 2
 
 
 def test_clips_play_where_the_pointer_is_unless_motion_is_reduced(open_page: Any) -> None:
@@ -383,6 +460,26 @@ def test_a_mark_that_is_refused_keeps_no_other_back(server: ReviewServer, open_p
     page.page.get_by_role("button", name="Discard").click()
     assert page.saving == "All marks saved"
     assert page.value("Object.keys(localStorage).filter((k) => k.includes(':batch:'))") == []
+
+
+def test_hundreds_of_marks_are_made_taken_back_and_made_again_at_once(
+    server: ReviewServer, open_page: Any
+) -> None:
+    page = open_page(server.url)
+    page.press("Control+a", "p", "x", "Control+z", "5")
+    page.until_saved()
+    values = server.marks()
+    assert [values[name, "flag"] for name in server.rows["image_id"]] == ["pick"] * 6000
+    assert [values[name, "stars"] for name in server.rows["image_id"]] == [5] * 6000
+
+
+def test_a_few_hundred_marks_follow_others_at_once(open_page: Any) -> None:
+    with review_server(300) as server:
+        page = open_page(server.url)
+        for keys in (["Control+a", "u", "p"], ["x"], ["Control+z"]):
+            page.press(*keys)
+            page.until_saved()
+        assert set(server.marks().values()) == {"pick"}
 
 
 def test_a_number_that_another_window_took_is_no_loss(server: ReviewServer, open_page: Any) -> None:

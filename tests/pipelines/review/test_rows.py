@@ -132,8 +132,9 @@ def test_texts_are_as_they_are_in_the_metadata(tmp_path: Path) -> None:
 
 
 def columns_of(**columns: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    found, constants = page_columns(pa.table(columns))
-    return {each.name: each.as_dict() for each in found}, constants
+    found = list(page_columns(pa.table(columns)))
+    constants = {each.name: each.constant for each in found if each.constant is not None}
+    return {each.name: each.as_dict() for each in found if each.constant is None}, constants
 
 
 def test_numbers_have_ranges_and_all_else_has_categories() -> None:
@@ -192,3 +193,18 @@ def test_a_column_of_bytes_is_left_out_and_said(tmp_path: Path) -> None:
         "mood"
     ]
     assert "The column blob holds bytes and is not shown." in found["run"]["notes"]
+
+
+def test_a_run_of_one_image_has_its_columns(tmp_path: Path) -> None:
+    run = begin(str(tmp_path))
+    commit(run, 0, [made(run, 0)], mood=pa.array(["calm"]))
+    found = page(run)
+    assert (found["length"], found["constants"]) == (1, {})
+    [mood] = [each for each in found["columns"] if each["name"] == "mood"]
+    assert (mood["values"], mood["codes"]) == (["calm"], [0])
+
+
+def test_a_category_may_have_thousands_of_values() -> None:
+    columns, _ = columns_of(name=pa.array([f"name {n}" for n in range(2_000)] * 2))
+    assert len(columns["name"]["values"]) == 2_000
+    assert columns["name"]["codes"] == [*range(2_000)] * 2

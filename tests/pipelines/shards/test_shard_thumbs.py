@@ -11,7 +11,7 @@ from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.image_files import atlas
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import read_commit
-from nightpress.pipelines.run_directory.thumbs import is_atlas, is_intact, read_thumbs
+from nightpress.pipelines.run_directory.thumbs import ThumbPlace, is_atlas, is_intact, read_thumbs
 from nightpress.pipelines.shards import shard_thumbs
 from nightpress.pipelines.shards.batching import planned_images
 from nightpress.pipelines.shards.events import ShardDone
@@ -189,6 +189,17 @@ def test_an_atlas_that_is_missing_or_cut_is_said(tmp_path: Path) -> None:
     assert found.problems == {picture: f"it has {len(data) - 5:,} bytes instead of {len(data):,}"}
     store.delete(picture)
     assert read_thumbs(store).problems == {picture: "it is missing"}
+
+
+def test_an_atlas_that_nobody_misses_is_no_problem(tmp_path: Path) -> None:
+    store, picture, _ = damaged_run(tmp_path)
+    images = current(store)
+    store.delete(picture)
+    found = read_thumbs(store)
+    assert found.problems_of(images) == {picture: "it is missing"}
+    assert found.problems_of({("00000000_00", "e" * 64)}) == {}, "all were made again"
+    found.places.update(dict.fromkeys(images, ThumbPlace("thumbs/other.webp", 0)))
+    assert found.problems_of(images) == {}, "all have other thumbnails"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other JSON"])
