@@ -210,11 +210,19 @@ def test_every_command_in_the_text_is_a_command(manual: str) -> None:
     assert named - {"COMMAND"} <= set(cli.COMMANDS)
 
 
+def benchmark_source(script: str) -> str:
+    """The text of a benchmark, and of its neighbours from which it imports."""
+    folder = ROOT / "tests" / "benchmarks"
+    text = (folder / script).read_text(encoding="utf-8")
+    neighbours = [folder / f"{name}.py" for name in re.findall(r"^from (\w+) import", text, re.M)]
+    return text + "".join(each.read_text("utf-8") for each in neighbours if each.exists())
+
+
 @pytest.mark.parametrize("manual", MANUALS)
 def test_every_script_and_module_exists_and_has_the_options_it_is_shown_with(manual: str) -> None:
     text = text_of(manual).replace("\\\n", " ")
     for script, options in re.findall(r"\b((?:bench_\w+|nights|download_size)\.py)([^`\n]*)", text):
-        source = (ROOT / "tests" / "benchmarks" / script).read_text(encoding="utf-8")
+        source = benchmark_source(script)
         for option in re.findall(r"(?<= )--[a-z][a-z-]*", options.partition("#")[0]):
             assert f'"{option}"' in source, f"{script} {option}"
     for module in re.findall(r"python -m (nightpress[\w.]+)", text):

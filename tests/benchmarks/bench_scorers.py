@@ -2,6 +2,12 @@
 
     python tests/benchmarks/bench_scorers.py
 
+Before them stands what every image costs, with scorers or without: its measurements and its
+perceptual hash. With `--pairs`, runs with the scorers that come with the extra `scoring` (nsfw,
+faces, ocr) are then timed against runs without, in pairs, as `bench_run.py` times them:
+
+    python tests/benchmarks/bench_scorers.py --images 5 --pairs 3 --run-images 64
+
 The images are posters with words and a portrait, scored one by one. CLIP and the classifier have
 random weights at the size of ViT-B/32 (151 M) and ViT-B/16 (86 M). Other scorers and folders of
 real networks are measured with `--scorer` and a section of a job in YAML:
@@ -27,9 +33,12 @@ from pydantic import TypeAdapter
 from nightpress.pipelines.job.scores_section import ScorerSpec
 from nightpress.pipelines.scoring.fetch import Fetch
 from nightpress.pipelines.scoring.loading import load_scorers
+from nightpress.pipelines.scoring.measurements import measure
+from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.scoring.scorer import ScoredImage, Scorer
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from run_pairs import add_run_options, compare_runs
 from support import scored_images, tiny_models
 
 HEADLINE = ("Fresh bread", "every morning")
@@ -80,7 +89,16 @@ def images(side: int, number: int) -> list[ScoredImage]:
     ]
 
 
-def measured(scorer: Scorer, scored: list[ScoredImage]) -> tuple[float, float]:
+class Measuring:
+    """What is measured of every image, in the form of a scorer."""
+
+    def score(self, image: ScoredImage) -> Mapping[str, float]:
+        """Measure the image and hash it."""
+        perceptual_hash(image.pixels)
+        return measure(image.pixels)
+
+
+def measured(scorer: Scorer | Measuring, scored: list[ScoredImage]) -> tuple[float, float]:
     """The medians of the milliseconds that passed, and of those of the CPU."""
     passed, used = [], []
     scorer.score(scored[0])
@@ -92,24 +110,40 @@ def measured(scorer: Scorer, scored: list[ScoredImage]) -> tuple[float, float]:
     return 1000 * statistics.median(passed), 1000 * statistics.median(used)
 
 
+def scored_runs(options: argparse.Namespace) -> None:
+    """Time pairs of runs without and with scorers."""
+    given = {
+        "nsfw": {"scorer": "nsfw"},
+        "faces": {"scorer": "faces"},
+        "text": {"scorer": "ocr", "expect": "{prompt}"},
+    }
+    compare_runs(options, ("without scorers", "with nsfw, faces and ocr"), {"scores": specs(given)})
+
+
+def specs(given: Mapping[str, object]) -> dict[str, ScorerSpec]:
+    """Sections of scorers, checked."""
+    adapter = TypeAdapter[ScorerSpec](ScorerSpec)
+    return {name: adapter.validate_python(each) for name, each in given.items()}
+
+
 def main() -> None:
-    """Print one line for each scorer and size."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=20)
+    """Print one line for each scorer and size, and what scorers cost whole runs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=20, help="that each scorer is timed on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--scorer", action="append", type=yaml.safe_load, default=[])
+    add_run_options(parser, pairs=0)
     options = parser.parse_args()
+    if options.pairs:
+        scored_runs(options)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         chosen: Mapping[str, object] = {
             each.get("model", each["scorer"]): each for each in options.scorer
         }
         given = chosen or sections(Path(folder))
-        specs = {
-            name: TypeAdapter[ScorerSpec](ScorerSpec).validate_python(each)
-            for name, each in given.items()
-        }
-        for name, scorer in load_scorers(specs, Fetch(), options.device).items():
+        scorers = load_scorers(specs(given), Fetch(), options.device)
+        for name, scorer in {"measurements and hash": Measuring(), **scorers}.items():
             for side in (512, 1024):
                 passed, used = measured(scorer, images(side, options.images))
                 print(f"{name} at {side}^2: {passed:.1f} ms, of which CPU {used:.1f} ms")

@@ -7,16 +7,15 @@ Whole runs: pairs of a signed and an unsigned run of the same job, the order cha
 pair, timed as `bench_run.py` does. The median of their ratios is the result; how far the ratios
 are apart says how much the machine was disturbed.
 
-    python tests/benchmarks/bench_signing.py --pairs 5 --images 64
+    python tests/benchmarks/bench_signing.py --pairs 5 --run-images 64
     python tests/benchmarks/bench_signing.py --pairs 0
-    python tests/benchmarks/bench_signing.py --repeats 0 --pairs 2 --images 16
+    python tests/benchmarks/bench_signing.py --repeats 0 --pairs 2 --run-images 16
 """
 
 import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +24,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench_run import job, run_rate
+from run_pairs import add_run_options, compare_runs
 from support.cat_facts import CAT
 from support.signers import Studio
 
-from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.image_files.file_format import FileFormat
@@ -42,13 +40,8 @@ SIDES = (512, 1024)
 def main() -> None:
     """Print what signing costs, alone and in whole runs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=64, help="of each run")
-    parser.add_argument("--pairs", type=int, default=5, help="of runs")
     parser.add_argument("--repeats", type=int, default=20, help="of each single image")
-    parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--model", default="builtin")
-    parser.add_argument("--output", help="URL of a folder for the runs; default: a temporary one")
+    add_run_options(parser, pairs=5)
     options = parser.parse_args()
     for algorithm in ("es256", "ed25519") if options.repeats else ():
         single_images(Studio.new(algorithm), options.repeats)
@@ -96,32 +89,10 @@ def picture(side: int) -> np.ndarray:
 
 def whole_runs(options: argparse.Namespace) -> None:
     """Time pairs of a signed and an unsigned run."""
-    studio, pairs = Studio.new(), list[tuple[float, float]]()
+    studio = Studio.new()
     os.environ[KEY] = studio.signer.key_pem
     signing = ProvenanceSpec.model_validate(studio.job())
-    with tempfile.TemporaryDirectory() as scratch:
-        for pair in range(options.pairs):
-            plain = job(options, scratch, 2 * pair)
-            signed = job(options, scratch, 2 * pair + 1)
-            signed = signed.model_copy(update={"provenance": signing})
-            order = (plain, signed) if pair % 2 == 0 else (signed, plain)
-            rates = {spec.name: run_rate(spec, options.actors)[0] for spec in order}
-            pairs.append((rates[plain.name], rates[signed.name]))
-            print(f"pair {pair}: {in_words(*pairs[-1])}", flush=True)
-    ratios = sorted(signed / plain for plain, signed in pairs)
-    medians = [statistics.median(rates) for rates in zip(*pairs, strict=True)]
-    print(
-        f"medians of {plural(options.pairs, 'pair')}, {options.images} images a run: unsigned "
-        f"{medians[0]:.2f}, "
-        f"signed {medians[1]:.2f} images/s, ratio {statistics.median(ratios):.3f} "
-        f"({ratios[0]:.3f} to {ratios[-1]:.3f})"
-    )
-
-
-def in_words(plain: float, signed: float) -> str:
-    """Images/s of a pair, and their ratio."""
-    ratio = signed / plain
-    return f"unsigned {plain:.2f} images/s, signed {signed:.2f} images/s, ratio {ratio:.3f}"
+    compare_runs(options, ("unsigned", "signed"), {"provenance": signing})
 
 
 if __name__ == "__main__":
