@@ -24,6 +24,7 @@ from .runs.fid import FidResult, fid
 from .runs.inspect_file import Inspection, inspect
 from .runs.list_runs import RunSummary, list_runs
 from .runs.marked_images import MarkChoice
+from .runs.pick_rates import write_rates
 from .runs.plan import Plan, plan
 from .runs.preview import preview
 from .runs.repair import RepairResult
@@ -110,5 +111,6 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "write_rates",
     "write_static_page",
 ]

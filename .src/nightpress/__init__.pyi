@@ -61,6 +61,7 @@ from .jobs import (
     tune,
     verify,
     verify_export,
+    write_rates,
     write_static_page,
 )
 from .pipelines import (
@@ -144,5 +145,6 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "write_rates",
     "write_static_page",
 ]

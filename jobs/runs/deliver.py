@@ -116,20 +116,14 @@ def deliver(
     Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on.
 
     Args:
-        target: the URL of a run directory, a job, or an opened run.
+        target, on_event, storage: as for `export_picks`.
         to: folder or URL of the copies.
-        on_event: called with messages.
-        ids: ids of images, or of rows; by default every image.
-        where: a condition on the metadata instead.
-        selection: the name of a selection of the run instead.
-        marks: only images with these marks of reviewers; not with ids.
+        ids, where, selection, marks: as for `export_picks`; by default every image.
         copies: what the copies are to be.
         signing: how to sign them; by default they are not signed.
-        storage: fsspec options by protocol, for URLs.
 
     Raises:
-        SpecError: the images or the copies cannot be asked for so, or other files lie at their
-            places; nothing was written.
+        SpecError: they cannot be asked for so, or other files lie there; nothing was written.
         MarksError: the policy of the marks has a lead who marked nothing.
         RunNotFound, StoreError: the run cannot be read, or the place not written to.
     """

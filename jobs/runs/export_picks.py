@@ -20,7 +20,7 @@ from nightpress.jobs.runs.copying import (
     require_outside,
 )
 from nightpress.jobs.runs.delivery_choice import ChosenRows, Survey
-from nightpress.jobs.runs.marked_images import MarkChoice
+from nightpress.jobs.runs.marked_images import MarkChoice, Marked, read_marks
 from nightpress.jobs.runs.picks_place import FolderPlace, Place, is_zip, zip_place
 from nightpress.jobs.runs.picks_table import PICKS, picks_csv
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
@@ -96,41 +96,36 @@ def export_picks(
 ) -> PicksExported:
     """Make copies of chosen images of a run, with ratings inside, a table and contact sheets.
 
-    Nothing that lies at the place of a copy is replaced. The same call goes on after an
-    interruption. A zip file appears when it is whole.
+    Nothing is replaced, and an interrupted export goes on.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
         to: folder or URL of the copies; a zip file, if it ends in `.zip`.
         on_event: called with messages.
-        ids: ids of images, or of rows.
-        where: a condition on the metadata instead.
-        selection: the name of a selection of the run instead.
-        marks: only images with these marks of reviewers; not with ids.
-        copies: what the copies are to be.
-        storage: fsspec options by protocol, for URLs.
+        ids, where, selection: ids of images or rows, a condition, or the name of a selection.
+        marks: only images with these marks; not with ids.
+        copies, storage: what copies are to be; fsspec options by protocol, for URLs.
 
     Raises:
-        SpecError: the images or the copies cannot be asked for so, or other files lie at their
-            places; nothing was written.
+        SpecError: they cannot be asked for so, or other files lie there; nothing was written.
         MarksError: the policy of the marks has a lead who marked nothing.
         RunNotFound, StoreError: the run cannot be read, or the place not written to.
     """
-    copies = copies or PickCopies()
-    if ids is None and where is None and selection is None and marks is None:
+    if all(each is None for each in (ids, where, selection, marks)):
         raise SpecError("choose images by marks, by ids, by where or by a selection")
-    run = open_images(target, storage)
+    run, copies = open_images(target, storage), copies or PickCopies()
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
     rows = ChosenRows(run, choice_of(ids, where, selection, marked), None)
-    survey = rows.survey()
-    said = decisions(run.marks, Policy()) if marked is None else marked.images
-    images = _Images.of(
-        run, rows, copies, said, must_be_same=marks is not None and not marks.include_changed
-    )
-    options: Options = {**run.store.options, **(storage or {})}
-    with _place(run, to, options, on_event) as place:
+    survey, said = rows.survey(), _said(run, marked, on_event)
+    images = _Images.of(run, rows, copies, said, marks is not None and not marks.include_changed)
+    with _place(run, to, {**run.store.options, **(storage or {})}, on_event) as place:
         return _Export(run, place, copies, images, on_event).carry_out(survey)
+
+
+def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
+    """DECISIONS_SCHEMA of the images that were chosen by marks, or else of all that have any."""
+    return decisions(read_marks(run, on_event), Policy()) if marked is None else marked.images
 
 
 def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Any:
