@@ -24,7 +24,7 @@ from nightpress.jobs.reviews.static import StaticPage, write_static_page
 from nightpress.jobs.runs.pick_rates import write_rates
 from nightpress.pipelines.errors import MarksError
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.reporting.pick_rates import PICK_RATES_FILE, PickRates
+from nightpress.pipelines.reporting.pick_rates import ALL, PICK_RATES_FILE, PickRates
 from nightpress.pipelines.reporting.picks import PickRow
 from nightpress.pipelines.run_directory.marks import checked_reviewer
 from nightpress.pipelines.run_directory.marks_merge import POLICIES
@@ -186,7 +186,7 @@ def rates_as_text(rates: PickRates) -> str:
         row = PickRow.of(each)
         rows.append(
             [
-                *(each.column, row.value if each.column != "all" else "", row.num_images),
+                *(each.column, row.value if each.column != ALL else "", row.num_images),
                 *(row.num_marked, row.num_picked, row.rate, row.interval, row.cost),
             ]
         )

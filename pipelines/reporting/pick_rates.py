@@ -25,6 +25,9 @@ MOST_VALUES = 50
 """Columns with more different values are left out, and those with fewer than two images for each
 on average: too few images have each value."""
 
+ALL = "all"
+"""What stands for a column in the row of all images."""
+
 ROWS_AT_ONCE = 65_536
 
 Z_95 = 1.959964
@@ -212,7 +215,7 @@ class _Sums:
 
     def rows(self, cost: Cost | None) -> Iterator[PickRate]:
         """The rates; of columns with one value only that of all images."""
-        (whole,) = self._groups["all"].to_pylist() if "all" in self._groups else ({},)
+        (whole,) = self._groups[ALL].to_pylist() if ALL in self._groups else ({},)
         if not whole:
             return
         per_s = None
@@ -220,7 +223,7 @@ class _Sums:
             per_s = cost.amount / whole["sampling_s"]
         currency = None if cost is None else cost.currency
         for name, group in self._groups.items():
-            if name != "all" and len(group) < 2:
+            if name != ALL and len(group) < 2:
                 continue
             rates = [_rate(name, row, per_s, currency) for row in group.to_pylist()]
             yield from sorted(rates, key=lambda each: (-(each.rate or 0), each.value or ""))
@@ -259,7 +262,7 @@ def value_text(value: object) -> str | None:
 
 def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """The columns by which images are counted, and all of them as one."""
-    yield "all", pa.chunked_array([pa.repeat("", len(table))])
+    yield ALL, pa.chunked_array([pa.repeat("", len(table))])
     sizes = (pc.cast(table.column(name), pa.string()) for name in ("width", "height"))
     yield "size", pc.binary_join_element_wise(*sizes, " x ")
     for name in table.column_names:

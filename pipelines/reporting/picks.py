@@ -8,7 +8,7 @@ from typing import Self
 from nightpress.pipelines.errors import PipelineError
 from nightpress.pipelines.job.cost_section import money
 from nightpress.pipelines.reporting.gallery import MAX_CAPTION, text
-from nightpress.pipelines.reporting.pick_rates import PickRate, PickRates, pick_rates
+from nightpress.pipelines.reporting.pick_rates import ALL, PickRate, PickRates, pick_rates
 from nightpress.pipelines.run_directory.reader import Run
 
 NONE = "\N{EM DASH}"
@@ -31,8 +31,9 @@ class PickRow:
     def of(cls, each: PickRate) -> Self:
         """The row of a rate."""
         cost = each.cost_per_picked
+        value = "none" if each.value is None else text(each.value, MAX_CAPTION) or "empty"
         return cls(
-            value="none" if each.value is None else text(each.value, MAX_CAPTION) or "empty",
+            value="all images" if each.column == ALL else value,
             num_images=f"{each.num_images:,}",
             num_marked=f"{each.num_marked:,}",
             num_picked=f"{each.num_picked:,}",
