@@ -67,6 +67,7 @@ from .jobs import (
 from .pipelines import (
     ExportSpec,
     Imported,
+    PickRates,
     Run,
     RunSpec,
     Selection,
@@ -93,6 +94,7 @@ __all__ = [
     "MarksImported",
     "NightpressError",
     "PickCopies",
+    "PickRates",
     "PicksExported",
     "Plan",
     "RepairResult",
