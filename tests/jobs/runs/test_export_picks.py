@@ -15,11 +15,14 @@ import pytest
 from click.testing import CliRunner, Result
 from support.made_runs import begin, finish
 from support.marked_runs import marked_run, say
+from support.servers import Folder
+from support.signers import Studio
 
 from nightpress.jobs import MarkChoice, PickCopies, deliver, export_picks, select
 from nightpress.jobs.cli import command
 from nightpress.jobs.errors import RunBlocked
 from nightpress.jobs.progress.events import Event, Message
+from nightpress.jobs.runs import picks_place
 from nightpress.jobs.runs.marked_images import marked_images
 from nightpress.jobs.runs.picks_table import cell
 from nightpress.pipelines import Run
@@ -27,6 +30,7 @@ from nightpress.pipelines.errors import MarksError, SpecError
 from nightpress.pipelines.image_files.client_copies import PixelSpec
 from nightpress.pipelines.image_files.encoding import decoded, read_facts
 from nightpress.pipelines.reporting import contact_pdf
+from nightpress.pipelines.storage import Store
 
 PICKED = MarkChoice("pick")
 REJECTED = MarkChoice("reject")
@@ -324,3 +328,36 @@ def test_a_lead_is_named_only_under_its_policy() -> None:
         MarkChoice(stars=6).check()
     with pytest.raises(SpecError, match="by a flag, by stars"):
         MarkChoice().check()
+
+
+def test_picks_are_exported_to_object_storage(run: Run, bucket: Folder) -> None:
+    folder = f"{bucket.url}/picks"
+    done = export_picks(run, folder, marks=PICKED, storage=bucket.options)
+    assert (done.num_copies, done.num_written, done.url) == (3, 3, folder)
+    again = export_picks(run, folder, marks=PICKED, storage=bucket.options)
+    assert again.num_written == 0
+    as_zip = f"{bucket.url}/zips/picks.zip"
+    assert export_picks(run, as_zip, marks=PICKED, storage=bucket.options).num_written == 3
+    assert export_picks(run, as_zip, marks=PICKED, storage=bucket.options).num_written == 0
+    data = Store(f"{bucket.url}/zips", bucket.options).read("picks.zip")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert archive.namelist() == ["0_00.png", "1_00.png", "3_00.png", "picks.csv"]
+    with pytest.raises(SpecError, match="another file lies there"):
+        export_picks(run, as_zip, marks=REJECTED, storage=bucket.options)
+
+
+def test_a_zip_file_at_a_url_has_a_largest_size(
+    run: Run, bucket: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(picks_place, "MAX_REMOTE_ZIP_BYTES", 100)
+    to = f"{bucket.url}/large/picks.zip"
+    with pytest.raises(SpecError, match="a zip file at a URL has at most 100"):
+        export_picks(run, to, marks=PICKED, storage=bucket.options)
+    assert Store(f"{bucket.url}/large", bucket.options).list() == {}
+
+
+def test_copies_of_signed_images_are_said_to_be_unsigned(tmp_path: Path) -> None:
+    run = marked_run(tmp_path, provenance={"sign": {"certificate": Studio.new().chain}})
+    said: list[Event] = []
+    export_picks(run, str(tmp_path / "out"), said.append, marks=PICKED)
+    assert any("nightpress deliver --certificate signs copies" in str(each) for each in said)
