@@ -62,7 +62,7 @@ class PickRate:
     value: str | None
     num_images: int
     num_marked: int
-    """Images that are flagged or have stars."""
+    """Images that anybody has marked, whatever the policy makes of it."""
     num_picked: int
     num_rejected: int
     rate: float | None
@@ -194,12 +194,10 @@ class _Sums:
             table.column("image_id"), value_set=self.said.column("image_id").combine_chunks()
         )
         flags = self.said.column("flag").take(places)
-        stars = pc.fill_null(self.said.column("stars").take(places), 0)
         picked, rejected = (_ones(pc.equal(flags, flag)) for flag in ("pick", "reject"))
-        marked = pc.or_kleene(pc.not_equal(flags, ""), pc.greater(stars, 0))
         return {
             "num_images": _ones(pc.equal(table.column("status"), "ok")),
-            "num_marked": _ones(marked),
+            "num_marked": _ones(pc.is_valid(places)),
             "num_picked": picked,
             "num_rejected": rejected,
             "sampling_s": pc.fill_null(table.column("sampling_s"), 0.0),

@@ -5,10 +5,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from support.made_runs import begin, commit, failed, made
 from support.marked_runs import say
 
 from nightpress.jobs import write_rates
+from nightpress.jobs.cli import command
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.reporting import pick_rates as module
 from nightpress.pipelines.reporting.pick_rates import (
@@ -127,3 +129,17 @@ def test_a_run_without_marks_has_no_rates(run: Run) -> None:
     assert pick_rates(run) is None
     with pytest.raises(SpecError, match="nobody has marked an image of it yet"):
         write_rates(run)
+
+
+def test_the_review_command_prints_the_rates(run: Run) -> None:
+    mark(run)
+    result = CliRunner().invoke(command, ["review", run.url, "--rates", "--policy", "majority"])
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0][:5] == ["column", "value", "images", "marked", "picked"]
+    assert lines[1][:4] == ["all", "9", "5", "2"]
+    assert lines[2][:5] == ["mood", "wild", "4", "2", "1"]
+    assert "too many values to compare: code" in result.stdout
+    refused = CliRunner().invoke(command, ["review", run.url, "--rates", "--port", "0"])
+    assert refused.exit_code == 2
+    assert "--port says nothing to --rates" in refused.output
