@@ -19,9 +19,12 @@ from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
 from .runs.export import ExportResult, export
+from .runs.export_picks import PickCopies, PicksExported, export_picks
 from .runs.fid import FidResult, fid
 from .runs.inspect_file import Inspection, inspect
 from .runs.list_runs import RunSummary, list_runs
+from .runs.marked_images import MarkChoice
+from .runs.pick_rates import write_rates
 from .runs.plan import Plan, plan
 from .runs.preview import preview
 from .runs.repair import RepairResult
@@ -54,8 +57,11 @@ __all__ = [
     "IncompleteRun",
     "Inspection",
     "JobError",
+    "MarkChoice",
     "MarksImported",
     "NightpressError",
+    "PickCopies",
+    "PicksExported",
     "Plan",
     "RepairResult",
     "ReproduceResult",
@@ -85,6 +91,7 @@ __all__ = [
     "doctor",
     "expand",
     "export",
+    "export_picks",
     "fid",
     "gates",
     "import_marks",
@@ -104,5 +111,6 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "write_rates",
     "write_static_page",
 ]

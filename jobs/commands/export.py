@@ -11,9 +11,13 @@ from nightpress.jobs.commands.common import (
     json_option,
     set_option,
     sigterm_as_ctrl_c,
+    storage_option,
     take_over_option,
 )
+from nightpress.jobs.commands.export_picks import or_of_a_run, pick_options
+from nightpress.jobs.commands.image_choice import choice_options
 from nightpress.jobs.commands.json_output import print_and_exit
+from nightpress.jobs.commands.times import night_options
 from nightpress.jobs.errors import OK
 from nightpress.jobs.progress.exporting import display_for
 from nightpress.jobs.runs.export import ExportResult, export
@@ -22,12 +26,17 @@ from nightpress.pipelines.formatting import duration, plural, size
 
 
 @click.command("export")
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", metavar="FILE|RUN")
+@choice_options
+@pick_options
 @set_option
 @address_option
 @take_over_option
+@storage_option
+@night_options
 @json_option
 @click.pass_context
+@or_of_a_run
 def command(
     ctx: click.Context,
     file: str,
@@ -36,11 +45,16 @@ def command(
     take_over: bool,
     as_json: bool,
 ) -> None:
-    """Write a training set of the images of runs, as the YAML file FILE says.
+    """Write a training set as the YAML file FILE says, or copies of chosen images of RUN.
 
-    The set is a folder of its own, in a layout that other tools read. The same command goes on
-    after an interruption, and brings the set up to date when its runs have changed: only what
-    changed is written again.
+    A set is a folder of its own, in a layout that other tools read. The same command goes on after
+    an interruption, and brings the set up to date when its runs have changed: only what changed is
+    written again. It takes --set, --address and --take-over.
+
+    RUN is the URL of a run directory, or its job file. Its images are chosen by what reviewers said
+    (--picked), by --where, --ids or --selection. Their copies in --to have the ratings in XMP, and
+    picks.csv beside them lists them. The images of the run stay as they are, and nothing that lies
+    in --to is replaced. The exit code is 3 if an image is missing or damaged.
     """
     spec = ExportSpec.from_file(file, overrides)
     if address is not None:

@@ -1,14 +1,17 @@
-"""Options that choose images of a run: their ids in a file, or a condition on their metadata."""
+"""Options that choose images of a run: by ids in a file, by their metadata, or by their marks."""
 
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import click
 
+from nightpress.jobs.runs.marked_images import MarkChoice
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.run_directory.marks import MAX_STARS
+from nightpress.pipelines.run_directory.marks_merge import POLICIES, PolicyName
 
 where_option = click.option(
     "--where",
@@ -26,26 +29,87 @@ _ids_option = click.option(
 
 
 class ImageChoice(TypedDict):
-    """Which images of a run; keyword arguments of `again` and `deliver`."""
+    """Which images of a run; keyword arguments of `again`, `deliver` and `export_picks`."""
 
     ids: list[str] | None
     """Ids of images or of rows."""
     where: str | None
+    marks: MarkChoice | None
+
+
+_mark_options = (
+    click.option("--picked", is_flag=True, help="Images that reviewers have picked."),
+    click.option("--rejected", is_flag=True, help="Images that reviewers have rejected."),
+    click.option(
+        "--stars",
+        type=click.IntRange(1, MAX_STARS),
+        metavar="N",
+        help="Images with at least so many stars.",
+    ),
+    click.option(
+        "--policy",
+        type=click.Choice(POLICIES),
+        help="How the marks of several reviewers become one. [default: any]",
+    ),
+    click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides."),
+    click.option(
+        "--include-changed",
+        is_flag=True,
+        help="Take images, too, that were made again since they were marked.",
+    ),
+)
+
+MARK_OPTIONS = ("picked", "rejected", "stars", "policy", "lead", "include_changed")
+"""What click calls the values of these options."""
 
 
 def choice_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--ids and --where, which the command gets as `chosen`.
+    """--ids, --where and those of marks, which the command gets as `chosen`.
 
     Raises:
-        SpecError: the file of --ids cannot be read.
+        SpecError: the file of --ids cannot be read, or the options of marks do not fit.
     """
 
     @wraps(command)
     def with_options(*args: Any, ids_file: Path | None, where: str | None, **others: Any) -> Any:
         ids = None if ids_file is None else ids_in(ids_file)
-        return command(*args, chosen=ImageChoice(ids=ids, where=where), **others)
+        marks = mark_choice(**{name: others.pop(name) for name in MARK_OPTIONS})
+        return command(*args, chosen=ImageChoice(ids=ids, where=where, marks=marks), **others)
 
-    return _ids_option(where_option(with_options))
+    decorated = with_options
+    for option in reversed(_mark_options):
+        decorated = option(decorated)
+    return _ids_option(where_option(decorated))
+
+
+def mark_choice(
+    picked: bool,
+    rejected: bool,
+    stars: int | None,
+    policy: PolicyName | None,
+    lead: str | None,
+    include_changed: bool,
+) -> MarkChoice | None:
+    """The choice that options of marks make; None without any of them.
+
+    Raises:
+        SpecError: they do not fit together.
+        MarksError: the policy and the lead do not.
+    """
+    if picked and rejected:
+        raise SpecError("--picked and --rejected: give one of them")
+    if not (picked or rejected or stars):
+        for name, given in (
+            *(("--policy", policy), ("--lead", lead)),
+            ("--include-changed", include_changed),
+        ):
+            if given:
+                raise SpecError(f"{name} goes with --picked, --rejected or --stars")
+        return None
+    flag: Literal["pick", "reject"] | None = "pick" if picked else "reject" if rejected else None
+    choice = MarkChoice(flag, stars, policy or "any", lead, include_changed)
+    choice.check()
+    return choice
 
 
 def ids_in(path: Path) -> list[str]:

@@ -22,8 +22,11 @@ from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.review import ReviewResult, review
 from nightpress.jobs.reviews.reviewed_run import Decided
 from nightpress.jobs.reviews.static import StaticPage, write_static_page
+from nightpress.jobs.runs.pick_rates import write_rates
 from nightpress.pipelines.errors import MarksError
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.reporting.pick_rates import ALL, PICK_RATES_FILE, PickRates
+from nightpress.pipelines.reporting.picks import PickRow
 from nightpress.pipelines.run_directory.marks import checked_reviewer
 from nightpress.pipelines.run_directory.marks_merge import POLICIES
 
@@ -74,6 +77,11 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     metavar="FILE",
     help="Store the marks that a page without a server has saved, and show nothing.",
 )
+@click.option(
+    "--rates",
+    is_flag=True,
+    help="Show how many images are picked, by setting and column, and write that into the report.",
+)
 @storage_option
 @night_options
 @click.pass_context
@@ -83,6 +91,7 @@ def command(
     run: str,
     import_file: str | None,
     static: bool,
+    rates: bool,
     storage_overrides: tuple[str, ...],
     night: Night,
     **others: Any,
@@ -100,6 +109,10 @@ def command(
         if import_file is not None:
             _refuse_others(ctx, "--import", WITH_IMPORT)
             text = as_text(import_marks(target, import_file, display.show, storage=storage))
+        elif rates:
+            _refuse_others(ctx, "--rates", WITH_RATES)
+            policy = others["policy"], others["lead"]
+            text = rates_as_text(write_rates(target, *policy, storage=storage))
         elif static:
             _refuse_others(ctx, "--static", WITH_STATIC)
             options = _options(**others)
@@ -129,6 +142,7 @@ def _options(
 
 
 WITH_IMPORT = ("run", "import_file", "storage_overrides", "night")
+WITH_RATES = ("run", "rates", "policy", "lead", "storage_overrides", "night")
 WITH_STATIC = ("run", "static", "reviewer", "group_by", "no_thumbs", "storage_overrides", "night")
 
 
@@ -163,6 +177,43 @@ def as_text(imported: MarksImported) -> str:
         changed = plural(imported.num_changed, "mark")
         lines.append(f"{changed} on images that were made again since: they are not current")
     return "\n".join(lines)
+
+
+def rates_as_text(rates: PickRates) -> str:
+    """A table of the rates, and where they were written."""
+    rows = [["column", "value", "images", "marked", "picked", "rate", "95% interval", "cost each"]]
+    for each in rates.rows:
+        row = PickRow.of(each)
+        rows.append(
+            [
+                *(each.column, row.value if each.column != ALL else "", row.num_images),
+                *(row.num_marked, row.num_picked, row.rate, row.interval, row.cost),
+            ]
+        )
+    lines = in_columns(rows, left=2)
+    if rates.left_out:
+        lines.append(f"too many values to compare: {', '.join(rates.left_out)}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"policy    {rates.policy}",
+            "written   report.html",
+            f"          {PICK_RATES_FILE}",
+        ]
+    )
+
+
+def in_columns(rows: list[list[str]], left: int) -> list[str]:
+    """Rows as lines, the first `left` columns aligned to the left and the others to the right."""
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if n < left else cell.rjust(width)
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def page_as_text(page: StaticPage) -> str:

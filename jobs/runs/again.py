@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
@@ -16,8 +17,10 @@ from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.errors import RunStopped, UnfinishedRun
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.again_request import MAX_SHOWN, AgainRequest
+from nightpress.jobs.runs.copying import marked_if_asked
 from nightpress.jobs.runs.extension import require_no_new_edition
 from nightpress.jobs.runs.making import HeldRun, Maker
+from nightpress.jobs.runs.marked_images import MarkChoice
 from nightpress.jobs.runs.repair_spec import repair_spec
 from nightpress.jobs.runs.shared import (
     OnEvent,
@@ -85,6 +88,7 @@ def again(
     *,
     ids: Iterable[str] | None = None,
     where: str | None = None,
+    marks: MarkChoice | None = None,
     num_images: int = 1,
     settings: Mapping[str, Any] | None = None,
     address: str | None = None,
@@ -101,6 +105,7 @@ def again(
         target, on_event, address, max_failures, allow_pickle, take_over, storage: as for `retry`.
         ids: ids of images, or of rows, which mean their first images.
         where: a condition on the metadata instead, such as `status = 'ok' and priority > 1`.
+        marks: only images with these marks of reviewers; not with ids.
         num_images: how many others to make of each image.
         settings: what is to differ, such as `{"guidance_scale": 6}`.
 
@@ -109,11 +114,11 @@ def again(
         UnfinishedRun: the run's plan is not written yet.
         JobError, StoreError, RunHeld: as for `retry`.
     """
-    request = AgainRequest.of(ids, where, num_images, settings or {})
+    request = AgainRequest.of(ids, where, num_images, settings or {}, marks)
     run = open_images(target, storage)
     spec = repair_spec(run, target, address, max_failures, allow_pickle)
     signing_key_of(with_certificate(spec))
-    chosen = None if _is_unfinished(run, request) else _chosen(run, spec, request)
+    chosen = None if _is_unfinished(run, request) else _chosen(run, spec, request, on_event)
     return _Session(run, spec, request, chosen, on_event).carry_out(take_over)
 
 
@@ -140,10 +145,10 @@ def _shards_of_last(sections: Sequence[PlanLayout]) -> set[int]:
     return {shard for p in last for shard in range(p.first_shard, p.first_shard + p.num_shards)}
 
 
-def _chosen(run: Run, spec: RunSpec, request: AgainRequest) -> _Chosen:
+def _chosen(run: Run, spec: RunSpec, request: AgainRequest, on_event: OnEvent = ignore) -> _Chosen:
     """Find the images, and check the rows of the new ones."""
     record, store = run.record, run.store
-    names = request.ids or _matching(run, str(request.where))
+    names = request.ids or _matching(run, request, on_event)
     try:
         found = find_parents(store, record.layout, names, request.num_images)
     except StoreMissing as error:
@@ -171,16 +176,23 @@ def _chosen(run: Run, spec: RunSpec, request: AgainRequest) -> _Chosen:
     return _Chosen(found, replace(rows, layout=layout), image_ids)
 
 
-def _matching(run: Run, where: str) -> list[str]:
-    """The images whose metadata meet a condition."""
+def _matching(run: Run, request: AgainRequest, on_event: OnEvent) -> Sequence[str]:
+    """The images with certain marks, whose metadata meet a condition; either may be left out."""
+    where, marks = request.where, request.marks
+    marked = marked_if_asked(run, marks, on_event)
+    if where is None:
+        return () if marked is None else marked.ids
     metadata = run.metadata
     condition = parse_condition(where, metadata.schema)
+    if marked is not None:
+        condition &= pc.field("image_id").isin(pa.array(marked.ids, pa.string()))
     names: list[str] = (
         metadata.to_table(columns=["image_id"], filter=condition).column("image_id").to_pylist()
     )
     if not names:
         require_scores(run, scores_in_condition(where, metadata.schema))
-        raise SpecError(f"where: no image of {run.url} meets the condition {where}")
+        which = "image" if marks is None else f"image that is {marks}"
+        raise SpecError(f"where: no {which} of {run.url} meets the condition {where}")
     return names
 
 

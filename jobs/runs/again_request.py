@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Self
 
+from nightpress.jobs.runs.marked_images import MarkChoice
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.reader import apply_overrides
 from nightpress.pipelines.job.spec import flatten
@@ -24,11 +25,13 @@ class AgainRequest:
     ids: tuple[str, ...] | None
     """Ids of images or rows, each once; None if a condition chooses the images."""
     where: str | None
-    """A condition on the metadata; None if ids choose the images."""
+    """A condition on the metadata; None if ids or marks choose the images."""
     num_images: int
     """How many others to make of each."""
     settings: Mapping[str, Setting]
     """Settings that are to differ."""
+    marks: MarkChoice | None = None
+    """The marks of the images; with a condition, they must meet both."""
 
     @classmethod
     def of(
@@ -37,20 +40,26 @@ class AgainRequest:
         where: str | None,
         num_images: int,
         settings: Mapping[str, Any],
+        marks: MarkChoice | None = None,
     ) -> Self:
         """The request of a caller, checked as far as it can be without the run.
 
         Raises:
             SpecError: it chooses no images, or cannot be asked for.
+            MarksError: the policy of the marks and their lead do not fit.
         """
-        if (ids is None) == (where is None):
-            raise SpecError("again: choose images either by ids or by where")
+        if ids is None and where is None and marks is None:
+            raise SpecError("again: choose images by ids, by where or by marks")
+        if ids is not None and (where is not None or marks is not None):
+            raise SpecError("again: choose images by ids alone, or by where and marks")
+        if marks is not None:
+            marks.check()
         chosen = None if ids is None else tuple(dict.fromkeys(ids))
         if chosen == ():
             raise SpecError("ids: there is none")
         if num_images < 1:
             raise SpecError(f"num_images: {num_images} is not 1 or more")
-        return cls(chosen, where, num_images, _checked(settings))
+        return cls(chosen, where, num_images, _checked(settings), marks)
 
     def as_dict(self) -> dict[str, Any]:
         """As an edition records it: equal requests have equal values."""
@@ -63,6 +72,7 @@ class AgainRequest:
             "where": self.where,
             "num_images": self.num_images,
             "settings": dict(self.settings),
+            **({} if self.marks is None else {"marks": self.marks.as_dict()}),
         }
 
 

@@ -12,19 +12,19 @@ import pyarrow.compute as pc
 
 from nightpress.jobs.errors import RunBlocked
 from nightpress.jobs.progress.events import Message
-from nightpress.jobs.runs.delivery_choice import Choice, ChosenRows, Survey
+from nightpress.jobs.runs.copying import choice_of, intact_image, marked_if_asked, place_of_copies
+from nightpress.jobs.runs.delivery_choice import ChosenRows, Survey
 from nightpress.jobs.runs.delivery_table import DELIVERED, DeliveredRows, is_table_of
-from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
+from nightpress.jobs.runs.marked_images import MarkChoice
+from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
-from nightpress.pipelines.errors import SpecError, StoreMissing
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.copy_signing import CopySigner, CopySigning
 from nightpress.pipelines.image_files.naming import FOLDER
-from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
-from nightpress.pipelines.storage.urls import absolute
 
 COPIES_A_MESSAGE = 1_000
 
@@ -106,6 +106,7 @@ def deliver(
     ids: Iterable[str] | None = None,
     where: str | None = None,
     selection: str | None = None,
+    marks: MarkChoice | None = None,
     copies: CopySpec | None = None,
     signing: CopySigning | None = None,
     storage: Options | None = None,
@@ -115,33 +116,26 @@ def deliver(
     Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on.
 
     Args:
-        target: the URL of a run directory, a job, or an opened run.
+        target, on_event, storage: as for `export_picks`.
         to: folder or URL of the copies.
-        on_event: called with messages.
-        ids: ids of images, or of rows; by default every image.
-        where: a condition on the metadata instead.
-        selection: the name of a selection of the run instead.
+        ids, where, selection, marks: as for `export_picks`; by default every image.
         copies: what the copies are to be.
         signing: how to sign them; by default they are not signed.
-        storage: fsspec options by protocol, for URLs.
 
     Raises:
-        SpecError: the images or the copies cannot be asked for so, or other files lie at their
-            places; nothing was written.
+        SpecError: they cannot be asked for so, or other files lie there; nothing was written.
+        MarksError: the policy of the marks has a lead who marked nothing.
         RunNotFound, StoreError: the run cannot be read, or the place not written to.
     """
     (copies := copies or CopySpec()).check()
     run = open_images(target, storage)
     options: Options = {**run.store.options, **(storage or {})}
     signer = CopySigner.of(signing or CopySigning(), options)
-    rows = ChosenRows(run, Choice(_listed(ids), where, selection))
+    choice = choice_of(ids, where, selection, marked_if_asked(run, marks, on_event))
+    rows = ChosenRows(run, choice)
     copies.check_sizes((survey := rows.survey()).sizes)
-    place = _place(run, to, options, on_event)
+    place = place_of_copies(run, to, options, on_event)
     return _Delivery(run, place, copies, signer, rows).carry_out(survey, on_event)
-
-
-def _listed(ids: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if ids is None else tuple(dict.fromkeys(ids))
 
 
 def _warn_of_names(run: Run, on_event: OnEvent) -> None:
@@ -154,18 +148,6 @@ def _warn_of_names(run: Run, on_event: OnEvent) -> None:
             f"is {template!r}"
         )
         on_event(Message(text, warning=True))
-
-
-def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Store:
-    """The folder of the copies, which is not in the run."""
-    url, inside = absolute(to), absolute(run.url)
-    if f"{url}/".startswith(f"{inside}/"):
-        raise SpecError(
-            f"--to {to}: lies in the run directory, which holds only what the run makes"
-        )
-    place = Store(url, options)
-    place.check()
-    return create_only_store(place, on_event)
 
 
 class _Delivery:
@@ -273,21 +255,14 @@ class _Delivery:
 
     def _unsigned(self, master: Master) -> bytes | str:
         """The copy without a credential, or what is wrong with the image."""
-        row = master.row
-        try:
-            data = image_bytes(self._run.store, row)
-        except StoreMissing:
-            return f"{master.image_id}: {row['file']} is not in the run; {REPAIR}"
-        if hashlib.sha256(data).hexdigest() != row["sha256"]:
-            return f"{master.image_id}: {row['file']} is not what the run recorded; {REPAIR}"
+        data = intact_image(self._run, master.row)
+        if isinstance(data, str):
+            return data
         return self._copies.copy_of(data, self._run.spec.images)
 
     def _finish(self, delivered: DeliveredRows) -> str:
         self._place.create(DELIVERED, delivered.to_parquet(self._asked(), self._rows.ranked))
         return f"{self._place.url}/{DELIVERED}"
-
-
-REPAIR = "nightpress verify --repair makes it again"
 
 
 def _made(master: Master, data: bytes, state: Literal["written", "present"]) -> _Made:

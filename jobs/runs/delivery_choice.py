@@ -32,12 +32,16 @@ class Choice:
     """Ids of images or of rows; the id of a row means all of its images."""
     where: str | None = None
     selection: str | None = None
+    marked: tuple[str, ...] | None = None
+    """Ids of the images with certain marks; they narrow `where` or a selection down."""
 
     def check(self) -> None:
         """Raise if more than one of them is given, or none of the ids is one."""
         given = [each for each in (self.ids, self.where, self.selection) if each is not None]
         if len(given) > 1:
-            raise SpecError("deliver: choose images by ids, by where or by a selection, not by two")
+            raise SpecError("choose images by ids, by where or by a selection, not by two")
+        if self.ids is not None and self.marked is not None:
+            raise SpecError("choose images by ids or by marks, not by both")
         if self.ids == ():
             raise SpecError("ids: there is none")
 
@@ -58,14 +62,19 @@ class Survey:
 class ChosenRows:
     """The metadata of the chosen images, read some rows at a time, as often as it is needed.
 
+    Args:
+        run: the run.
+        choice: which of its images.
+        columns: the columns of `tables`; None for all.
+
     Raises:
         SpecError: the choice is not clear.
         SelectionNotFound, StoreError: the metadata or the selection cannot be read.
     """
 
-    def __init__(self, run: Run, choice: Choice) -> None:
+    def __init__(self, run: Run, choice: Choice, columns: list[str] | None = COLUMNS) -> None:
         choice.check()
-        self._run, self._choice = run, choice
+        self._run, self._choice, self._columns = run, choice, columns
         self._metadata = run.metadata
         self._condition: pc.Expression | None = None
         self.ranked: pa.Table | None = None
@@ -77,8 +86,16 @@ class ChosenRows:
             self._condition = pc.field("image_id").isin(names) | pc.field("id").isin(names)
         if choice.selection is not None:
             self.ranked = run.selection(choice.selection).images.combine_chunks()
+            if choice.marked is not None:
+                marked = pc.is_in(
+                    self.ranked.column("image_id"), pa.array(choice.marked, pa.string())
+                )
+                self.ranked = self.ranked.filter(marked).combine_chunks()
             ids = self.ranked.column("image_id").combine_chunks()
             self._condition = pc.field("image_id").isin(ids)
+        elif choice.marked is not None:
+            marked = pc.field("image_id").isin(pa.array(choice.marked, pa.string()))
+            self._condition = marked if self._condition is None else self._condition & marked
 
     def survey(self) -> Survey:
         """Read all rows once, and count them.
@@ -123,7 +140,7 @@ class ChosenRows:
         """The chosen rows in the order of the run, some at a time; see `images`."""
         with self._run.reading():
             for batch in self._metadata.to_batches(
-                columns=COLUMNS, filter=self._condition, batch_size=ROWS_AT_ONCE
+                columns=self._columns, filter=self._condition, batch_size=ROWS_AT_ONCE
             ):
                 table = pa.Table.from_batches([batch])
                 if self.ranked is not None:
@@ -132,7 +149,8 @@ class ChosenRows:
                     yield table
 
     def _num_uncommitted(self) -> int:
-        if self._choice.ids is not None or self._choice.selection is not None:
+        chosen = (self._choice.ids, self._choice.selection, self._choice.marked)
+        if any(each is not None for each in chosen):
             return 0
         with self._run.reading():
             committed: int = self._metadata.count_rows()

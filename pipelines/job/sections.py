@@ -129,6 +129,9 @@ StorageOptions = Annotated[
 NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
 
+ImageFormat = Literal["png", "webp", "jpeg"]
+
+
 class Section(BaseModel):
     """A mapping in the job file: immutable, and unknown keys are errors."""
 
@@ -200,9 +203,7 @@ class SamplingSpec(Section):
 class ImagesSpec(Section):
     """The format and the names of the image files."""
 
-    format: Annotated[
-        Literal["png", "webp", "jpeg"], Field(description="File format of the images.")
-    ] = "png"
+    format: Annotated[ImageFormat, Field(description="File format of the images.")] = "png"
     quality: Annotated[
         int | None,
         Field(

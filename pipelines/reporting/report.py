@@ -1,77 +1,51 @@
 """report.html: one page about a run. It is static, self-contained, and safe for any prompt."""
 
 import json
-from base64 import b64encode
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from io import BytesIO
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.conditioning.spec import TEXT
-from nightpress.pipelines.errors import StoreError, StoreMissing
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.formatting import duration, plural, size
-from nightpress.pipelines.image_files.embedded_metadata import readable
-from nightpress.pipelines.image_files.encoding import decoded
-from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.job.cost_section import Cost, money
-from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.reporting.collect import CUT_COLUMNS, Collected, Limits, collect
-from nightpress.pipelines.reporting.conditions import condition_facts
 from nightpress.pipelines.reporting.editions import edition_line
 from nightpress.pipelines.reporting.failures import failure_counts
-from nightpress.pipelines.reporting.scores import RunScores, ScoreRow, scores_text
+from nightpress.pipelines.reporting.gallery import (
+    EMPTY_GIF,
+    MAX_CAPTION,
+    Fact,
+    GalleryImage,
+    gallery,
+    text,
+)
+from nightpress.pipelines.reporting.pick_rates import PickRates, write_pick_rates
+from nightpress.pipelines.reporting.picks import NO_PICKS, Picks
+from nightpress.pipelines.reporting.scores import RunScores, ScoreRow
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
-from nightpress.pipelines.storage import READ_THREADS, Store
+from nightpress.pipelines.storage import Store
 
 REPORT_FILE = "report.html"
+
+REVIEW_PAGE = "review.html"
+"""What `nightpress review --static` writes."""
 
 LIMITS = Limits(images=200, failures=100)
 MAX_SETTINGS = 100
 MAX_SCORES = 40
-MAX_TEXT = 2_000
-"""Characters of one value on the page; the metadata has the full text."""
-
-MAX_CAPTION = 400
-
-THUMBNAIL_SIZE = 384
-"""Pixels of the longer side of a packed image, which is embedded in the page."""
-
-REPORT_S, REPORT_S_PER_COMMIT = 10.0, 0.03
-"""What writing a report may take. Measured on two busy cores: 10 ms a commit from a local disk,
-18 ms from an S3 server beside it."""
-
-EMPTY_GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
-"""Shown for an image whose pack is damaged or missing; `nightpress verify` reports that."""
+REPORT_S, REPORT_S_PER_COMMIT = 20.0, 0.03
+"""What writing a report may take; the first is mostly for the images that thumbnails are made of.
+Measured on two busy cores: 10 ms a commit from a local disk, 18 ms from an S3 server beside it."""
 
 UNKNOWN = "\N{EM DASH}"
-
-IMAGE_FACTS = {
-    "prompt": "prompt",
-    "prompt_cut": "cut from the prompt",
-    "negative_prompt": "negative prompt",
-    "negative_prompt_cut": "cut from the negative prompt",
-    "image_id": "image id",
-    "seed": "seed",
-    "scheduler": "sampler",
-    "num_inference_steps": "steps",
-    "guidance_scale": "guidance",
-    "file": "file",
-    "member": "member",
-    "sha256": "sha256",
-}
-"""Metadata column -> its label on the page; carried columns follow under their own names."""
-
-MONOSPACE = ("file", "member", "sha256", "image_id")
 
 
 @dataclass(frozen=True)
@@ -82,29 +56,6 @@ class Total:
     value: str
     tone: str = ""
     """`good`, `bad` or empty."""
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A name and a value."""
-
-    name: str
-    value: str
-    mono: bool = False
-
-
-@dataclass(frozen=True)
-class GalleryImage:
-    """An image in the gallery."""
-
-    url: str
-    """Relative to the page and percent-encoded; for a packed image, a thumbnail as a data URL."""
-    caption: str
-    image_id: str
-    seed: int
-    width: int
-    height: int
-    facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True)
@@ -149,11 +100,20 @@ class SettingsRow:
     sampling_s: str
 
 
-def write_report(run: Run, store: Store) -> RunScores:
-    """Write the report of a run, finished or not, and the index of its commits."""
+def write_report(run: Run, store: Store, rates: PickRates | None = None) -> RunScores:
+    """Write the report of a run, finished or not, the index of its commits, and its pick rates.
+
+    Args:
+        run: the run.
+        store: its directory.
+        rates: the pick rates to show; by default those under the policy `any`, if there are marks.
+    """
     found = collect(run, LIMITS)
     write_summary_index(store, found.totals)
-    store.put(REPORT_FILE, render(run, found).encode())
+    picks = Picks.of(run, rates)
+    if picks.rates is not None:
+        write_pick_rates(store, picks.rates)
+    store.put(REPORT_FILE, render(run, found, picks).encode())
     return found.run_scores
 
 
@@ -162,13 +122,12 @@ def expected_report_s(num_commits: int) -> float:
     return REPORT_S + REPORT_S_PER_COMMIT * num_commits
 
 
-def render(run: Run, found: Collected) -> str:
-    """The report as HTML, given what was collected from the metadata."""
+def render(run: Run, found: Collected, picks: Picks = NO_PICKS) -> str:
+    """The report as HTML, given what was collected from the metadata, and what was picked."""
     total = Summary.total(each.summary for each in found.totals.values())
     starts, starts_facts = _starts(run.store)
     progress = run.progress_of(total, found.totals)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        images = list(pool.map(partial(gallery_image, run), found.images))
+    images = gallery(run, found.images)
     shown_settings = [settings_row(row) for row in found.settings[:MAX_SETTINGS]]
     loader = jinja2.PackageLoader("nightpress.pipelines.reporting")
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("report.html.j2")
@@ -178,9 +137,13 @@ def render(run: Run, found: Collected) -> str:
         totals=[
             *totals(progress, found.num_cut, found.num_draws),
             *cost_totals(cost_of(starts, progress.num_done)),
+            *(Total(name, value) for name, value in picks.totals),
         ],
+        picks=picks,
+        review_command=f"nightpress review {run.url}",
+        has_review_page=run.store.size(REVIEW_PAGE) is not None,
         images=images,
-        images_note=_count(len(images), progress.num_ok, "an even sample"),
+        images_note=_images_note(images, progress.num_ok),
         failures=[failure(row) for row in found.failures],
         failure_counts=failure_counts(found.failure_counts),
         failures_note=_count(len(found.failures), progress.num_failed, "the first"),
@@ -274,43 +237,6 @@ def columns_to_show(settings: Sequence[SettingsRow]) -> dict[str, bool]:
     return shown | {"mode": any(row.mode != TEXT for row in settings)}
 
 
-def gallery_image(run: Run, row: dict[str, Any]) -> GalleryImage:
-    """An image in the gallery: its own facts, then the carried columns."""
-    carried = [name for name in row if name not in METADATA_SCHEMA.names]
-    facts = [
-        Fact(label, text(row.get(name)), mono=name in MONOSPACE)
-        for name, label in IMAGE_FACTS.items()
-    ]
-    loras = (f"{lora['name']} at {lora['scale']:g}" for lora in row["loras"])
-    facts.append(Fact("LoRAs", text(", ".join(loras))))
-    facts.append(Fact("scores", text(scores_text(row))))
-    facts += [Fact(label, text(value)) for label, value in condition_facts(row)]
-    facts += [Fact(readable(name), text(row[name])) for name in carried]
-    return GalleryImage(
-        url=image_url(run, row),
-        caption=text(row["prompt"], MAX_CAPTION),
-        image_id=text(row["image_id"]),
-        seed=row["seed"],
-        width=row["width"],
-        height=row["height"],
-        facts=tuple(fact for fact in facts if fact.value),
-    )
-
-
-def image_url(run: Run, row: dict[str, Any]) -> str:
-    """The relative URL of an image file; for a packed image, a thumbnail as a data URL."""
-    if row["member"] is None:
-        return quote(row["file"])
-    try:
-        image = decoded(image_bytes(run.store, row)).convert("RGB")
-    except (StoreMissing, ValueError):
-        return EMPTY_GIF
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    file = BytesIO()
-    image.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
-
-
 def failure(row: dict[str, Any]) -> Failure:
     """A row of the table of failed images."""
     return Failure(
@@ -373,25 +299,16 @@ def model_facts(run: Run) -> list[Fact]:
     ]
 
 
-def text(value: object, most: int = MAX_TEXT) -> str:
-    """A value of a metadata row as text for the page; empty for None."""
-    match value:
-        case None:
-            return ""
-        case bytes():
-            return f"{len(value):,} bytes"
-        case str():
-            shown = value
-        case list() | dict():
-            shown = json.dumps(value, ensure_ascii=False, default=str)
-        case _:
-            shown = str(value)
-    return readable(shown if len(shown) <= most else shown[: most - 1] + "…")
-
-
 def moment(iso: str) -> str:
     """`2026-11-21 02:10 UTC`."""
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _images_note(images: Sequence[GalleryImage], num_ok: int) -> str:
+    """How many images are shown, and how many of them cannot be read."""
+    note = _count(len(images), num_ok, "an even sample")
+    blank = sum(each.thumb == EMPTY_GIF for each in images)
+    return f"{note}; {blank:,} of them cannot be read" if blank else note
 
 
 def _count(shown: int, total: int, which: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support.fakes.fake_runs import FakeSampler
 from support.growing_runs import begin, cats, extend, grow
+from support.marked_runs import say
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs
@@ -17,6 +18,7 @@ from nightpress.jobs.errors import RunStopped, UnfinishedRun
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.again import _chosen, _is_unfinished, add_again
 from nightpress.jobs.runs.again_request import AgainRequest, settings_of
+from nightpress.jobs.runs.marked_images import MarkChoice
 from nightpress.pipelines import Run
 from nightpress.pipelines.errors import LeaseLost, SpecError
 from nightpress.pipelines.image_files.encoding import read_facts
@@ -65,6 +67,48 @@ def make(spec: RunSpec, *shards: int) -> Run:
 
 def metadata(run: Run) -> dict[str, dict[str, Any]]:
     return {row["image_id"]: row for row in run.metadata.to_table().to_pylist()}
+
+
+def test_other_variants_are_made_of_what_reviewers_rejected(tmp_path: Path) -> None:
+    spec = begin(tmp_path, cats(1, 2, 3, mood="calm"))
+    run = make(spec)
+    say(run, "anna", ("r1_00", "flag", "reject"), ("r2_00", "flag", "reject"))
+    say(run, "ben", ("r1_00", "flag", "pick"), ("r3_00", "flag", "pick"))
+    wanted = AgainRequest.of(None, None, 2, {}, MarkChoice("reject"))
+    record = ask(spec, wanted)
+    assert record.editions[-1].again == {
+        "ids": None,
+        "where": None,
+        "num_images": 2,
+        "settings": {},
+        "marks": {"flag": "reject", "policy": "any"},
+    }
+    assert _is_unfinished(open_run(spec.url), wanted)
+    parents = {name: row["parent"] for name, row in metadata(make(spec)).items()}
+    assert {name: parent for name, parent in parents.items() if parent is not None} == {
+        "r2_01": "r2_00",
+        "r2_02": "r2_00",
+    }
+    assert not _is_unfinished(open_run(spec.url), wanted)
+    by_both = AgainRequest.of(None, "id = 'r1'", 1, {}, MarkChoice("pick"))
+    run = open_run(spec.url)
+    assert _chosen(run, run.spec, by_both).image_ids.to_pylist() == ["r1_01"]
+    none = AgainRequest.of(None, "id = 'r2'", 1, {}, MarkChoice("pick"))
+    with pytest.raises(SpecError, match="no image that is picked"):
+        _chosen(run, run.spec, none)
+
+
+def test_an_image_that_was_made_again_since_it_was_rejected_is_said(tmp_path: Path) -> None:
+    spec = begin(tmp_path, cats(1, 2, mood="calm"))
+    run = make(spec)
+    say(run, "anna", ("r1_00", "flag", "reject"))
+    say(run, "anna", ("r2_00", "flag", "reject"), n=1, sha256="e" * 64)
+    said: list[Event] = []
+    chosen = _chosen(
+        run, run.spec, AgainRequest.of(None, None, 1, {}, MarkChoice("reject")), said.append
+    )
+    assert chosen.image_ids.to_pylist() == ["r1_01"]
+    assert "1 image made again since" in str(said[0])
 
 
 def test_the_new_images_are_recorded_beside_the_old_with_their_parents(tmp_path: Path) -> None:
@@ -185,8 +229,11 @@ def test_nothing_is_added_without_the_lease(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"ids": ["r1"], "where": "id = 'r1'"}, "choose images either by ids or by where"),
-        ({}, "choose images either by ids or by where"),
+        (
+            {"ids": ["r1"], "where": "id = 'r1'"},
+            "choose images by ids alone, or by where and marks",
+        ),
+        ({}, "choose images by ids, by where or by marks"),
         ({"ids": []}, "ids: there is none"),
         ({"ids": ["r1", "x", "y"]}, "ids: 2 of 3 are neither images nor rows of .*: x, y"),
         ({"ids": ["r1"], "num_images": 0}, "num_images: 0 is not 1 or more"),
@@ -235,7 +282,9 @@ def test_the_command_refuses_in_one_line_with_exit_code_2(tmp_path: Path) -> Non
     for arguments, said in (
         (["--ids", str(ids)], f"ids: 1 of 2 are neither images nor rows of {spec.url}: nobody"),
         (["--ids", str(tmp_path / "none.txt")], "none.txt: No such file or directory"),
-        ([], "again: choose images either by ids or by where"),
+        ([], "again: choose images by ids, by where or by marks"),
+        (["--rejected", "--ids", str(ids)], "again: choose images by ids alone"),
+        (["--rejected"], "nobody has marked an image of it yet"),
         (["--where", "id = "], "condition: expected a number, a text in single quotes"),
         (["--ids", str(ids), "--set", "seed=3"], "settings: 'seed' cannot differ"),
     ):

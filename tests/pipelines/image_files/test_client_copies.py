@@ -11,7 +11,7 @@ from PIL import Image
 from support.cat_facts import CAT
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.image_files.client_copies import CopySpec, require_room
+from nightpress.pipelines.image_files.client_copies import CopySpec, PixelSpec, Rating, require_room
 from nightpress.pipelines.image_files.content_credentials.parts import split
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_embedded
 from nightpress.pipelines.image_files.file_report import read_report
@@ -122,3 +122,39 @@ def test_a_label_that_does_not_fit_is_refused() -> None:
     require_room("AI", (120, 72))
     with pytest.raises(SpecError, match="there are images of 120 x 72"):
         require_room("made by an AI model, " * 3, (120, 72))
+
+
+@pytest.mark.parametrize("images", FORMS, ids=str)
+@pytest.mark.parametrize("pixels", [PixelSpec(), PixelSpec(60), PixelSpec(None, "webp", 70)])
+def test_other_programs_read_the_rating_of_a_copy(images: ImagesSpec, pixels: PixelSpec) -> None:
+    for master in masters(images):
+        copy = pixels.copy_of(master, images, Rating(3, "pick", "blue"))
+        packet = properties(copy)
+        for text in (b"<xmp:Rating>3<", b"<xmp:Label>Blue<", b"<xmpDM:pick>1<"):
+            assert text in packet
+        assert b"trainedAlgorithmicMedia" in packet
+        assert read_embedded(copy) is None
+        with decoded(copy) as image:
+            assert image.size == ((60, 36) if pixels.resize else (120, 72))
+            assert str(image.format).lower() == (pixels.format or images.format)
+        if pixels == PixelSpec():
+            assert decoded(copy).tobytes() == decoded(master).tobytes()
+
+
+def test_a_rejected_copy_is_rated_as_xmp_says() -> None:
+    assert Rating(4, "reject").properties == [("xmp:Rating", "-1"), ("xmpDM:pick", "-1")]
+    assert Rating().properties == []
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (PixelSpec(0), "resize: 0 is not 1 pixel"),
+        (PixelSpec(quality=0), "quality: 0 is not a number"),
+        (PixelSpec(quality=80), "a PNG file has none"),
+        (PixelSpec(format="png", quality=80), "a PNG file has none"),
+    ],
+)
+def test_copies_that_cannot_be_made_are_refused(pixels: PixelSpec, reason: str) -> None:
+    with pytest.raises(SpecError, match=reason):
+        pixels.check(ImagesSpec())

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from support.fakes.fake_runs import finished_run
-from support.made_runs import NUM_IMAGES, begin, commit, failed, finish, made
+from support.made_runs import NUM_IMAGES, begin, colour, commit, failed, finish, made
 
 from nightpress.diffusion_core.conditioning.passes import Pass
 from nightpress.diffusion_core.models.lora_files import LoraInfo
@@ -21,8 +21,10 @@ from nightpress.pipelines.formatting import duration, size
 from nightpress.pipelines.records import FailureType, InputInfo
 from nightpress.pipelines.reporting.collect import Limits, collect
 from nightpress.pipelines.reporting.failures import EXPLANATIONS
-from nightpress.pipelines.reporting.report import LIMITS, render, text, write_report
+from nightpress.pipelines.reporting.gallery import text
+from nightpress.pipelines.reporting.report import LIMITS, render, write_report
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.thumbs import store_atlas, store_index
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -46,12 +48,17 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
-        self._silent = 0
+        self.captions: list[list[str]] = []
+        """The words of each caption."""
+        self._silent, self._in_caption = 0, False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
         self._silent += tag in ("script", "style")
+        self._in_caption = tag == "figcaption" or (self._in_caption and tag == "p")
+        if tag == "figcaption":
+            self.captions.append([])
 
     def handle_endtag(self, tag: str) -> None:
         self._silent -= tag in ("script", "style")
@@ -59,9 +66,15 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self._silent:
             self.words.append(data.strip())
+        if self._in_caption and data.strip():
+            self.captions[-1].append(data.strip())
 
     def values(self, attribute: str) -> Iterator[str]:
         return (attrs[attribute] or "" for _, attrs in self.elements if attribute in attrs)
+
+    def links(self) -> list[str]:
+        """Those of images."""
+        return [each for each in self.values("href") if each.startswith("images/")]
 
     def pictures(self) -> list[str]:
         return [
@@ -109,18 +122,66 @@ def test_the_totals_and_fingerprints_are_on_the_page(run: Run) -> None:
     assert run.record.model.fingerprint in words
 
 
-def test_every_image_on_the_page_is_a_relative_url_of_a_file(run: Run) -> None:
+def test_every_image_is_a_small_thumbnail_in_the_page_and_links_its_file(run: Run) -> None:
     finish(run)
-    pictures = Page(html(run)).pictures()
-    assert len(pictures) == 9
-    for address in pictures:
+    page = Page(html(run))
+    assert len(page.pictures()) == 9
+    assert all(each.startswith("data:image/webp;base64,") for each in page.pictures())
+    assert len(page.links()) == 9
+    for address in page.links():
         assert run.store.size(unquote(address)) is not None
+
+
+def test_thumbnails_come_from_atlases_where_there_are_some(run: Run) -> None:
+    finish(run)
+    marked = np.full((16, 16, 3), (250, 10, 20), np.uint8)
+    hashes = run.hashes()
+    cells = {9: ("1_00", hashes["1_00"]), 10: ("2_00", "e" * 64)}
+    store_index(run.store, 0, [store_atlas(run.store, 0, cells, dict.fromkeys(cells, marked))])
+    run.store.delete("images/1_00.png")
+    red, other = (pixel(each) for each in Page(html(run)).pictures()[1:3])
+    assert np.abs(np.subtract(red, (250, 10, 20))).max() < 12
+    assert np.abs(np.subtract(other, colour(2))).max() < 12
+    for path in run.store.list("thumbs"):
+        if path.endswith(".webp"):
+            run.store.put(path, b"damaged")
+    assert "9; 1 of them cannot be read" in " ".join(Page(html(run)).words)
+
+
+def pixel(data_url: str) -> tuple[int, ...]:
+    """The middle of a picture."""
+    image = Image.open(BytesIO(b64decode(data_url.partition(",")[2]))).convert("RGB")
+    found = image.getpixel((image.width // 2, image.height // 2))
+    assert isinstance(found, tuple)
+    return found
+
+
+def test_the_filter_searches_prompts_and_ids_and_no_checksum(run: Run) -> None:
+    finish(run)
+    page = Page(html(run))
+    assert list(page.values("data-find"))[:2] == ["0_00 0 a cat", "1_00 1 a cat"]
+
+
+def test_captions_have_carried_columns_and_no_seed(run: Run) -> None:
+    topics, same = pa.array(["shoes", "hats"]), pa.array(["x", "x"])
+    commit(run, 0, [made(run, n) for n in (0, 1)], topic=topics, same=same)
+    captions = Page(html(run)).captions
+    assert captions == [["a cat", "shoes", "0_00"], ["a cat", "hats", "1_00"]]
+
+
+def test_the_page_says_how_to_pick(run: Run) -> None:
+    finish(run)
+    words = Page(html(run)).words
+    assert f"nightpress review {run.url}" in words
+    assert "the review page" not in words
+    run.store.put("review.html", b"page")
+    assert "the review page" in Page(html(run)).words
 
 
 def test_file_names_are_percent_encoded(run: Run) -> None:
     name = 'images/ä b/100% #1?&"<x>.png'
     commit(run, 0, [made(run, 0, file=name)])
-    (address,) = Page(html(run)).pictures()
+    (address,) = Page(html(run)).links()
     assert address.isascii()
     assert not set(address) & set(' #?&"<>')
     assert unquote(address) == name
@@ -133,7 +194,7 @@ def test_packed_images_are_embedded_in_the_page(tmp_path: Path, packing: str) ->
     assert len(pictures) == 3
     for row, address in zip(packed.metadata.to_table().to_pylist(), pictures, strict=False):
         start, _, data = address.partition(",")
-        assert start == "data:image/jpeg;base64"
+        assert start == "data:image/webp;base64"
         shown = Image.open(BytesIO(b64decode(data)))
         seed = row["seed"]
         assert shown.size == (row["width"], row["height"])
@@ -146,7 +207,7 @@ def test_an_image_whose_pack_is_missing_is_shown_as_an_empty_one(tmp_path: Path)
     packed = Run(*finished_run(tmp_path, ["a", "b", "c"], shard_size=2, packing="webdataset"))
     Path(packed.packs[1]).unlink()
     kinds = [address.partition(";")[0] for address in Page(html(packed)).pictures()]
-    assert kinds == ["data:image/jpeg", "data:image/jpeg", "data:image/gif"]
+    assert kinds == ["data:image/webp", "data:image/webp", "data:image/gif"]
 
 
 def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
@@ -155,7 +216,7 @@ def test_nothing_is_loaded_from_elsewhere(run: Run) -> None:
     assert not {"link", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.elements}
     for attribute in ("src", "href", "srcset", "action"):
         for value in page.values(attribute):
-            assert value.startswith(("images/", "#"))
+            assert value.startswith(("images/", "#", "data:image/webp;base64,"))
     assert "@import" not in html(run)
     assert "url(" not in html(run)
 
