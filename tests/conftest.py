@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import psutil
 import pytest
 from support import servers
 from support.servers import Folder, Server
@@ -19,17 +18,6 @@ hypothesis.settings.load_profile("untimed")  # no test asserts a time
 # where PYTHONDONTWRITEBYTECODE is set, as pytest would the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-
-def pytest_xdist_auto_num_workers() -> int | None:
-    """Half as many processes again as there are cores; `maxprocesses` is the most.
-
-    A test that waits for Ray, for a server or for a command leaves its core to the others.
-    """
-    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
-        return None  # xdist's own answer
-    cores = psutil.cpu_count() or 1
-    return cores + (cores + 1) // 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

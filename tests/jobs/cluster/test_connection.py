@@ -198,7 +198,7 @@ def test_in_a_folder_with_a_jobs_of_its_own_that_one_is_imported(hostile: Path) 
     assert done.stderr.splitlines()[-1] == "ImportError: the hostile jobs"
 
 
-@pytest.mark.slow  # the next test shows the same of a joined cluster
+@pytest.mark.slow  # the test above shows which package is imported
 def test_the_python_api_works_in_a_folder_full_of_hostile_modules(
     hostile: Path, make_spec: MakeSpec
 ) -> None:
@@ -209,6 +209,7 @@ def test_the_python_api_works_in_a_folder_full_of_hostile_modules(
     assert "the hostile" not in done.stderr
 
 
+@pytest.mark.slow  # that the package is sent, and which is imported, are shown by tests above
 def test_a_job_runs_on_a_cluster_from_a_folder_full_of_hostile_modules(
     two_nodes: Cluster, very_hostile: Path, make_spec: MakeSpec
 ) -> None:
