@@ -13,6 +13,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.copy_lines import already_there, what_is_missing
 from nightpress.jobs.commands.image_choice import ImageChoice, choice_options
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
@@ -22,8 +23,6 @@ from nightpress.jobs.runs.deliver import Delivery, deliver
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.copy_signing import CopySigning
-
-MAX_LISTED = 20
 
 
 @click.command("deliver")
@@ -99,16 +98,8 @@ def command(
 
 def as_text(result: Delivery) -> str:
     """What was delivered, and what could not be."""
-    lines = list(result.findings[:MAX_LISTED])
-    if result.num_findings > len(lines):
-        lines.append(f"... and {result.num_findings - len(lines):,} more")
-    if result.num_failed_rows:
-        lines.append(f"{plural(result.num_failed_rows, 'chosen row')} failed and left no image")
-    if result.num_uncommitted:
-        left = plural(result.num_uncommitted, "image")
-        lines.append(f"the run is not finished: {left} not committed yet")
-    there = result.num_copies - result.num_written
-    kept = f", {there:,} of them there already" if there else ""
+    lines = what_is_missing(result)
+    kept = already_there(result)
     lines.append(f"{plural(result.num_copies, 'image')} in {result.url}{kept}")
     if result.table is None:
         lines.append(

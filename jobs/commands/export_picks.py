@@ -15,6 +15,7 @@ from nightpress.jobs.commands.common import (
     sigterm_as_ctrl_c,
     storage_options,
 )
+from nightpress.jobs.commands.copy_lines import already_there, what_is_missing
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.lines import display_for
@@ -24,8 +25,6 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.client_copies import PixelSpec
 from nightpress.pipelines.job.reader import read_yaml
 from nightpress.pipelines.storage import is_url
-
-MAX_LISTED = 20
 
 OF_SETS = ("overrides", "address", "take_over")
 """Options that only the export of a set has."""
@@ -154,16 +153,8 @@ def _export(
 
 def as_text(result: PicksExported) -> str:
     """What was exported, and what could not be."""
-    lines = list(result.findings[:MAX_LISTED])
-    if result.num_findings > len(lines):
-        lines.append(f"... and {result.num_findings - len(lines):,} more")
-    if result.num_failed_rows:
-        lines.append(f"{plural(result.num_failed_rows, 'chosen row')} failed and left no image")
-    if result.num_uncommitted:
-        left = plural(result.num_uncommitted, "image")
-        lines.append(f"the run is not finished: {left} not committed yet")
-    there = result.num_copies - result.num_written
-    kept = f", {there:,} of them there already" if there else ""
+    lines = what_is_missing(result)
+    kept = already_there(result)
     if result.table is None:
         lines.append(
             f"not complete: {plural(result.num_findings, 'image')} cannot be copied; run the same "

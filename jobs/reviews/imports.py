@@ -25,7 +25,7 @@ from nightpress.pipelines.storage.limited import read_limited
 FORMAT = 1
 
 MOST_BYTES = 256 << 20
-"""Of a file with marks; a million marks have about 200 MB."""
+"""Largest file of marks in bytes; a million marks take about 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MarksImported:
     """What became of the marks of a file."""
 
     url: str
-    """Of the run."""
+    """URL of the run."""
     reviewer: str
     num_marks: int
     num_stored: int

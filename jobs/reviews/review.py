@@ -38,7 +38,7 @@ class ReviewResult:
     """What was reviewed, when the page was closed."""
 
     url: str
-    """Of the run."""
+    """URL of the run."""
     reviewer: str
     num_marks: int
     """Marks that were stored meanwhile."""
@@ -107,7 +107,7 @@ def _serve(
         access.on_token_used = lambda token: on_event(
             Message(f"the page is open; another browser may open {address.url(token)}")
         )
-        # From before the address is printed: whoever reads it may stop the server at once.
+        # Set before the address is printed, since a reader of it may stop the server at once.
         with first_interruption() as asked, serving(ReviewServer(reviewed, access), bound):
             first = address.url(access.new_token())
             on_address(first)

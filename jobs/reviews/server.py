@@ -26,7 +26,7 @@ from nightpress.pipelines.review.rows import MEDIA_TYPES
 from nightpress.pipelines.storage import READ_THREADS
 
 MOST_BYTES = 2 << 20
-"""Of the body of a request."""
+"""Largest body of a request, in bytes."""
 
 KEPT = "private, max-age=31536000, immutable"
 ASKED_AGAIN = "private, no-cache"

@@ -78,7 +78,7 @@ class GalleryImage:
     thumb: str
     """Data URL of a thumbnail, so that the page shows something where only it is."""
     url: str
-    """Of the image, relative to the page and percent-encoded; for a packed one, its thumbnail."""
+    """URL of the image relative to the page, percent-encoded; of a packed one, its thumbnail."""
     caption: str
     image_id: str
     tags: str

@@ -27,7 +27,7 @@ LAYOUT_VERSION = "1"
 """Version of what this module writes. Another layout needs another number, and this one stays."""
 
 GENERATOR = {"name": CREATOR, "version": LAYOUT_VERSION}
-"""What made a claim, by which our own are told from those of c2pa-python."""
+"""The claim generator, which tells our credentials from those of c2pa-python."""
 
 NAMESPACE = uuid.UUID("5b8ccf3a-7b1b-5d0e-9c55-0f6f5a1b7e10")
 """Namespace of the ids of manifests and of the images that they are in."""
