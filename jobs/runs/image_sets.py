@@ -1,6 +1,5 @@
 """Sets of images that are compared: those of a run, or of files at any URL."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.jobs.runs.copying import intact_image
 from nightpress.jobs.runs.delivery_choice import Choice, ChosenRows
 from nightpress.jobs.runs.targets import ImageTarget, open_images
-from nightpress.pipelines.errors import Damaged, DataError, SpecError, StoreMissing
+from nightpress.pipelines.errors import Damaged, DataError, SpecError
 from nightpress.pipelines.image_files.encoding import decoded
-from nightpress.pipelines.image_files.packing import image_bytes, members_of
+from nightpress.pipelines.image_files.packing import members_of
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE
@@ -116,11 +116,8 @@ def _in_run(run: Run, rows: ChosenRows) -> Iterator[Named]:
 
 
 def _of_row(run: Run, row: Mapping[str, Any]) -> bytes:
-    try:
-        data = image_bytes(run.store, row)
-    except StoreMissing:
-        data = b""
-    if hashlib.sha256(data).hexdigest() != row["sha256"]:
+    data = intact_image(run, row)
+    if isinstance(data, str):
         raise Damaged(
             f"{run.url}: image {row['image_id']} is missing or damaged; nightpress verify --repair "
             "makes it again"

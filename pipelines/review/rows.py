@@ -48,7 +48,7 @@ MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 @dataclass(frozen=True)
 class PageContext:
-    """What the page is told beside the rows."""
+    """What the page receives besides the rows."""
 
     reviewer: str
     read_only: bool = False
@@ -156,7 +156,7 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
     Args:
         rows: the images.
         thumbs: the thumbnails of the run.
-        context: what else the page is told.
+        context: what the page receives besides the rows.
     """
     table = rows.table
     yield b'{"format":%d,"length":%d,"failed":%s' % (FORMAT, len(table), _json(list(rows.failed)))

@@ -44,7 +44,7 @@ class FoundVectors:
     has_one: NDArray[np.bool_]
     """(n,) whether the image has a vector."""
     fingerprint: str | None
-    """Of the scorer; None if it has given no image of the run a vector."""
+    """Fingerprint of the scorer; None if it has given no image of the run a vector."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class EmbeddingPart:
     failed: list[str]
     """SHA-256 of the images that the scorer failed on."""
     fingerprint: str
-    """Of the scorer."""
+    """Fingerprint of the scorer."""
 
 
 def write_embeddings(

@@ -56,7 +56,7 @@ class Mark:
 
     image_id: str
     sha256: str
-    """Of the image's file when it was marked."""
+    """SHA-256 of the image file when it was marked."""
     field: MarkField
     value: str | int
     """`stars` has 0 to 5, the others have text; 0 and an empty text take an earlier mark back."""

@@ -58,7 +58,7 @@ class CountedMark:
 
     @property
     def order(self) -> tuple[int, str, int]:
-        """Of the marks with one key the highest counts."""
+        """Sort key: of the marks with one key, the highest counts."""
         return self.mark.counter, self.session, self.n
 
 

@@ -44,7 +44,7 @@ class ThumbPlace:
     """Where a thumbnail is."""
 
     path: str
-    """Of its atlas."""
+    """Path of its atlas."""
     cell: int
 
 
