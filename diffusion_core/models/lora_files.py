@@ -8,8 +8,9 @@ this loads no framework; before a LoRA is loaded, only the header of its file is
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from nightpress.diffusion_core.errors import (
     UnsupportedModel,
     as_model_error,
 )
+from nightpress.diffusion_core.models.lora_names import needs_rewriting
 from nightpress.diffusion_core.models.lora_switching import Adapter, RowLoras, num_layers_with
 from nightpress.diffusion_core.models.tensor_headers import listed, read_headers
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
@@ -281,17 +283,21 @@ def _traced(pipeline: Any, file: Path) -> Iterator[list["Trace"]]:
         IncompatibleLibrary: a LoRA was loaded without it.
         ModelError: it left tensors out.
     """
-    from nightpress.diffusion_core.models import lora_keys
+    from nightpress.diffusion_core.models import lora_keys, lora_layouts
 
     traces: list[Trace] = []
     translate = patching.require(pipeline, "lora_state_dict", COUNT_LAYERS)
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         tensors = lora_keys.read_tensors(file)
-        traces.append(lora_keys.trace(lambda held: translate(held, **kwargs), tensors))
+        rewrites = needs_rewriting(tensors)
+        translated: Callable[..., Any] = partial(translate, **kwargs)
+        if rewrites:
+            translated = lora_layouts.translation(pipeline, translated, tensors)
+        traces.append(lora_keys.trace(translated, tensors))
         if idle := lora_keys.left_out(pipeline, traces[0]):
             raise ValueError(lora_keys.describe_idle(idle, tensors))
-        return translate(*args, **kwargs)
+        return translated(tensors) if rewrites else translate(*args, **kwargs)
 
     with patching.shadowed(pipeline, "lora_state_dict", traced):
         yield traces
@@ -313,11 +319,12 @@ def _silenced() -> Iterator[None]:
 
 
 def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
-    if any("dora_scale" in name for name in names):
+    rewritten = needs_rewriting(names)
+    if any("dora_scale" in name for name in names) and not rewritten:
         raise UnsupportedModel(
             f"LoRA {spec.source!r}: it is a DoRA, whose magnitudes diffusers would ignore"
         )
-    if not any("lora" in name or "lokr_" in name for name in names):
+    if not rewritten and not any("lora" in name or "lokr_" in name for name in names):
         raise UnsupportedModel(
             f"LoRA {spec.source!r}: the file holds no LoRA; its tensors are {listed(sorted(names))}"
         )

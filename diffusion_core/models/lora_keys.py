@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from nightpress.diffusion_core import patching
+from nightpress.diffusion_core.models import lora_layouts
 from nightpress.diffusion_core.models.tensor_headers import listed
 
 _NUMBER_IS_READ = ("item", "tolist", "__float__", "__int__")
@@ -82,11 +83,10 @@ def read_tensors(file: Path) -> dict[str, Any]:
         values = torch.load(file, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(f"it holds more than tensors: {error}") from error
+    if isinstance(values, list):
+        return dict(lora_layouts.numbered(values))
     if not isinstance(values, Mapping):
-        raise ValueError(
-            f"it holds a {type(values).__name__}, not tensors by name, as LoRAs of "
-            "cloneofsimo/lora do; diffusers cannot read those"
-        )
+        raise ValueError(f"it holds a {type(values).__name__}, not tensors")
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 

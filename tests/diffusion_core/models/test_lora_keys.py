@@ -169,14 +169,6 @@ def test_another_familys_lora_is_refused(family: str, other: str, own: Make, loa
         load(family, own(other))
 
 
-def test_the_old_layout_of_cloneofsimo_is_refused_in_words(saved: Saved, tmp_path: Path) -> None:
-    file = tmp_path / "old.pt"
-    torch.save([torch.zeros(2, 2), torch.zeros(2, 2)], file)
-    spec = ModelSpec(source="sd", loras=[{"source": str(file)}], allow_pickle=True)
-    with pytest.raises(ModelError, match="it holds a list, not tensors by name, as LoRAs of clone"):
-        loading.load(saved("sd"), spec, "cpu", [file])
-
-
 def test_a_tensor_is_followed_through_every_kind_of_translation() -> None:
     def translate(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, float]]:
         scale = tensors.pop("alpha").item()
