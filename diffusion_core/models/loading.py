@@ -10,7 +10,13 @@ from typing import Any
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
-from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
+from nightpress.diffusion_core.models import (
+    networks,
+    pipeline_folder,
+    placement,
+    samplers,
+    weight_files,
+)
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.controlnets import (
     ControlNet,
@@ -29,6 +35,7 @@ from nightpress.diffusion_core.models.lora_files import (
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.placement import MemorySpec
 from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
     limits_from_folder,
@@ -69,6 +76,8 @@ class LoadedModel:
     """How much of a prompt the model reads."""
     controlnets: tuple[ControlNet, ...] = ()
     """In the job's order."""
+    memory: MemorySpec = field(default_factory=MemorySpec)
+    """Whether its networks are moved to the device in turn."""
 
     @property
     def takes_negative_prompt(self) -> bool:
@@ -100,6 +109,7 @@ def describe(
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = _read(folder)
+    placement.require_placement(spec.memory, pipeline_class)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     controlnets = describe_controlnets(
         spec.controlnets, adapters.controlnets, model, spec.allow_pickle
@@ -187,7 +197,7 @@ def load(
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
-    pipeline.set_progress_bar_config(disable=True)
+    placement.place(pipeline, spec.memory, device)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
@@ -200,6 +210,7 @@ def load(
         references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
         controlnets=_load_controlnets(model, spec, adapters, dtype, device),
+        memory=spec.memory,
     )
 
 
@@ -249,7 +260,9 @@ def _load_pipeline(
 
     weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
     kind = getattr(torch, dtype)
-    parts = networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
+    spread = placement.spread_arguments(spec.memory, device)
+    # diffusers itself must load what it spreads.
+    parts = {} if spread else networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
     failure = f"{model.path}: cannot load {model.class_name}"
     with as_model_error(failure), no_progress_bars():
         pipeline = pipeline_class.from_pretrained(
@@ -258,8 +271,12 @@ def _load_pipeline(
             local_files_only=True,
             use_safetensors=None if spec.allow_pickle else True,
             **parts,
+            **spread,
             **pipeline_folder.fixed_arguments(pipeline_class),
-        ).to(device)
+        )
+        if device == "cpu" or not spec.memory.moves_networks:
+            pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
     networks.require_finite(pipeline, failure)
     return pipeline
 

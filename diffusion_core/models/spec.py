@@ -8,10 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
+from nightpress.diffusion_core.models.placement import MemorySpec
 from nightpress.diffusion_core.models.prompts import PromptsSpec
 from nightpress.diffusion_core.models.references import NamedReference
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+SPEED_WITH_MEMORY = frozenset({"channels_last", "force_upcast", "vae_batch_size"})
+"""The keys of `speed` that go with networks that are moved between devices."""
 
 SPEED_WITH_REFERENCES = frozenset(
     {"channels_last", "deep_features", "force_upcast", "vae_batch_size"}
@@ -70,6 +74,9 @@ class ModelSpec(BaseModel):
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
+    memory: Annotated[
+        MemorySpec, Field(description="How a model that is larger than its device is held.")
+    ] = MemorySpec()
     prompts: Annotated[
         PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
     ] = PromptsSpec()
@@ -132,5 +139,15 @@ class ModelSpec(BaseModel):
             raise ValueError(
                 f"speed.{refused[0]} does not go with references; these do: "
                 f"{', '.join(sorted(SPEED_WITH_REFERENCES))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _networks_can_be_moved(self) -> Self:
+        chosen = self.speed.chosen() if self.memory.moves_networks else {}
+        if refused := sorted(set(chosen) - SPEED_WITH_MEMORY):
+            raise ValueError(
+                f"speed.{refused[0]} does not go with model.memory; these do: "
+                f"{', '.join(sorted(SPEED_WITH_MEMORY))}"
             )
         return self

@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
@@ -13,6 +15,54 @@ from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_
 
 FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a weight by the type that a model is loaded in."""
+
+
+BLOCK = re.compile(r"^[^.]+\.\d+")
+"""Matches the start of a tensor's name that says in which of a denoiser's blocks it is."""
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """How large a model's weights are, whole and in the parts that can be moved to a device."""
+
+    total_bytes: int
+    largest_network_bytes: int
+    """What `model.memory.offload: model` has on the device at a time, at most."""
+    largest_block_bytes: int
+    """What `offload: group` has there: a block of a denoiser or decoder, or a text encoder."""
+
+    def on_device(self, offload: str) -> int:
+        """Bytes on the device at a time, under this `model.memory.offload`."""
+        held = {"model": self.largest_network_bytes, "group": self.largest_block_bytes}
+        return held.get(offload, self.total_bytes)
+
+
+def weight_sizes(
+    folder: Path,
+    spec: ModelSpec,
+    dtype: str,
+    loras: Iterable[Path] = (),
+    adapters: AdapterFiles = NO_ADAPTERS,
+) -> WeightSizes:
+    """The sizes of a model's weights; the arguments are those of `weight_bytes`.
+
+    LoRAs and adapters are on the device all the time, or with the network that they change.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    total = weight_bytes(folder, spec, dtype, loras, adapters)
+    model = PipelineFolder.read(folder)
+    networks: Counter[str] = Counter()
+    blocks: Counter[str] = Counter()
+    for file in used_files(model.path, model.components, spec.variant, spec.allow_pickle):
+        if file.suffix in WEIGHT_SUFFIXES:
+            for part, num_bytes in _parts(file, dtype):
+                networks[file.parent.name] += num_bytes
+                blocks[f"{file.parent.name}/{part}"] += num_bytes
+    added = total - networks.total()
+    largest = max(networks.values(), default=0), max(blocks.values(), default=0)
+    return WeightSizes(total, largest[0] + added, largest[1] + added)
 
 
 def weight_bytes(
@@ -41,6 +91,17 @@ def weight_bytes(
     for each in adapters.references[:1]:  # all of them share its image encoder
         files += weight_files(each.image_encoder, None, False) if each.image_encoder else []
     return sum(_bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES)
+
+
+def _parts(file: Path, dtype: str) -> Iterator[tuple[str, int]]:
+    """The block of each tensor of a file, and the tensor's bytes."""
+    if file.suffix != ".safetensors":
+        yield "", file.stat().st_size
+        return
+    is_moved_in_blocks = not file.parent.name.startswith("text_encoder")
+    for name, header in read_headers(file).items():
+        block = BLOCK.match(name) if is_moved_in_blocks else None
+        yield block[0] if block else "", math.prod(header.shape) * _item_bytes(header, dtype)
 
 
 def _bytes(file: Path, dtype: str) -> int:

@@ -218,13 +218,16 @@ class Sampler:
 
         Two switches of torch apply to the whole process: the attention kernel that is chosen, and
         `torch.compiler.is_compiling`, which may be on during the first batch with some settings.
+        Where networks are moved to the device in turn, a denoiser that begins to work sends the
+        text encoders away.
         Settings count as compiled only once something was prepared: a batch sampled before that may
         have been a trial, which compiles nothing.
         """
         speed = self._model.speed
         kind = (*astuple(replace(params, guidance_scale=params.guidance_scale > 1)), batch_size)
         may_compile = speed.compile is not None and kind not in self._compiled
-        if not may_compile and speed.attention_backend not in attention.KERNELS:
+        takes_turns = self._model.memory.offload == "model"
+        if not may_compile and not takes_turns and speed.attention_backend not in attention.KERNELS:
             yield
             return
         with self._conditioner.exclusive():

@@ -1,7 +1,7 @@
 """`nightpress plan`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import tzinfo
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
+from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import (
     extend_options,
@@ -58,6 +59,9 @@ from nightpress.pipelines.storage.urls import public
 
 MAX_FILES = 10
 """How many of the manifest's files are listed for a person."""
+
+LARGE_BYTES = 4 * 10**9
+"""Weights from here on may not fit on a GPU, so that a person reads what offloading needs."""
 
 
 @click.command("plan")
@@ -130,6 +134,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "batches": [
             {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
         ],
+        "weights": {dtype: asdict(each) for dtype, each in planned.weights.items()},
         "prompts": planned.prompts.as_dict(),
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
@@ -176,6 +181,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
         f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
+        f"weights  {weights_line(planned.weights)}",
         f"modes    {', '.join(model.modes)}",
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}{_by_mode(planned)}",
@@ -192,6 +198,21 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
+
+
+def weights_line(weights: Mapping[str, WeightSizes]) -> str:
+    """How much memory the weights need, by dtype and by `model.memory.offload`."""
+    by_size: dict[WeightSizes, list[str]] = {}
+    for dtype, sizes in weights.items():
+        by_size.setdefault(sizes, []).append(dtype)
+    whole = ", ".join(
+        f"{size(sizes.total_bytes)} in {' or '.join(dtypes)}" for sizes, dtypes in by_size.items()
+    )
+    least = min(weights.values(), key=lambda sizes: sizes.total_bytes)
+    if least.total_bytes < LARGE_BYTES:
+        return whole
+    parts = " or ".join(f"{kind} ({size(least.on_device(kind))})" for kind in ("model", "group"))
+    return f"{whole}; at a time with model.memory.offload: {parts}"
 
 
 def _by_mode(planned: Plan) -> str:

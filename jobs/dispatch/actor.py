@@ -18,7 +18,9 @@ import torch
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
@@ -30,6 +32,7 @@ from nightpress.diffusion_core.tuning.batch_size import (
 )
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
+from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
@@ -80,15 +83,6 @@ class ActorLocation:
     """Which packages that affect the last bits of pixels have changed since the run began."""
     age_s: float = 0.0
     """Seconds since the process of the actor was ready to load the model."""
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What a model takes in memory, and what its device has."""
-
-    weight_bytes: int
-    device_bytes: int
-    """Memory of the whole accelerator; 0 on a CPU."""
 
 
 Sampled = tuple[str, np.ndarray, str | None]
@@ -159,7 +153,10 @@ class SamplerActor:
         on_gpu = self._device == "cuda"
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
-        return Footprint(files.weight_bytes(self._spec, self._device) + of_scorers, memory)
+        sizes = {dtype: files.weight_sizes(self._spec, dtype) for dtype in FLOAT_BYTES}
+        dtype = resolve_dtype(self._spec.dtype, self._device)
+        total = sizes[dtype].total_bytes + of_scorers
+        return Footprint(total, memory, sizes, dtype, of_scorers)
 
     def load(self, fingerprint: str, batch_size: int) -> None:
         """Load the model and the scorers, unless they are loaded already.

@@ -15,7 +15,8 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
 from nightpress.jobs.cluster.connection import remote_value, room
-from nightpress.jobs.dispatch.actor import ActorFactory, Footprint, RemoteActor
+from nightpress.jobs.dispatch.actor import ActorFactory, RemoteActor
+from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.progress.events import Event, Message

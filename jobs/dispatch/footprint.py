@@ -4,8 +4,9 @@ from collections.abc import Generator
 from dataclasses import replace
 
 from nightpress.jobs.cluster.capacity import most_memory_bytes
-from nightpress.jobs.dispatch.actor import ActorFactory, Footprint
+from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.errors import ClusterError
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import size
@@ -26,10 +27,12 @@ def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, Ac
         first: the first actor, which has found its model.
 
     Raises:
-        ClusterError: the weights of all actors that share a GPU do not fit in its memory.
+        ClusterError: the weights of an actor, or of all that share a GPU, do not fit in its memory.
     """
     factory, footprint = first.factory, (yield from first.footprint())
     _require_gpu_memory(factory, footprint)
+    if (fault := footprint.fault(spec.model, factory.gpus)) is not None:
+        raise ClusterError(fault)
     if isinstance(spec.cluster.actors, int):
         return factory
     needed, most = footprint.weight_bytes + OVERHEAD_BYTES, most_memory_bytes()

@@ -65,7 +65,8 @@ def fit(where: str, name: str, num_bytes: int, part: float, weights: int | None)
     text += f", {part:g} of it for an actor" if part < 1 else ""
     text += f"; weights {size(weights)}"
     if weights / 2 > has:  # float32 files are read as bfloat16 on a GPU, which halves them
-        return Check("memory", where, "fault", f"{text}: they do not fit; use larger nodes")
+        advice = "use larger nodes, or model.memory.offload (`nightpress plan` says what it needs)"
+        return Check("memory", where, "fault", f"{text}: they do not fit; {advice}")
     if weights > 0.8 * has:
         return Check("memory", where, "warning", f"{text}: little is left for batches")
     return Check("memory", where, "ok", text)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES, WeightSizes
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
@@ -75,6 +76,8 @@ class Plan:
     """Images in a shard, at most."""
     batch_size: int
     model: ModelInfo
+    weights: Mapping[str, WeightSizes]
+    """dtype -> how large the model's weights are in it."""
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     estimate: Estimate | None
@@ -128,7 +131,7 @@ def plan(
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
-        model = _describe(spec)
+        model, weights = _describe(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
         scorers = _scorers(spec, layout)
@@ -138,7 +141,7 @@ def plan(
         job = rooted, model, layout
         told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
         planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
-        return replace(planned, scorers=scorers, forecast=told)
+        return replace(planned, weights=weights, scorers=scorers, forecast=told)
 
 
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
@@ -202,6 +205,7 @@ def _planned(
         shard_size=layout.shard_size,
         batch_size=layout.batch_size,
         model=model,
+        weights={},
         batches=layout.batches,
         prompts=layout.prompts,
         modes=layout.modes,
@@ -235,12 +239,15 @@ def _cost(spec: RunSpec, estimated: Estimate | None, num_images: int) -> Cost | 
     return spec.cost.of(estimated.actor_s, 1.0 if gpus == "auto" else float(gpus), num_images)
 
 
-def _describe(spec: RunSpec) -> ModelInfo:
-    """The job's model, without loading it and without checking what this machine supports."""
+def _describe(spec: RunSpec) -> tuple[ModelInfo, Mapping[str, WeightSizes]]:
+    """The job's model and its size by dtype, without loading it.
+
+    What this machine supports is not checked.
+    """
     files = ModelFiles.locate(spec.model, spec.storage)
     model = files.describe(spec.model, elsewhere=True)
     files.check_weights(spec.model)
-    return model
+    return model, {dtype: files.weight_sizes(spec.model, dtype) for dtype in FLOAT_BYTES}
 
 
 def _batch_size(spec: RunSpec) -> int:

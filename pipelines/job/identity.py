@@ -34,7 +34,8 @@ def job_identity(
     model = values["model"] | {"speed": speed}
     optional = ("speed", "row_loras", "controlnets", "references")
     omitted = [key for key in optional if not model[key]]
-    omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
+    # Decide which prompts are refused and where weights lie, and no pixel.
+    omitted += ["prompts", "memory"]
     values["model"] = {key: model[key] for key in model if key not in omitted}
     values["images"] = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
     fit = values["inputs"]["fit"]

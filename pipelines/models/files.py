@@ -9,7 +9,7 @@ from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterF
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import weight_bytes
+from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_sizes
 from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.models.loras import locate_loras
@@ -44,10 +44,9 @@ class ModelFiles:
         """Check that the files hold exactly the model's weights; see `loading.check_weights`."""
         loading.check_weights(self.folder, spec, self.adapters)
 
-    def weight_bytes(self, spec: ModelSpec, device: str) -> int:
-        """Bytes of all its weights once loaded; see `weight_size.weight_bytes`."""
-        dtype = loading.resolve_dtype(spec.dtype, device)
-        return weight_bytes(self.folder, spec, dtype, self.loras, self.adapters)
+    def weight_sizes(self, spec: ModelSpec, dtype: str) -> WeightSizes:
+        """How large all its weights are once loaded; see `weight_size.weight_sizes`."""
+        return weight_sizes(self.folder, spec, dtype, self.loras, self.adapters)
 
     def load(self, spec: ModelSpec, device: str) -> LoadedModel:
         """Load the model onto a device; see `loading.load`."""

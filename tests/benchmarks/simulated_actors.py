@@ -21,10 +21,10 @@ from nightpress.jobs.dispatch.actor import (
     SHARDS_AT_ONCE,
     ActorFactory,
     ActorLocation,
-    Footprint,
     SamplerActor,
     remote_actor,
 )
+from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.events import ShardEvent

@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 
 from nightpress.diffusion_core.models.adapter_files import AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import weight_bytes
+from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_bytes
 from nightpress.jobs.cluster import connection
 from nightpress.jobs.cluster.connection import room
-from nightpress.jobs.dispatch.actor import ActorFactory, Footprint
+from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import DispatchConfig
 from nightpress.jobs.dispatch.footprint import OVERHEAD_BYTES, sized_factory
+from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.errors import ClusterError
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -85,6 +86,52 @@ def test_a_share_of_a_gpu_that_the_weights_cannot_have_is_refused(
     with pytest.raises(ClusterError, match=r"puts 10 actors on a GPU of .* 0\.333 or more"):
         sized(Footprint(SDXL_BYTES, 24 * GIB), gpus=0.1)
     assert sized(Footprint(SDXL_BYTES, 24 * GIB), gpus=0.5)[1].gpus == 0.5
+
+
+def needs(total: int, network: int, block: int) -> dict[str, WeightSizes]:
+    return {
+        "float32": WeightSizes(2 * total, 2 * network, 2 * block),
+        "bfloat16": WeightSizes(total, network, block),
+    }
+
+
+SIZES = needs(24 * GIB, 14 * GIB, 2 * GIB)
+"""A model of the size of FLUX.1."""
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "advice"),
+    [
+        (40, "float32", "bfloat16 .25.8 GB.; .*device_map: balanced with .*gpus_per_actor: 2; .*m"),
+        (20, "bfloat16", "would fit: .*gpus_per_actor: 2; .*offload: model .15.0 GB at a time.; "),
+        (8, "bfloat16", "would fit: .*gpus_per_actor: 4; .*offload: group .2.1 GB at a time.$"),
+    ],
+)
+def test_a_model_larger_than_its_gpu_is_refused_with_the_settings_that_would_fit(
+    device: int, dtype: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(monkeypatch, {"CPU": 64.0, "GPU": 8.0, "memory": 900.0 * GIB})
+    found = Footprint(SIZES[dtype].total_bytes, device * GIB, SIZES, dtype)
+    with pytest.raises(ClusterError, match=advice):
+        sized(found, gpus=1.0)
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpus", "fits"),
+    [
+        ({"offload": "model"}, 1.0, True),
+        ({"offload": "group"}, 1.0, True),
+        ({"device_map": "balanced"}, 2.0, True),
+        ({"device_map": "balanced"}, 1.0, False),
+        ({}, 2.0, False),
+    ],
+)
+def test_what_makes_a_model_fit_is_counted_as_such(
+    memory: dict[str, Any], gpus: float, fits: bool
+) -> None:
+    found = Footprint(SIZES["bfloat16"].total_bytes, 20 * GIB, SIZES, "bfloat16")
+    fault = found.fault(ModelSpec.model_validate({"memory": memory}), gpus)
+    assert (fault is None) == fits
 
 
 def test_the_weights_are_counted_in_the_type_they_are_loaded_in(tiny_model: Path) -> None:

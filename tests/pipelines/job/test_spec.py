@@ -209,8 +209,14 @@ def test_speed_options_are_part_of_a_runs_identity() -> None:
     assert fast.changes(RunSpec.from_dict(fast.as_dict())) == []
 
 
+def test_where_weights_lie_is_no_part_of_a_runs_identity() -> None:
+    moved = job(model={"source": "builtin", "memory": {"offload": "group"}})
+    assert moved.identity() == job().identity()
+    assert not job().changes(moved)
+
+
 def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
-    later = ("speed", "row_loras", "references", "prompts", "controlnets")
+    later = ("speed", "row_loras", "references", "prompts", "controlnets", "memory")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert "packing" not in job().identity()["images"]
