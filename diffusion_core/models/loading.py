@@ -14,6 +14,7 @@ from nightpress.diffusion_core.models import (
     networks,
     pipeline_folder,
     placement,
+    quantized_weights,
     samplers,
     weight_files,
 )
@@ -110,6 +111,7 @@ def describe(
     """
     model, pipeline_class = _read(folder)
     placement.require_placement(spec.memory, pipeline_class)
+    quantized_weights.check_quantized(model, elsewhere)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     controlnets = describe_controlnets(
         spec.controlnets, adapters.controlnets, model, spec.allow_pickle
@@ -192,18 +194,18 @@ def load(
     references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    scheduler, number = pipeline.scheduler, len(spec.loras)
+    number = len(spec.loras)
     switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
-    _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
-    placement.place(pipeline, spec.memory, device)
+    loaded = spec.model_copy(update={"dtype": dtype})
+    _accelerate_and_place(pipeline, pipeline_class, loaded, guidance, device)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
         dtype=dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
-        scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
+        scheduler_config=_config_of(pipeline.scheduler),
         guidance=guidance,
         speed=spec.speed,
         row_loras=switching,
@@ -259,6 +261,7 @@ def _load_pipeline(
     import torch
 
     weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    quantized_weights.check_quantized(model, elsewhere=False, device=device)
     kind = getattr(torch, dtype)
     spread = placement.spread_arguments(spec.memory, device)
     # diffusers itself must load what it spreads.
@@ -328,11 +331,18 @@ def check_speed(
             apply.check_speed(parts, spec.speed)
 
 
-def _accelerate(pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance) -> None:
+def _config_of(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+def _accelerate_and_place(
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
+) -> None:
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
         apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
+    placement.place(pipeline, spec.memory, device)
 
 
 def _parts(

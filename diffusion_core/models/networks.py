@@ -155,6 +155,10 @@ def require_finite_weights(network: Any, failure: str) -> None:
 
 
 def _can_test(value: Any) -> bool:
+    from torch import Tensor, nn
+
+    if type(value) not in (Tensor, nn.Parameter):  # packages' own types of quantised weights
+        return False
     is_plain = value.is_floating_point() and value.element_size() > 1  # not in eight bits
     return bool(is_plain and value.numel() and not value.is_meta)
 

@@ -1,7 +1,7 @@
 """`nightpress plan`."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import tzinfo
 
@@ -11,7 +11,6 @@ from rich.table import Table
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
-from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import (
     extend_options,
@@ -44,6 +43,7 @@ from nightpress.jobs.runs.gates import gate_lines
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.jobs.runs.scorers import scorer_lines
+from nightpress.jobs.runs.weight_lines import weights_line
 from nightpress.pipelines.errors import (
     ChangedRunError,
     ManifestGrown,
@@ -59,9 +59,6 @@ from nightpress.pipelines.storage.urls import public
 
 MAX_FILES = 10
 """How many of the manifest's files are listed for a person."""
-
-LARGE_BYTES = 4 * 10**9
-"""Weights from here on may not fit on a GPU, so that a person reads what offloading needs."""
 
 
 @click.command("plan")
@@ -198,21 +195,6 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
-
-
-def weights_line(weights: Mapping[str, WeightSizes]) -> str:
-    """How much memory the weights need, by dtype and by `model.memory.offload`."""
-    by_size: dict[WeightSizes, list[str]] = {}
-    for dtype, sizes in weights.items():
-        by_size.setdefault(sizes, []).append(dtype)
-    whole = ", ".join(
-        f"{size(sizes.total_bytes)} in {' or '.join(dtypes)}" for sizes, dtypes in by_size.items()
-    )
-    least = min(weights.values(), key=lambda sizes: sizes.total_bytes)
-    if least.total_bytes < LARGE_BYTES:
-        return whole
-    parts = " or ".join(f"{kind} ({size(least.on_device(kind))})" for kind in ("model", "group"))
-    return f"{whole}; at a time with model.memory.offload: {parts}"
 
 
 def _by_mode(planned: Plan) -> str:
