@@ -192,18 +192,17 @@ def load(
     model, pipeline_class = _read(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
-    dtype = resolve_dtype(spec.dtype, device)
-    pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
+    spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
+    pipeline = _load_pipeline(model, pipeline_class, spec, spec.dtype, device)
     number = len(spec.loras)
     switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
-    loaded = spec.model_copy(update={"dtype": dtype})
-    _accelerate_and_place(pipeline, pipeline_class, loaded, guidance, device)
+    _accelerate_and_place(pipeline, pipeline_class, spec, guidance, device)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
-        dtype=dtype,
+        dtype=spec.dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         scheduler_config=_config_of(pipeline.scheduler),
         guidance=guidance,
@@ -211,7 +210,7 @@ def load(
         row_loras=switching,
         references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
-        controlnets=_load_controlnets(model, spec, adapters, dtype, device),
+        controlnets=_load_controlnets(model, spec, adapters, spec.dtype, device),
         memory=spec.memory,
     )
 
