@@ -22,7 +22,13 @@ from nightpress.jobs.runs.copying import (
 from nightpress.jobs.runs.delivery_choice import ChosenRows, Survey
 from nightpress.jobs.runs.marked_images import MarkChoice, Marked, read_marks
 from nightpress.jobs.runs.picks_place import FolderPlace, Place, is_zip, zip_place
-from nightpress.jobs.runs.picks_table import PICKS, picks_csv
+from nightpress.jobs.runs.picks_table import PICKS, earlier_copies, picks_csv
+from nightpress.jobs.runs.picks_update import (
+    CONTACT_SHEET,
+    EarlierExport,
+    changes_since,
+    sheet_names,
+)
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError
@@ -36,8 +42,6 @@ from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
 from nightpress.pipelines.storage.urls import absolute
-
-CONTACT_SHEET = "contact-sheet.pdf"
 
 MAX_FINDINGS = 1_000
 COPIES_A_MESSAGE = 1_000
@@ -75,6 +79,8 @@ class PicksExported:
     """Images that are missing, damaged or changed, so that no copy was made of them."""
     findings: tuple[str, ...]
     """What is wrong with the first `MAX_FINDINGS` of them."""
+    num_removed: int = 0
+    """Files of the earlier export that were removed, because they were to change or to go."""
 
     @property
     def is_complete(self) -> bool:
@@ -92,11 +98,12 @@ def export_picks(
     selection: str | None = None,
     marks: MarkChoice | None = None,
     copies: PickCopies | None = None,
+    update: bool = False,
     storage: Options | None = None,
 ) -> PicksExported:
     """Make copies of chosen images of a run, with ratings inside, a table and contact sheets.
 
-    Nothing is replaced, and an interrupted export goes on.
+    Nothing is replaced, unless to update, and an interrupted export goes on.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -105,6 +112,7 @@ def export_picks(
         ids, where, selection: ids of images or rows, a condition, or the name of a selection.
         marks: only images with these marks; not with ids.
         copies, storage: what copies are to be; fsspec options by protocol, for URLs.
+        update: bring an export of this run that lies there up to date; removes only its files.
 
     Raises:
         SpecError: they cannot be asked for so, or other files lie there; nothing was written.
@@ -113,6 +121,8 @@ def export_picks(
     """
     if all(each is None for each in (ids, where, selection, marks)):
         raise SpecError("choose images by marks, by ids, by where or by a selection")
+    if update and is_zip(to):
+        raise SpecError("update: a zip file is written whole; choose another name for it")
     run, copies = open_images(target, storage), copies or PickCopies()
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
@@ -120,7 +130,7 @@ def export_picks(
     survey, said = rows.survey(), _said(run, marked, on_event)
     images = _Images.of(run, rows, copies, said, marks is not None and not marks.include_changed)
     with _place(run, to, {**run.store.options, **(storage or {})}, on_event) as place:
-        return _Export(run, place, copies, images, on_event).carry_out(survey)
+        return _Export(run, place, copies, images, on_event, update).carry_out(survey)
 
 
 def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
@@ -222,12 +232,15 @@ class _Export:
     copies: PickCopies
     images: _Images
     on_event: OnEvent
+    update: bool
 
     def carry_out(self, survey: Survey) -> PicksExported:
         """Write what is missing; nothing is written before everything has been checked."""
         self._say_what_is_lost()
         table = picks_csv(self.images.rows, self.images.names, self.images.marks)
-        self._require_own_files(table)
+        stale = self._files_to_remove(table)
+        for name in stale:
+            self.place.remove(name)
         made = list(self._copies())
         findings = [each.finding for each in made if each.finding is not None]
         num_copies = len(made) - len(findings)
@@ -246,6 +259,7 @@ class _Export:
             num_uncommitted=survey.num_uncommitted,
             num_findings=len(findings),
             findings=tuple(findings[:MAX_FINDINGS]),
+            num_removed=len(stale) - (PICKS in stale),
         )
 
     def _say_what_is_lost(self) -> None:
@@ -256,17 +270,18 @@ class _Export:
             )
             self.on_event(Message(text, warning=True))
 
-    def _require_own_files(self, table: bytes) -> None:
-        """Refuse files at the places of copies that are not these copies.
+    def _files_to_remove(self, table: bytes) -> list[str]:
+        """Files of an earlier export that are not to stay; refuses files that are of none.
+
+        Its table is the last: until it is gone, an interrupted update goes on.
 
         Raises:
-            SpecError: there is one.
+            SpecError: there is one, or another export lies there and is not to be updated.
         """
-        if self.place.read(PICKS) not in (None, table):
-            raise SpecError(
-                f"{self.place.url} holds another export, as its {PICKS} says; choose another folder"
-            )
-        present = self.place.names_present(self.images.names)
+        stale, found = list[str](), self.place.read(PICKS)
+        if found is not None and found != table:
+            stale = self._stale(found, table)
+        present = self.place.names_present(self.images.names) - set(stale)
         numbers = [n for n, name in enumerate(self.images.names) if name in present]
         for name in self._map(self._other_file, numbers):
             if name is not None:
@@ -274,6 +289,27 @@ class _Export:
                     f"{self.place.url}/{name}: another file lies there, and is not replaced; "
                     "choose another folder"
                 )
+        return stale
+
+    def _stale(self, found: bytes, table: bytes) -> list[str]:
+        """What `_files_to_remove` says where a table lies that is another one."""
+        earlier, now = earlier_copies(found), earlier_copies(table)
+        another = f"{self.place.url} holds another export, as its {PICKS} says"
+        if earlier is None or now is None:
+            raise SpecError(f"{another}; choose another folder")
+        changes = changes_since(earlier, now)
+        if not self.update or not isinstance(self.place, FolderPlace):
+            raise SpecError(
+                f"{another}: {changes}; --update brings it up to date, or choose another folder"
+            )
+        numbers = {name: n for n, name in enumerate(self.images.names)}
+
+        def is_current(name: str, data: bytes) -> bool:
+            return name in numbers and self._copy(numbers[name]) == data
+
+        self.on_event(Message(f"updating {self.place.url}: {changes}"))
+        files = EarlierExport(self.run, self.place.store, self.copies.pixels, earlier)
+        return [*files.stale_files(is_current), PICKS]
 
     def _other_file(self, number: int) -> str | None:
         """The name of a copy if another file lies there."""
@@ -324,8 +360,8 @@ class _Export:
             pictures = [SheetImage(jpeg or b"", self._caption(n)) for n, jpeg in enumerate(small)]
             created = datetime.fromisoformat(self.run.record.created_at).astimezone(UTC)
             title = self.run.spec.name or self.run.url
-            for n, data in enumerate(contact_pdfs(pictures, title, created.timetuple())):
-                sheets[CONTACT_SHEET if not n else CONTACT_SHEET.replace(".", f"-{n + 1}.")] = data
+            files = contact_pdfs(pictures, title, created.timetuple())
+            sheets = dict(zip(sheet_names(), files, strict=False))
         for name, data in (*sheets.items(), (PICKS, table)):
             try:
                 self.place.add(name, data)

@@ -133,7 +133,8 @@ def test_the_same_command_keeps_what_is_there_and_makes_what_is_missing(
 def test_other_files_are_never_replaced(run: Run, tmp_path: Path) -> None:
     export_picks(run, str(tmp_path / "out"), marks=PICKED)
     first = contents(tmp_path / "out")
-    with pytest.raises(SpecError, match="holds another export"):
+    changes = r"1 image more \(2_00\), 3 images fewer \(0_00, 1_00, 3_00\); --update brings it"
+    with pytest.raises(SpecError, match=f"holds another export, as its picks.csv says: {changes}"):
         export_picks(run, str(tmp_path / "out"), marks=REJECTED)
     (tmp_path / "out/picks.csv").unlink()
     small = PickCopies(pixels=PixelSpec(resize=4))
