@@ -173,7 +173,7 @@ def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) ->
         name = parameter.name or ""
         source = ctx.get_parameter_source(name)
         if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} says nothing to {option}; leave one out")
+            raise click.UsageError(f"{parameter.opts[0]} does not go with {option}; leave one out")
 
 
 def _user() -> str:
@@ -214,6 +214,7 @@ def rates_as_text(rates: PickRates) -> str:
     lines = in_columns(rows, left=2)
     if rates.left_out:
         lines.append(f"too many values to compare: {', '.join(rates.left_out)}")
+    lines += [f"ignored: {each}" for each in rates.ignored]
     return "\n".join(
         [
             *lines,

@@ -146,10 +146,12 @@ def picked_line(found: RunStatus) -> str:
         return "nothing yet"
     whole = found.pick_rates.rows[0]
     share = "" if whole.rate is None else f" ({whole.rate:.1%})"
+    ignored = len(found.pick_rates.ignored)
+    lost = f"; {plural(ignored, 'object')} with marks ignored" if ignored else ""
     return (
         f"{whole.num_picked:,} of {plural(whole.num_images, 'image')}{share}, "
         f"{whole.num_rejected:,} rejected, by the marks on {whole.num_marked:,}; "
-        f"policy {found.pick_rates.policy}"
+        f"policy {found.pick_rates.policy}{lost}"
     )
 
 

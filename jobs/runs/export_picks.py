@@ -32,10 +32,12 @@ from nightpress.jobs.runs.picks_update import (
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.client_copies import SUFFIXES, PixelSpec, Rating
 from nightpress.pipelines.image_files.copy_names import DEFAULT, copy_names
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.reporting.contact_pdf import SheetImage, contact_pdfs, small_copy
+from nightpress.pipelines.reporting.contact_sheet import not_drawable
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.marks_merge import Policy, decisions
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
@@ -357,7 +359,10 @@ class _Export:
         """Write the contact sheets and the table, which is the last; returns the former's names."""
         sheets = dict[str, bytes]()
         if self.copies.contact_sheet:
-            pictures = [SheetImage(jpeg or b"", self._caption(n)) for n, jpeg in enumerate(small)]
+            captions = [self._caption(n) for n in range(len(small))]
+            self._say_what_is_boxes(captions)
+            pairs = zip(small, captions, strict=True)
+            pictures = [SheetImage(jpeg or b"", caption) for jpeg, caption in pairs]
             created = datetime.fromisoformat(self.run.record.created_at).astimezone(UTC)
             title = self.run.spec.name or self.run.url
             files = contact_pdfs(pictures, title, created.timetuple())
@@ -368,6 +373,18 @@ class _Export:
             except RunBlocked as error:
                 raise SpecError(f"{error}; choose another folder") from None
         return tuple(sheets)
+
+    def _say_what_is_boxes(self, captions: list[str]) -> None:
+        """Say which captions have letters that the font of contact sheets lacks."""
+        lacking = not_drawable(captions)
+        lost = [n for n, caption in enumerate(captions) if not lacking.isdisjoint(caption)]
+        if lost:
+            text = (
+                f"{plural(len(lost), 'caption')} of the contact sheets with letters that its font "
+                f"lacks, so that boxes stand for them; the first is of {self.images.names[lost[0]]}"
+                f"; {PICKS} has all letters"
+            )
+            self.on_event(Message(text, warning=True))
 
     def _caption(self, number: int) -> str:
         """`shoes/r1_00.png · pick · 4 of 5 · red shoes on sand`."""

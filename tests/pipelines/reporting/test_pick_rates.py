@@ -145,7 +145,7 @@ def test_the_review_command_prints_the_rates(run: Run) -> None:
     assert "too many values to compare: code" in result.stdout
     refused = CliRunner().invoke(command, ["review", run.url, "--rates", "--port", "0"])
     assert refused.exit_code == 2
-    assert "--port says nothing to --rates" in refused.output
+    assert "--port does not go with --rates" in refused.output
 
 
 def test_rates_are_printed_as_json_and_status_has_those_of_any_pick(run: Run) -> None:
@@ -194,3 +194,18 @@ def status(run: Run) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(result.stdout)
     return found
+
+
+def test_objects_with_marks_that_are_ignored_are_said_everywhere(run: Run) -> None:
+    mark(run)
+    run.store.put("review/marks/zoe/s-0.json", b"{")
+    printed = CliRunner().invoke(command, ["review", run.url, "--rates"]).stdout
+    assert "ignored: review/marks/zoe/s-0.json: not JSON" in printed
+    assert (
+        "policy any; 1 object with marks ignored"
+        in CliRunner().invoke(command, ["status", run.url]).stdout
+    )
+    (ignored,) = status(run)["pick_rates"]["ignored"]
+    assert ignored.startswith("review/marks/zoe/s-0.json: not JSON")
+    write_report(run, run.store)
+    assert "1 object with marks ignored" in run.store.read("report.html").decode()
