@@ -33,7 +33,7 @@ OF_BOTH = ("file", "as_json")
 
 _options = (
     click.option("--to", metavar="URL", help="Folder or URL of the copies, or a file ending .zip."),
-    click.option("--selection", metavar="NAME", help="A selection of the run."),
+    click.option("--selection", metavar="NAME", help="Images of a selection of the run."),
     click.option(
         "--names",
         metavar="TEMPLATE",
@@ -43,7 +43,7 @@ _options = (
         "--resize",
         type=click.IntRange(min=1),
         metavar="PX",
-        help="Make the longer side of larger images so long.",
+        help="Scale larger images down, so that the longer side has PX pixels.",
     ),
     click.option(
         "--format",

@@ -66,7 +66,7 @@ from nightpress.pipelines.storage import Options
     help="Whose picks count; the page names it, and what is said at the end goes by it.",
 )
 @click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
-@click.option("--blind", is_flag=True, help="Keep the marks of others from this reviewer.")
+@click.option("--blind", is_flag=True, help="Hide the marks of other reviewers from this one.")
 @click.option(
     "--group-by",
     metavar="COLUMN",
@@ -108,8 +108,9 @@ def command(
     """Show the images of RUN in a browser, to pick, reject, rate and comment on them.
 
     RUN is the URL of a run directory, or its job file; it may be in progress. The page is served on
-    this machine until Ctrl-C. Its address has a token that opens it once. What people say is stored
-    at once in review/marks/ of the run, and no image is changed.
+    this machine until Ctrl-C. Its address has a token that opens it once. Marks are stored in
+    review/marks/ of the run as they are made, and no image is changed. --json goes with --rates,
+    --import and --static.
     """
     if as_json and not (rates or static or import_file is not None):
         raise click.UsageError("--json goes with --rates, --import or --static")
