@@ -112,8 +112,7 @@ def command(
     review/marks/ of the run as they are made, and no image is changed. --json goes with --rates,
     --import and --static.
     """
-    if as_json and not (rates or static or import_file is not None):
-        raise click.UsageError("--json goes with --rates, --import or --static")
+    _refuse_json(as_json and not (rates or static or import_file is not None))
     target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
@@ -134,6 +133,11 @@ def command(
             _serve(target, display.show, storage, **others)
             return
     print_and_exit(ctx, OK, *found, as_json)
+
+
+def _refuse_json(refused: bool) -> None:
+    if refused:
+        raise click.UsageError("--json goes with --rates, --import or --static")
 
 
 def _serve(target: ImageTarget, show: OnEvent, storage: Options | None, **others: Any) -> None:

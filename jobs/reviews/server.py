@@ -33,6 +33,9 @@ MOST_BYTES = 2 << 20
 BODY_S = 30.0
 """Seconds that the body of a request may take."""
 
+LIMITS: dict[str, Any] = {"auto_decompress": False, "shutdown_timeout": 5.0}
+"""The page sends nothing packed; what is, would be unpacked before it is known who sends it."""
+
 KEPT = "private, max-age=31536000, immutable"
 ASKED_AGAIN = "private, no-cache"
 NEVER_KEPT = "no-store"
@@ -266,9 +269,7 @@ def serving(server: ReviewServer, listening: socket.socket) -> Iterator[None]:
     async def serve() -> None:
         nonlocal ended
         ended = asyncio.Event()
-        # The page sends nothing compressed; what is, would be unpacked before anybody is known.
-        limits: dict[str, Any] = {"auto_decompress": False, "shutdown_timeout": 5.0}
-        runner = web.AppRunner(server.app(), access_log=None, logger=_log(), **limits)
+        runner = web.AppRunner(server.app(), access_log=None, logger=_log(), **LIMITS)
         try:
             await runner.setup()
             await web.SockSite(runner, listening).start()

@@ -17,6 +17,7 @@ from nightpress.jobs.runs.copying import (
     intact_image,
     marked_if_asked,
     place_of_copies,
+    require_choice,
     require_outside,
 )
 from nightpress.jobs.runs.delivery_choice import ChosenRows, Survey
@@ -114,24 +115,21 @@ def export_picks(
         ids, where, selection: ids of images or rows, a condition, or the name of a selection.
         marks: only images with these marks; not with ids.
         copies, storage: what copies are to be; fsspec options by protocol, for URLs.
-        update: bring an export of this run that lies there up to date; removes only its files.
+        update: bring an export of this run that lies there up to date, removing only its files.
 
     Raises:
         SpecError: they cannot be asked for so, or other files lie there; nothing was written.
         MarksError: the policy of the marks has a lead who marked nothing.
         RunNotFound, StoreError: the run cannot be read, or the place not written to.
     """
-    if all(each is None for each in (ids, where, selection, marks)):
-        raise SpecError("choose images by marks, by ids, by where or by a selection")
-    if update and is_zip(to):
-        raise SpecError("update: a zip file is written whole; choose another name for it")
+    require_choice(ids, where, selection, marks)
     run, copies = open_images(target, storage), copies or PickCopies()
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
     rows = ChosenRows(run, choice_of(ids, where, selection, marked), None)
     survey, said = rows.survey(), _said(run, marked, on_event)
     images = _Images.of(run, rows, copies, said, marks is not None and not marks.include_changed)
-    with _place(run, to, {**run.store.options, **(storage or {})}, on_event) as place:
+    with _place(run, to, {**run.store.options, **(storage or {})}, on_event, update) as place:
         return _Export(run, place, copies, images, on_event, update).carry_out(survey)
 
 
@@ -140,10 +138,12 @@ def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
     return decisions(read_marks(run, on_event), Policy()) if marked is None else marked.images
 
 
-def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Any:
+def _place(run: Run, to: str, options: Options, on_event: OnEvent, update: bool) -> Any:
     """A context manager with the place of the copies."""
     if not is_zip(to):
         return nullcontext(FolderPlace(place_of_copies(run, to, options, on_event)))
+    if update:
+        raise SpecError("update: a zip file is written whole; choose another name for it")
     require_outside(run, to)
     folder, _, name = absolute(to).rpartition("/")
     store = Store(folder, options)
