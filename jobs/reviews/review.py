@@ -14,7 +14,12 @@ from dataclasses import dataclass
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
-from nightpress.jobs.reviews.reviewed_run import Decided, ReviewedRun, require_images
+from nightpress.jobs.reviews.reviewed_run import (
+    Decided,
+    ReviewedRun,
+    require_group_column,
+    require_images,
+)
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
@@ -68,10 +73,11 @@ def review(
 
     Raises:
         ImageNotFound: the run has no image to look at.
-        SpecError: the port is taken, or there is no such address.
+        SpecError: the port is taken, or there is no such address or column.
         RunNotFound, StoreError: as for `status`.
     """
     run = open_images(target, storage)
+    require_group_column(run, options)
     if not options.read_only:
         run = _writing(run, on_event)
     if options.makes_thumbs:

@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from nightpress.jobs.reviews.access import Refused, shown
 from nightpress.jobs.reviews.options import ReviewOptions
-from nightpress.pipelines.errors import ImageNotFound, MarksError, StoreMissing
+from nightpress.pipelines.errors import ImageNotFound, MarksError, SpecError, StoreMissing
 from nightpress.pipelines.image_files.packing import image_bytes
+from nightpress.pipelines.job.page_columns import group_problem
+from nightpress.pipelines.records import DRAW_KEY, METADATA_SCHEMA
 from nightpress.pipelines.review.rows import PageContext, ReviewRows, read_rows, rows_json
 from nightpress.pipelines.review.thumbnails import make_again
 from nightpress.pipelines.run_directory.commit import commit_sizes
@@ -354,6 +356,23 @@ def require_images(rows: ReviewRows) -> None:
             "again"
         )
     raise ImageNotFound(f"{url}: no image is committed yet; nightpress run makes them")
+
+
+def require_group_column(run: Run, options: ReviewOptions) -> None:
+    """Refuse to stack images by a column that they do not have.
+
+    Raises:
+        SpecError: the options name it; what the job names is said on the page instead.
+    """
+    if options.group_by is None:
+        return
+    carried = [
+        each.name
+        for each in run.metadata.schema
+        if each.name not in METADATA_SCHEMA.names and each.name != DRAW_KEY
+    ]
+    if (problem := group_problem(options.group_by, carried)) is not None:
+        raise SpecError(f"group_by: {problem}")
 
 
 MOST_NOTES = 5

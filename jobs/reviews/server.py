@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused
 from nightpress.jobs.reviews.inputs import InputPictures
@@ -27,6 +29,12 @@ from nightpress.pipelines.storage import READ_THREADS
 
 MOST_BYTES = 2 << 20
 """Largest body of a request, in bytes."""
+
+BODY_S = 30.0
+"""Seconds that the body of a request may take."""
+
+LIMITS: dict[str, Any] = {"auto_decompress": False, "shutdown_timeout": 5.0}
+"""The page sends nothing packed; what is, would be unpacked before it is known who sends it."""
 
 KEPT = "private, max-age=31536000, immutable"
 ASKED_AGAIN = "private, no-cache"
@@ -147,13 +155,39 @@ class ReviewServer:
     async def _add_marks(self, request: web.Request) -> web.Response:
         if request.content_type != "application/json":
             raise Refused(415, "marks are sent as application/json")
-        data = await request.read()
+        data = await _body(request)
         try:
             values = json.loads(data)
         except (ValueError, RecursionError):
             raise Refused(400, "marks are sent as JSON, and this is not JSON") from None
         num_marks = await self._in_thread(self._reviewed.add_marks, values)
         return _json_answer({"stored": num_marks})
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body of a request, which must come within `BODY_S`."""
+    try:
+        return await asyncio.wait_for(request.read(), BODY_S)
+    except TimeoutError:
+        raise Refused(408, f"the request was not sent whole within {BODY_S:.0f} s") from None
+    except ConnectionResetError:
+        raise Refused(400, "the connection was cut") from None  # nobody reads it
+
+
+class _OwnFaults(logging.Filter):
+    """Keeps faults of this server in the log, and no requests that are not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+def _log() -> logging.Logger:
+    log = logging.getLogger("nightpress.review")
+    if not log.filters:
+        log.addFilter(_OwnFaults())
+    return log
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -235,7 +269,7 @@ def serving(server: ReviewServer, listening: socket.socket) -> Iterator[None]:
     async def serve() -> None:
         nonlocal ended
         ended = asyncio.Event()
-        runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
+        runner = web.AppRunner(server.app(), access_log=None, logger=_log(), **LIMITS)
         try:
             await runner.setup()
             await web.SockSite(runner, listening).start()

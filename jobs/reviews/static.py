@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from nightpress.jobs.reviews.options import ReviewOptions
-from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_images
+from nightpress.jobs.reviews.reviewed_run import ReviewedRun, require_group_column, require_images
 from nightpress.jobs.reviews.thumbs import make_thumbs
 from nightpress.jobs.runs.shared import OnEvent, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
@@ -47,9 +47,10 @@ def write_static_page(
         target, options, on_event, storage: as for `review`.
 
     Raises:
-        ImageNotFound, RunNotFound, StoreError: as for `review`.
+        ImageNotFound, SpecError, RunNotFound, StoreError: as for `review`.
     """
     run = open_images(target, storage)
+    require_group_column(run, options)
     if options.makes_thumbs:
         make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: None)
