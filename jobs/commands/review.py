@@ -56,7 +56,7 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     type=click.Choice(POLICIES),
     default="any",
     show_default=True,
-    help="Whose picks count; the page names it, and what is said at the end goes by it.",
+    help="Whose picks count: the page and what is said at the end go by it.",
 )
 @click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
 @click.option("--blind", is_flag=True, help="Keep the marks of others from this reviewer.")

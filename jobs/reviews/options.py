@@ -27,7 +27,7 @@ class ReviewOptions:
     group_by: str | None = None
     """The column by which images are stacked; by default that of the job."""
     thumbs: bool = True
-    """Whether thumbnails that are missing are made first."""
+    """Whether thumbnails that are missing are made."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reviewer", checked_reviewer(self.reviewer))

@@ -175,6 +175,9 @@
 
   function statusWords() {
     const words = [];
+    const { policy } = NP;
+    if (policy.isShown())
+      words.push(`${["Undecided", "Picked", "Rejected"][policy.of(view.current)]} ${policy.words()}`);
     if (marks.changed.has(view.current)) words.push(NP.changedWords(view.current));
     for (const { reviewer, mark } of marks.ofOthers(view.current))
       words.push(`${reviewer}: ${NP.inWords(mark)}`);
@@ -233,9 +236,7 @@
     listenToHandle();
     build();
     NP.on("current list", onCurrent);
-    NP.on("marks", () => {
-      draw();
-    });
+    NP.on("marks thumbs", draw);
     NP.on("mode", () => {
       node.hidden = view.mode !== "loupe";
       if (node.hidden) loupe.zoom.fit();

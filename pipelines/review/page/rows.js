@@ -8,8 +8,10 @@
     return { name, label, kind: "category", values, codes: Int32Array.from(codes) };
   }
 
+  const capital = (text) => text.slice(0, 1).toLocaleUpperCase() + text.slice(1);
+
   function prepared(column) {
-    const label = column.label || column.name;
+    const label = capital(column.label || column.name);
     if (column.kind === "category") {
       const values = column.values.map((value) => String(value));
       return category(column.name, label, values, column.codes);
