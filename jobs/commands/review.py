@@ -72,6 +72,11 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     help="Write the page as one file, review.html, into the run, and serve nothing.",
 )
 @click.option(
+    "--images-at",
+    metavar="URL",
+    help="With --static, where browsers find the run directory. [default: beside the page]",
+)
+@click.option(
     "--import",
     "import_file",
     metavar="FILE",
@@ -118,6 +123,7 @@ def command(
             options = _options(**others)
             text = page_as_text(write_static_page(target, options, display.show, storage=storage))
         else:
+            _refuse_images_at(others["images_at"])
             server = ServerOptions(others["listen"], others["port"], not others["no_open"])
             shown: dict[str, Any] = {"server": server, "on_address": click.echo, "storage": storage}
             result = review(target, _options(**others), display.show, **shown)
@@ -134,16 +140,21 @@ def _options(
     blind: bool,
     group_by: str | None,
     no_thumbs: bool,
+    images_at: str | None,
     **others: Any,
 ) -> ReviewOptions:
     """How the run is reviewed, by the command line."""
     name = _user() if reviewer is None else reviewer
-    return ReviewOptions(name, read_only, policy, lead, blind, group_by, not no_thumbs)
+    thumbs = not no_thumbs
+    return ReviewOptions(name, read_only, policy, lead, blind, group_by, thumbs, images_at)
 
 
 WITH_IMPORT = ("run", "import_file", "storage_overrides", "night")
 WITH_RATES = ("run", "rates", "policy", "lead", "storage_overrides", "night")
-WITH_STATIC = ("run", "static", "reviewer", "group_by", "no_thumbs", "storage_overrides", "night")
+WITH_STATIC = (
+    *("run", "static", "reviewer", "policy", "lead", "group_by", "no_thumbs", "images_at"),
+    *("storage_overrides", "night"),
+)
 
 
 def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) -> None:
@@ -153,6 +164,11 @@ def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) ->
         source = ctx.get_parameter_source(name)
         if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{parameter.opts[0]} says nothing to {option}; leave one out")
+
+
+def _refuse_images_at(url: str | None) -> None:
+    if url is not None:
+        raise click.UsageError("--images-at is for --static: a served page has the images")
 
 
 def _user() -> str:

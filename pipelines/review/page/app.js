@@ -75,6 +75,7 @@
     rows.fill(data.rows);
     if (NP.isStatic) {
       rows.run.reviewer = null;
+      NP.sheets.fill(data.sheets);
       NP.delivery = NP.browserMarks();
     }
     marks.start();

@@ -102,7 +102,10 @@
 
   loupe.toggleBefore = () => {
     if (!rows.inputsOf(view.current).length) {
-      NP.toast("This image was made from its prompt alone");
+      const isLeftOut = rows.inputs.some((each) => each.has.has(view.current));
+      NP.toast(
+        isLeftOut ? "This page does not have the picture before" : "This image was made from its prompt alone",
+      );
       return;
     }
     loupe.isComparing = !loupe.isComparing;

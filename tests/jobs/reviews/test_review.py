@@ -212,6 +212,8 @@ def test_wrong_reviewers_and_policies_are_refused() -> None:
         (["--reviewer", "a/b"], 2, "a reviewer's name has 1 to 64 letters and digits"),
         (["--import", "nothing.json"], 2, "nothing.json: not found"),
         (["--import", "m.json", "--blind"], 2, "--blind says nothing to --import; leave one out"),
+        (["--images-at", "https://x"], 2, "--images-at is for --static: a served page has"),
+        (["--static", "--images-at", "x"], 2, "images_at: must be a URL of https or http, not 'x'"),
         (["--static", "--port", "1"], 2, "--port says nothing to --static; leave one out"),
     ],
 )
