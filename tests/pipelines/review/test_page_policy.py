@@ -124,3 +124,18 @@ def test_a_lead_who_has_marked_nothing_is_said(server: ReviewServer, open_page: 
         "zoe has marked nothing yet, so nothing is decided"
         in page.page.locator("dialog").inner_text()
     )
+
+
+@pytest.mark.parametrize("width", [390, 1024, 1440])
+def test_the_decision_in_the_bar_below_never_lies_on_a_button(
+    server: ReviewServer, open_page: Any, width: int
+) -> None:
+    for n in range(120):
+        say(server, "bert", n, "flag", ("pick", "reject")[n % 2])
+    page = open_page(server.url, viewport={"width": width, "height": 800})
+    words = page.page.locator(".decided-count")
+    if words.is_visible():
+        buttons = page.page.locator("#bottom .mark-bar").bounding_box()
+        box = words.bounding_box()
+        assert box["x"] + box["width"] <= buttons["x"]
+    assert words.is_visible() == (width > 1000)
