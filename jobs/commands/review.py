@@ -63,7 +63,7 @@ from nightpress.pipelines.storage import Options
     type=click.Choice(POLICIES),
     default="any",
     show_default=True,
-    help="Whose picks count; the page names it, and what is said at the end goes by it.",
+    help="Whose picks count: the page and what is said at the end go by it.",
 )
 @click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
 @click.option("--blind", is_flag=True, help="Hide the marks of other reviewers from this one.")
@@ -77,6 +77,11 @@ from nightpress.pipelines.storage import Options
     "--static",
     is_flag=True,
     help="Write the page as one file, review.html, into the run, and serve nothing.",
+)
+@click.option(
+    "--images-at",
+    metavar="URL",
+    help="With --static, where browsers find the run directory. [default: beside the page]",
 )
 @click.option(
     "--import",
@@ -142,6 +147,7 @@ def _refuse_json(refused: bool) -> None:
 
 def _serve(target: ImageTarget, show: OnEvent, storage: Options | None, **others: Any) -> None:
     """Serve the page until it is stopped, and say what it came to."""
+    _refuse_images_at(others["images_at"])
     server = ServerOptions(others["listen"], others["port"], not others["no_open"])
     result = review(
         target, _options(**others), show, server=server, on_address=click.echo, storage=storage
@@ -157,18 +163,20 @@ def _options(
     blind: bool,
     group_by: str | None,
     no_thumbs: bool,
+    images_at: str | None,
     **others: Any,
 ) -> ReviewOptions:
     """How the run is reviewed, by the command line."""
     name = _user() if reviewer is None else reviewer
-    return ReviewOptions(name, read_only, policy, lead, blind, group_by, not no_thumbs)
+    thumbs = not no_thumbs
+    return ReviewOptions(name, read_only, policy, lead, blind, group_by, thumbs, images_at)
 
 
 WITH_IMPORT = ("run", "as_json", "import_file", "storage_overrides", "night")
 WITH_RATES = ("run", "as_json", "rates", "policy", "lead", "storage_overrides", "night")
 WITH_STATIC = (
-    *("run", "as_json", "static", "reviewer", "group_by", "no_thumbs", "storage_overrides"),
-    "night",
+    *("run", "as_json", "static", "reviewer", "policy", "lead", "group_by", "no_thumbs"),
+    *("images_at", "storage_overrides", "night"),
 )
 
 
@@ -179,6 +187,11 @@ def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) ->
         source = ctx.get_parameter_source(name)
         if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{parameter.opts[0]} does not go with {option}; leave one out")
+
+
+def _refuse_images_at(url: str | None) -> None:
+    if url is not None:
+        raise click.UsageError("--images-at is for --static: a served page has the images")
 
 
 def _user() -> str:

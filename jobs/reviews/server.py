@@ -18,7 +18,7 @@ from urllib.parse import quote
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused
+from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused, shown
 from nightpress.jobs.reviews.inputs import InputPictures
 from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.pipelines.errors import ImageNotFound, StoreError
@@ -67,6 +67,7 @@ class ReviewServer:
         app.router.add_get("/image/{image_id}", self._image)
         app.router.add_get("/input/{image_id}/{column}", self._input)
         app.router.add_get("/api/rows", self._rows)
+        app.router.add_get("/api/thumbs", self._thumbs)
         app.router.add_get("/api/facts/{image_id}", self._facts)
         app.router.add_get("/api/marks", self._marks)
         app.router.add_post("/api/marks", self._add_marks)
@@ -114,6 +115,12 @@ class ReviewServer:
         response = _answer(body, "application/json")
         response.headers["Content-Encoding"] = "gzip"
         return response
+
+    async def _thumbs(self, request: web.Request) -> web.Response:
+        after = request.query.get("after", "0")
+        if not (after.isascii() and after.isdecimal() and len(after) < 10):
+            raise Refused(400, f"after: must be a number of atlases, not {shown(after)}")
+        return _answer(self._reviewed.thumbs_body(int(after)), "application/json")
 
     async def _atlas(self, request: web.Request) -> web.Response:
         data = await self._in_thread(self._reviewed.atlas, request.match_info["name"])

@@ -46,6 +46,8 @@ class PageContext:
     """Sentences for its reader, before those about the rows."""
     atlas_folder: str = "atlas"
     """Where the page finds atlases: a path of the server, or the folder in the run."""
+    thumbs_coming: bool = False
+    """Whether thumbnails are being made, which the page asks for while it is open."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _run_values(
     context: PageContext,
 ) -> dict[str, Any]:
     run, wanted = rows.run, context.group_by or rows.run.spec.review.group_by
-    known = {*columns, *DERIVED}
+    known, missing = {*columns, *DERIVED}, 0 if context.thumbs_coming else without_thumb
     return {
         "name": run.spec.name,
         "url": run.url,
@@ -202,7 +204,8 @@ def _run_values(
         "read_only": context.read_only,
         "reviewer": context.reviewer,
         "group_by": wanted if wanted in known else None,
-        "notes": [*context.notes, *_notes(rows, wanted, known, without_thumb)],
+        "thumbs_coming": context.thumbs_coming,
+        "notes": [*context.notes, *_notes(rows, wanted, known, missing)],
     }
 
 

@@ -215,6 +215,8 @@ def test_wrong_reviewers_and_policies_are_refused() -> None:
         (["--static", "--port", "1"], 2, "--port does not go with --static; leave one out"),
         (["--group-by", "topc"], 2, "group_by: 'topc' is no column of the images; did you mean"),
         (["--static", "--group-by", "sha256"], 2, "'sha256' is no column of the images"),
+        (["--images-at", "https://x"], 2, "--images-at is for --static: a served page has"),
+        (["--static", "--images-at", "x"], 2, "images_at: must be a URL of https or http, not 'x'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_an_exit_code(
