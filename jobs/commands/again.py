@@ -64,9 +64,10 @@ def command(
     """Make other variants of chosen images of RUN, with new seeds; nothing is replaced.
 
     RUN is the URL of a run directory, or its job file. The images are chosen by --ids, by --where,
-    or by what reviewers said, as with --rejected. Each new one records in its metadata and in its
-    file which of them is its parent.
-    The run's manifest is not needed. After an interruption the same command goes on with it.
+    or by what reviewers said, as with --rejected, which leaves out rows of which an image of a
+    later round is picked. Each new one records in its metadata and in its file which of them is its
+    parent. The run's manifest is not needed. After an interruption the same command goes on with
+    it.
     """
     target = image_target(run, storage_overrides, night)
     sigterm_as_ctrl_c()

@@ -29,7 +29,7 @@ from nightpress.pipelines.image_files.copy_signing import CopySigning
 @click.argument("run")
 @click.option("--to", required=True, metavar="URL", help="Folder or URL of the copies.")
 @choice_options
-@click.option("--selection", metavar="NAME", help="A selection of the run.")
+@click.option("--selection", metavar="NAME", help="Images of a selection of the run.")
 @click.option(
     "--embed",
     type=click.Choice(["minimal", "none"]),

@@ -54,7 +54,8 @@ def command(
     RUN is the URL of a run directory, or its job file. Its images are chosen by what reviewers said
     (--picked), by --where, --ids or --selection. Their copies in --to have the ratings in XMP, and
     picks.csv beside them lists them. The images of the run stay as they are, and nothing that lies
-    in --to is replaced. The exit code is 3 if an image is missing or damaged.
+    in --to is replaced, unless --update brings an earlier export up to date. The exit code is 3 if
+    an image is missing or damaged.
     """
     spec = ExportSpec.from_file(file, overrides)
     if address is not None:

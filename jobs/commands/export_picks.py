@@ -33,7 +33,7 @@ OF_BOTH = ("file", "as_json")
 
 _options = (
     click.option("--to", metavar="URL", help="Folder or URL of the copies, or a file ending .zip."),
-    click.option("--selection", metavar="NAME", help="A selection of the run."),
+    click.option("--selection", metavar="NAME", help="Images of a selection of the run."),
     click.option(
         "--names",
         metavar="TEMPLATE",
@@ -43,7 +43,7 @@ _options = (
         "--resize",
         type=click.IntRange(min=1),
         metavar="PX",
-        help="Make the longer side of larger images so long.",
+        help="Scale larger images down, so that the longer side has PX pixels.",
     ),
     click.option(
         "--format",
@@ -55,6 +55,11 @@ _options = (
         "--quality", type=click.IntRange(1, 100), help="Quality of JPEG, and of a lossy WebP."
     ),
     click.option("--contact-sheet", is_flag=True, help="Draw contact sheets, too, as PDF."),
+    click.option(
+        "--update",
+        is_flag=True,
+        help="Bring an earlier export in --to up to date; only its own files are removed.",
+    ),
 )
 
 
@@ -123,6 +128,7 @@ def _export(
     format_: Any,
     quality: int | None,
     contact_sheet: bool,
+    update: bool,
     storage_overrides: tuple[str, ...],
     night: Any,
     as_json: bool,
@@ -145,6 +151,7 @@ def _export(
             **chosen,
             selection=selection,
             copies=copies,
+            update=update,
             storage=storage_options(storage_overrides),
         )
     code = OK if result.is_complete else SOME_FAILED
@@ -162,6 +169,8 @@ def as_text(result: PicksExported) -> str:
         )
         return "\n".join(lines)
     lines.append(f"{plural(result.num_copies, 'image')} in {result.url}{kept}")
+    if result.num_removed:
+        lines.append(f"{plural(result.num_removed, 'file')} of the earlier export removed")
     lines += ["", f"table     {result.table}"]
     lines += [f"contacts  {name}" for name in result.contact_sheets]
     return "\n".join(lines)

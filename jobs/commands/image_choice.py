@@ -44,7 +44,7 @@ _mark_options = (
         "--stars",
         type=click.IntRange(1, MAX_STARS),
         metavar="N",
-        help="Images with at least so many stars.",
+        help="Images with at least N stars.",
     ),
     click.option(
         "--policy",

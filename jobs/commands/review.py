@@ -2,6 +2,7 @@
 
 import getpass
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -9,12 +10,15 @@ from rich.console import Console
 
 from nightpress.jobs.commands.common import (
     image_target,
+    json_option,
     run_argument,
     sigterm_as_ctrl_c,
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
+from nightpress.jobs.errors import OK
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.progress.lines import display_for
 from nightpress.jobs.reviews.imports import MarksImported, import_marks
@@ -23,12 +27,15 @@ from nightpress.jobs.reviews.review import ReviewResult, review
 from nightpress.jobs.reviews.reviewed_run import Decided
 from nightpress.jobs.reviews.static import StaticPage, write_static_page
 from nightpress.jobs.runs.pick_rates import write_rates
+from nightpress.jobs.runs.shared import OnEvent
+from nightpress.jobs.runs.targets import ImageTarget
 from nightpress.pipelines.errors import MarksError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.reporting.pick_rates import ALL, PICK_RATES_FILE, PickRates
 from nightpress.pipelines.reporting.picks import PickRow
 from nightpress.pipelines.run_directory.marks import checked_reviewer
 from nightpress.pipelines.run_directory.marks_merge import POLICIES
+from nightpress.pipelines.storage import Options
 
 
 @click.command("review")
@@ -56,10 +63,10 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     type=click.Choice(POLICIES),
     default="any",
     show_default=True,
-    help="Whose picks count; the page names it, and what is said at the end goes by it.",
+    help="Whose picks count: the page and what is said at the end go by it.",
 )
 @click.option("--lead", metavar="NAME", help="With --policy lead, the reviewer who decides.")
-@click.option("--blind", is_flag=True, help="Keep the marks of others from this reviewer.")
+@click.option("--blind", is_flag=True, help="Hide the marks of other reviewers from this one.")
 @click.option(
     "--group-by",
     metavar="COLUMN",
@@ -70,6 +77,11 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
     "--static",
     is_flag=True,
     help="Write the page as one file, review.html, into the run, and serve nothing.",
+)
+@click.option(
+    "--images-at",
+    metavar="URL",
+    help="With --static, where browsers find the run directory. [default: beside the page]",
 )
 @click.option(
     "--import",
@@ -84,6 +96,7 @@ from nightpress.pipelines.run_directory.marks_merge import POLICIES
 )
 @storage_option
 @night_options
+@json_option
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -94,36 +107,52 @@ def command(
     rates: bool,
     storage_overrides: tuple[str, ...],
     night: Night,
+    as_json: bool,
     **others: Any,
 ) -> None:
     """Show the images of RUN in a browser, to pick, reject, rate and comment on them.
 
     RUN is the URL of a run directory, or its job file; it may be in progress. The page is served on
-    this machine until Ctrl-C. Its address has a token that opens it once. What people say is stored
-    at once in review/marks/ of the run, and no image is changed.
+    this machine until Ctrl-C. Its address has a token that opens it once. Marks are stored in
+    review/marks/ of the run as they are made, and no image is changed. --json goes with --rates,
+    --import and --static.
     """
+    _refuse_json(as_json and not (rates or static or import_file is not None))
     target = image_target(run, storage_overrides, night)
     storage = storage_options(storage_overrides)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
         if import_file is not None:
             _refuse_others(ctx, "--import", WITH_IMPORT)
-            text = as_text(import_marks(target, import_file, display.show, storage=storage))
+            imported = import_marks(target, import_file, display.show, storage=storage)
+            found = asdict(imported), as_text(imported)
         elif rates:
             _refuse_others(ctx, "--rates", WITH_RATES)
-            policy = others["policy"], others["lead"]
-            text = rates_as_text(write_rates(target, *policy, storage=storage))
+            counted = write_rates(target, others["policy"], others["lead"], storage=storage)
+            found = asdict(counted), rates_as_text(counted)
         elif static:
             _refuse_others(ctx, "--static", WITH_STATIC)
-            options = _options(**others)
-            text = page_as_text(write_static_page(target, options, display.show, storage=storage))
+            page = write_static_page(target, _options(**others), display.show, storage=storage)
+            found = asdict(page), page_as_text(page)
         else:
-            server = ServerOptions(others["listen"], others["port"], not others["no_open"])
-            shown: dict[str, Any] = {"server": server, "on_address": click.echo, "storage": storage}
-            result = review(target, _options(**others), display.show, **shown)
-            display.show(Message(result_as_text(result, others["policy"])))
+            _serve(target, display.show, storage, **others)
             return
-    click.echo(text)
+    print_and_exit(ctx, OK, *found, as_json)
+
+
+def _refuse_json(refused: bool) -> None:
+    if refused:
+        raise click.UsageError("--json goes with --rates, --import or --static")
+
+
+def _serve(target: ImageTarget, show: OnEvent, storage: Options | None, **others: Any) -> None:
+    """Serve the page until it is stopped, and say what it came to."""
+    _refuse_images_at(others["images_at"])
+    server = ServerOptions(others["listen"], others["port"], not others["no_open"])
+    result = review(
+        target, _options(**others), show, server=server, on_address=click.echo, storage=storage
+    )
+    show(Message(result_as_text(result, others["policy"])))
 
 
 def _options(
@@ -134,16 +163,21 @@ def _options(
     blind: bool,
     group_by: str | None,
     no_thumbs: bool,
+    images_at: str | None,
     **others: Any,
 ) -> ReviewOptions:
     """How the run is reviewed, by the command line."""
     name = _user() if reviewer is None else reviewer
-    return ReviewOptions(name, read_only, policy, lead, blind, group_by, not no_thumbs)
+    thumbs = not no_thumbs
+    return ReviewOptions(name, read_only, policy, lead, blind, group_by, thumbs, images_at)
 
 
-WITH_IMPORT = ("run", "import_file", "storage_overrides", "night")
-WITH_RATES = ("run", "rates", "policy", "lead", "storage_overrides", "night")
-WITH_STATIC = ("run", "static", "reviewer", "group_by", "no_thumbs", "storage_overrides", "night")
+WITH_IMPORT = ("run", "as_json", "import_file", "storage_overrides", "night")
+WITH_RATES = ("run", "as_json", "rates", "policy", "lead", "storage_overrides", "night")
+WITH_STATIC = (
+    *("run", "as_json", "static", "reviewer", "policy", "lead", "group_by", "no_thumbs"),
+    *("images_at", "storage_overrides", "night"),
+)
 
 
 def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) -> None:
@@ -152,7 +186,12 @@ def _refuse_others(ctx: click.Context, option: str, allowed: Collection[str]) ->
         name = parameter.name or ""
         source = ctx.get_parameter_source(name)
         if name not in allowed and source is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} says nothing to {option}; leave one out")
+            raise click.UsageError(f"{parameter.opts[0]} does not go with {option}; leave one out")
+
+
+def _refuse_images_at(url: str | None) -> None:
+    if url is not None:
+        raise click.UsageError("--images-at is for --static: a served page has the images")
 
 
 def _user() -> str:
@@ -193,6 +232,7 @@ def rates_as_text(rates: PickRates) -> str:
     lines = in_columns(rows, left=2)
     if rates.left_out:
         lines.append(f"too many values to compare: {', '.join(rates.left_out)}")
+    lines += [f"ignored: {each}" for each in rates.ignored]
     return "\n".join(
         [
             *lines,

@@ -72,6 +72,8 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "scores": asdict(found.scores),
         "scores_error": found.scores_error,
         "has_gates": found.has_gates,
+        "pick_rates": None if found.pick_rates is None else asdict(found.pick_rates),
+        "pick_rates_error": found.pick_rates_error,
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -113,6 +115,9 @@ def describe(found: RunStatus) -> str:
         if not progress.complete:
             left_s = (progress.num_images - done) / progress.images_per_s
             lines.append(f"left     {duration(left_s)} at that rate")
+    lines += (
+        [f"picked   {picked_line(found)}"] if found.pick_rates or found.pick_rates_error else []
+    )
     if not progress.complete:
         left = progress.num_shards - progress.num_committed_shards
         lines.append(f"held by  {holder_line(found.holder)}")
@@ -131,6 +136,23 @@ def scores_lines(found: RunStatus) -> Iterator[str]:
         shards = f"{scores.num_shards:,} of {scores.num_committed_shards:,} committed shards"
         lines[0] += f", of {images} in {shards}"
     yield from lines
+
+
+def picked_line(found: RunStatus) -> str:
+    """`30 of 64 images (46.9%), 11 rejected, by the marks on 45; policy any`."""
+    if found.pick_rates is None:
+        return f"unknown: the marks cannot be read: {found.pick_rates_error}"
+    if not found.pick_rates.rows:
+        return "nothing yet"
+    whole = found.pick_rates.rows[0]
+    share = "" if whole.rate is None else f" ({whole.rate:.1%})"
+    ignored = len(found.pick_rates.ignored)
+    lost = f"; {plural(ignored, 'object')} with marks ignored" if ignored else ""
+    return (
+        f"{whole.num_picked:,} of {plural(whole.num_images, 'image')}{share}, "
+        f"{whole.num_rejected:,} rejected, by the marks on {whole.num_marked:,}; "
+        f"policy {found.pick_rates.policy}{lost}"
+    )
 
 
 def scorers_line(found: RunStatus) -> str:

@@ -115,7 +115,8 @@ class Access:
 
     def _is_own(self, host: str) -> bool:
         try:
-            name = urlsplit(f"http://{host}").hostname or ""
+            parts = urlsplit(f"http://{host}")
+            name, _ = parts.hostname or "", parts.port  # ValueError: no such port
         except ValueError:
             return False
         if any(each in host for each in "@/?#\\"):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.run_directory.marks import checked_reviewer
 from nightpress.pipelines.run_directory.marks_merge import Policy
 
@@ -12,6 +13,7 @@ class ReviewOptions:
 
     Raises:
         MarksError: no reviewer can have that name, or there is no such policy.
+        SpecError: `images_at` is no URL.
     """
 
     reviewer: str
@@ -27,9 +29,13 @@ class ReviewOptions:
     group_by: str | None = None
     """The column by which images are stacked; by default that of the job."""
     thumbs: bool = True
-    """Whether thumbnails that are missing are made first."""
+    """Whether thumbnails that are missing are made."""
+    images_at: str | None = None
+    """URL from which the run directory is served to browsers, for the page without a server."""
 
     def __post_init__(self) -> None:
+        if self.images_at is not None and not self.images_at.startswith(("https://", "http://")):
+            raise SpecError(f"images_at: must be a URL of https or http, not {self.images_at!r}")
         object.__setattr__(self, "reviewer", checked_reviewer(self.reviewer))
         object.__setattr__(self, "lead", Policy.of(self.policy, self.lead).lead)
 

@@ -8,15 +8,19 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
-from nightpress.jobs.reviews.reviewed_run import Decided, ReviewedRun, require_images
+from nightpress.jobs.reviews.requirements import require_group_column, require_images
+from nightpress.jobs.reviews.reviewed_run import (
+    Decided,
+    ReviewedRun,
+)
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
-from nightpress.jobs.reviews.thumbs import make_thumbs
+from nightpress.jobs.reviews.thumbs import LateThumbs
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.jobs.signals import Interruption, first_interruption
@@ -57,7 +61,7 @@ def review(
 ) -> ReviewResult:
     """Serve the review page of a run until SIGINT or SIGTERM.
 
-    Thumbnails that are missing are made first. Marks are stored as they are made.
+    Thumbnails that are missing are made while the page is open. Marks are stored as they are made.
 
     Args:
         target, storage: as for `status`.
@@ -68,18 +72,19 @@ def review(
 
     Raises:
         ImageNotFound: the run has no image to look at.
-        SpecError: the port is taken, or there is no such address.
+        SpecError: the port is taken, or there is no such address or column.
         RunNotFound, StoreError: as for `status`.
     """
     run = open_images(target, storage)
+    require_group_column(run, options)
     if not options.read_only:
         run = _writing(run, on_event)
-    if options.makes_thumbs:
-        make_thumbs(run, on_event)
-    reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)))
+    late = LateThumbs(run, on_event) if options.makes_thumbs else None
+    reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)), late)
     require_images(reviewed.rows())
     reviewed.refresh_marks()
-    _serve(reviewed, server or ServerOptions(), on_event, on_address)
+    with late.running() if late else nullcontext():
+        _serve(reviewed, server or ServerOptions(), on_event, on_address)
     decided = reviewed.close_marks()
     return ReviewResult(run.url, options.reviewer, reviewed.num_stored, decided)
 

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 
 from nightpress.jobs.reviews.access import Refused, shown
 from nightpress.jobs.reviews.options import ReviewOptions
-from nightpress.pipelines.errors import ImageNotFound, MarksError, StoreMissing
+from nightpress.jobs.reviews.thumbs import LateThumbs, ThumbsProgress
+from nightpress.pipelines.errors import MarksError, StoreMissing
 from nightpress.pipelines.image_files.packing import image_bytes
 from nightpress.pipelines.review.rows import PageContext, ReviewRows, read_rows, rows_json
 from nightpress.pipelines.review.thumbnails import make_again
@@ -64,10 +65,13 @@ class ReviewedRun:
         run: the run; its store must not write a name twice.
         options: how it is reviewed.
         say: told what a person should know, in one line.
+        late: makes thumbnails meanwhile; None if none are made.
     """
 
-    def __init__(self, run: Run, options: ReviewOptions, say: Say) -> None:
-        self.run, self.options, self._say = run, options, say
+    def __init__(
+        self, run: Run, options: ReviewOptions, say: Say, late: LateThumbs | None = None
+    ) -> None:
+        self.run, self.options, self._say, self._late = run, options, say, late
         self.marks = MergedMarks(run.store, run.record.fingerprint_at_first)
         self._rows: ReviewRows | None = None
         self._thumbs = Thumbs()
@@ -100,6 +104,7 @@ class ReviewedRun:
                     state,
                 )
                 ids = self._rows.table.column("image_id").to_pylist()
+                self._thumbs.add(self._late.since(0)[0] if self._late else ())
                 self._index = {image_id: row for row, image_id in enumerate(ids)}
                 self._body = b""
             return self._rows
@@ -126,6 +131,7 @@ class ReviewedRun:
                     self.options.read_only,
                     self.options.group_by,
                     self.notes(),
+                    thumbs_coming=self._late is not None and not self._late.is_done,
                 )
                 packer = zlib.compressobj(GZIP_LEVEL, wbits=31)
                 pieces = [packer.compress(each) for each in rows_json(rows, self._thumbs, context)]
@@ -137,6 +143,29 @@ class ReviewedRun:
     def thumbs(self) -> Thumbs:
         """The thumbnails of the rows that were read last."""
         return self._thumbs
+
+    def thumbs_body(self, after: int) -> bytes:
+        """What `/api/thumbs` answers, as JSON: thumbnails that came since, and how far it is.
+
+        Args:
+            after: how many atlases the page has received before.
+        """
+        atlases, progress = self._late.since(after) if self._late else ((), ThumbsProgress())
+        values = {
+            "atlases": [
+                {
+                    "url": f"{PageContext.atlas_folder}/{each.path.rpartition('/')[2]}",
+                    "cells": [[cell, *image] for cell, image in sorted(each.cells.items())],
+                }
+                for each in atlases
+            ],
+            "num_made": progress.num_made,
+            "num_missing": progress.num_missing,
+            "num_unreadable": progress.num_unreadable,
+            "is_done": progress.is_done,
+            "problem": progress.problem,
+        }
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
 
     def notes(self) -> tuple[str, ...]:
         """Sentences for the page about objects that are ignored."""
@@ -196,7 +225,7 @@ class ReviewedRun:
         path = f"{THUMBS_FOLDER}/{name}"
         if self._rows is None:
             self.rows()
-        atlas = self._thumbs.named.get(path)
+        atlas = self._thumbs.named.get(path) or (self._late.named(path) if self._late else None)
         if atlas is None:
             raise Refused(404, f"there is no atlas {shown(name)}")
         data = self.run.store.read_if_any(path)
@@ -332,28 +361,6 @@ class ReviewedRun:
         flags = decided.column("flag").to_pylist()
         disagree = pc.sum(decided.column("disagree")).as_py() or 0
         return Decided(flags.count("pick"), flags.count("reject"), disagree)
-
-
-def require_images(rows: ReviewRows) -> None:
-    """Refuse a run of which there is nothing to look at.
-
-    Raises:
-        ImageNotFound: no image is stored.
-    """
-    if len(rows.table):
-        return
-    url = rows.run.url
-    if rows.num_removed:
-        raise ImageNotFound(
-            f"{url}: all {rows.num_removed:,} images were removed from the store; nightpress "
-            "verify --repair makes them again"
-        )
-    if rows.num_failed:
-        raise ImageNotFound(
-            f"{url}: no image is ok, and {rows.num_failed:,} failed; nightpress retry tries them "
-            "again"
-        )
-    raise ImageNotFound(f"{url}: no image is committed yet; nightpress run makes them")
 
 
 MOST_NOTES = 5

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,8 +16,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused
+from nightpress.jobs.reviews.access import HEADERS, Access, Handler, Refused, shown
 from nightpress.jobs.reviews.inputs import InputPictures
 from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.pipelines.errors import ImageNotFound, StoreError
@@ -27,6 +29,12 @@ from nightpress.pipelines.storage import READ_THREADS
 
 MOST_BYTES = 2 << 20
 """Largest body of a request, in bytes."""
+
+BODY_S = 30.0
+"""Seconds that the body of a request may take."""
+
+LIMITS: dict[str, Any] = {"auto_decompress": False, "shutdown_timeout": 5.0}
+"""The page sends nothing packed; what is, would be unpacked before it is known who sends it."""
 
 KEPT = "private, max-age=31536000, immutable"
 ASKED_AGAIN = "private, no-cache"
@@ -59,6 +67,7 @@ class ReviewServer:
         app.router.add_get("/image/{image_id}", self._image)
         app.router.add_get("/input/{image_id}/{column}", self._input)
         app.router.add_get("/api/rows", self._rows)
+        app.router.add_get("/api/thumbs", self._thumbs)
         app.router.add_get("/api/facts/{image_id}", self._facts)
         app.router.add_get("/api/marks", self._marks)
         app.router.add_post("/api/marks", self._add_marks)
@@ -107,6 +116,12 @@ class ReviewServer:
         response.headers["Content-Encoding"] = "gzip"
         return response
 
+    async def _thumbs(self, request: web.Request) -> web.Response:
+        after = request.query.get("after", "0")
+        if not (after.isascii() and after.isdecimal() and len(after) < 10):
+            raise Refused(400, f"after: must be a number of atlases, not {shown(after)}")
+        return _answer(self._reviewed.thumbs_body(int(after)), "application/json")
+
     async def _atlas(self, request: web.Request) -> web.Response:
         data = await self._in_thread(self._reviewed.atlas, request.match_info["name"])
         return _answer(data, "image/webp", KEPT)
@@ -147,13 +162,39 @@ class ReviewServer:
     async def _add_marks(self, request: web.Request) -> web.Response:
         if request.content_type != "application/json":
             raise Refused(415, "marks are sent as application/json")
-        data = await request.read()
+        data = await _body(request)
         try:
             values = json.loads(data)
         except (ValueError, RecursionError):
             raise Refused(400, "marks are sent as JSON, and this is not JSON") from None
         num_marks = await self._in_thread(self._reviewed.add_marks, values)
         return _json_answer({"stored": num_marks})
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body of a request, which must come within `BODY_S`."""
+    try:
+        return await asyncio.wait_for(request.read(), BODY_S)
+    except TimeoutError:
+        raise Refused(408, f"the request was not sent whole within {BODY_S:.0f} s") from None
+    except ConnectionResetError:
+        raise Refused(400, "the connection was cut") from None  # nobody reads it
+
+
+class _OwnFaults(logging.Filter):
+    """Keeps faults of this server in the log, and no requests that are not HTTP."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError | ConnectionError)
+
+
+def _log() -> logging.Logger:
+    log = logging.getLogger("nightpress.review")
+    if not log.filters:
+        log.addFilter(_OwnFaults())
+    return log
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -235,7 +276,7 @@ def serving(server: ReviewServer, listening: socket.socket) -> Iterator[None]:
     async def serve() -> None:
         nonlocal ended
         ended = asyncio.Event()
-        runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=5.0)
+        runner = web.AppRunner(server.app(), access_log=None, logger=_log(), **LIMITS)
         try:
             await runner.setup()
             await web.SockSite(runner, listening).start()

@@ -20,7 +20,7 @@ from nightpress.jobs.runs.again_request import MAX_SHOWN, AgainRequest
 from nightpress.jobs.runs.copying import marked_if_asked
 from nightpress.jobs.runs.extension import require_no_new_edition
 from nightpress.jobs.runs.making import HeldRun, Maker
-from nightpress.jobs.runs.marked_images import MarkChoice
+from nightpress.jobs.runs.marked_images import MarkChoice, picked_later
 from nightpress.jobs.runs.repair_spec import repair_spec
 from nightpress.jobs.runs.shared import (
     OnEvent,
@@ -180,20 +180,44 @@ def _matching(run: Run, request: AgainRequest, on_event: OnEvent) -> Sequence[st
     """The images with certain marks, whose metadata meet a condition; either may be left out."""
     where, marks = request.where, request.marks
     marked = marked_if_asked(run, marks, on_event)
-    if where is None:
-        return () if marked is None else marked.ids
     metadata = run.metadata
-    condition = parse_condition(where, metadata.schema)
+    condition = pc.scalar(True) if where is None else parse_condition(where, metadata.schema)
     if marked is not None:
         condition &= pc.field("image_id").isin(pa.array(marked.ids, pa.string()))
-    names: list[str] = (
-        metadata.to_table(columns=["image_id"], filter=condition).column("image_id").to_pylist()
-    )
-    if not names:
+    with run.reading():
+        found = metadata.to_table(columns=["image_id", "id"], filter=condition)
+    if not len(found) and where is not None:
         require_scores(run, scores_in_condition(where, metadata.schema))
         which = "image" if marks is None else f"image that is {marks}"
         raise SpecError(f"where: no {which} of {run.url} meets the condition {where}")
+    if marks is not None and marks.flag == "reject":
+        found = _without_later_picks(run, marks, found, on_event)
+    names: list[str] = found.column("image_id").to_pylist()
     return names
+
+
+def _without_later_picks(
+    run: Run, marks: MarkChoice, rejected: pa.Table, on_event: OnEvent
+) -> pa.Table:
+    """Leave out the rows of which an image of a later round is picked, and say so.
+
+    Raises:
+        SpecError: no row is left.
+    """
+    picked = picked_later(run, marks)
+    done = pc.is_in(rejected.column("id"), pa.array(picked, pa.string()))
+    left, settled = rejected.filter(pc.invert(done)), pc.unique(rejected.column("id").filter(done))
+    if not len(settled):
+        return rejected
+    shown = ", ".join(f"{each} ({picked[each]})" for each in settled[:MAX_SHOWN].to_pylist())
+    text = (
+        f"{plural(len(settled), 'row')} left out, as an image of a later round is picked: "
+        f"{shown}{', ...' if len(settled) > MAX_SHOWN else ''}; --ids makes more of them"
+    )
+    if not len(left):
+        raise SpecError(f"{run.url}: nothing is left to make again: {text}")
+    on_event(Message(text))
+    return left
 
 
 def _image_ids(found: FoundParents, num_images: int) -> pa.Array:

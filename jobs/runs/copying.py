@@ -29,6 +29,16 @@ def choice_of(
     return Choice(listed, where, selection, None if marked is None else marked.ids)
 
 
+def require_choice(*choices: object) -> None:
+    """Refuse to make copies of all images where nothing chooses some.
+
+    Raises:
+        SpecError: none of the choices is given.
+    """
+    if all(each is None for each in choices):
+        raise SpecError("choose images by marks, by ids, by where or by a selection")
+
+
 def marked_if_asked(run: Run, marks: MarkChoice | None, on_event: OnEvent) -> Marked | None:
     """The images with certain marks, if any are asked for; says which were made again since.
 

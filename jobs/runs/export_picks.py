@@ -17,27 +17,34 @@ from nightpress.jobs.runs.copying import (
     intact_image,
     marked_if_asked,
     place_of_copies,
+    require_choice,
     require_outside,
 )
 from nightpress.jobs.runs.delivery_choice import ChosenRows, Survey
 from nightpress.jobs.runs.marked_images import MarkChoice, Marked, read_marks
 from nightpress.jobs.runs.picks_place import FolderPlace, Place, is_zip, zip_place
-from nightpress.jobs.runs.picks_table import PICKS, picks_csv
+from nightpress.jobs.runs.picks_table import PICKS, earlier_copies, picks_csv
+from nightpress.jobs.runs.picks_update import (
+    CONTACT_SHEET,
+    EarlierExport,
+    changes_since,
+    sheet_names,
+)
 from nightpress.jobs.runs.shared import OnEvent, create_only_store, ignore
 from nightpress.jobs.runs.targets import ImageTarget, open_images
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.client_copies import SUFFIXES, PixelSpec, Rating
 from nightpress.pipelines.image_files.copy_names import DEFAULT, copy_names
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.reporting.contact_pdf import SheetImage, contact_pdfs, small_copy
+from nightpress.pipelines.reporting.contact_sheet import not_drawable
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.marks_merge import Policy, decisions
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
 from nightpress.pipelines.storage.urls import absolute
-
-CONTACT_SHEET = "contact-sheet.pdf"
 
 MAX_FINDINGS = 1_000
 COPIES_A_MESSAGE = 1_000
@@ -75,6 +82,8 @@ class PicksExported:
     """Images that are missing, damaged or changed, so that no copy was made of them."""
     findings: tuple[str, ...]
     """What is wrong with the first `MAX_FINDINGS` of them."""
+    num_removed: int = 0
+    """Files of the earlier export that were removed, because they were to change or to go."""
 
     @property
     def is_complete(self) -> bool:
@@ -92,11 +101,12 @@ def export_picks(
     selection: str | None = None,
     marks: MarkChoice | None = None,
     copies: PickCopies | None = None,
+    update: bool = False,
     storage: Options | None = None,
 ) -> PicksExported:
     """Make copies of chosen images of a run, with ratings inside, a table and contact sheets.
 
-    Nothing is replaced, and an interrupted export goes on.
+    Nothing is replaced, unless to update, and an interrupted export goes on.
 
     Args:
         target: the URL of a run directory, a job, or an opened run.
@@ -105,22 +115,22 @@ def export_picks(
         ids, where, selection: ids of images or rows, a condition, or the name of a selection.
         marks: only images with these marks; not with ids.
         copies, storage: what copies are to be; fsspec options by protocol, for URLs.
+        update: bring an export of this run that lies there up to date, removing only its files.
 
     Raises:
         SpecError: they cannot be asked for so, or other files lie there; nothing was written.
         MarksError: the policy of the marks has a lead who marked nothing.
         RunNotFound, StoreError: the run cannot be read, or the place not written to.
     """
-    if all(each is None for each in (ids, where, selection, marks)):
-        raise SpecError("choose images by marks, by ids, by where or by a selection")
+    require_choice(ids, where, selection, marks)
     run, copies = open_images(target, storage), copies or PickCopies()
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
     rows = ChosenRows(run, choice_of(ids, where, selection, marked), None)
     survey, said = rows.survey(), _said(run, marked, on_event)
     images = _Images.of(run, rows, copies, said, marks is not None and not marks.include_changed)
-    with _place(run, to, {**run.store.options, **(storage or {})}, on_event) as place:
-        return _Export(run, place, copies, images, on_event).carry_out(survey)
+    with _place(run, to, {**run.store.options, **(storage or {})}, on_event, update) as place:
+        return _Export(run, place, copies, images, on_event, update).carry_out(survey)
 
 
 def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
@@ -128,10 +138,12 @@ def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
     return decisions(read_marks(run, on_event), Policy()) if marked is None else marked.images
 
 
-def _place(run: Run, to: str, options: Options, on_event: OnEvent) -> Any:
+def _place(run: Run, to: str, options: Options, on_event: OnEvent, update: bool) -> Any:
     """A context manager with the place of the copies."""
     if not is_zip(to):
         return nullcontext(FolderPlace(place_of_copies(run, to, options, on_event)))
+    if update:
+        raise SpecError("update: a zip file is written whole; choose another name for it")
     require_outside(run, to)
     folder, _, name = absolute(to).rpartition("/")
     store = Store(folder, options)
@@ -222,12 +234,15 @@ class _Export:
     copies: PickCopies
     images: _Images
     on_event: OnEvent
+    update: bool
 
     def carry_out(self, survey: Survey) -> PicksExported:
         """Write what is missing; nothing is written before everything has been checked."""
         self._say_what_is_lost()
         table = picks_csv(self.images.rows, self.images.names, self.images.marks)
-        self._require_own_files(table)
+        stale = self._files_to_remove(table)
+        for name in stale:
+            self.place.remove(name)
         made = list(self._copies())
         findings = [each.finding for each in made if each.finding is not None]
         num_copies = len(made) - len(findings)
@@ -246,6 +261,7 @@ class _Export:
             num_uncommitted=survey.num_uncommitted,
             num_findings=len(findings),
             findings=tuple(findings[:MAX_FINDINGS]),
+            num_removed=len(stale) - (PICKS in stale),
         )
 
     def _say_what_is_lost(self) -> None:
@@ -256,17 +272,18 @@ class _Export:
             )
             self.on_event(Message(text, warning=True))
 
-    def _require_own_files(self, table: bytes) -> None:
-        """Refuse files at the places of copies that are not these copies.
+    def _files_to_remove(self, table: bytes) -> list[str]:
+        """Files of an earlier export that are not to stay; refuses files that are of none.
+
+        Its table is the last: until it is gone, an interrupted update goes on.
 
         Raises:
-            SpecError: there is one.
+            SpecError: there is one, or another export lies there and is not to be updated.
         """
-        if self.place.read(PICKS) not in (None, table):
-            raise SpecError(
-                f"{self.place.url} holds another export, as its {PICKS} says; choose another folder"
-            )
-        present = self.place.names_present(self.images.names)
+        stale, found = list[str](), self.place.read(PICKS)
+        if found is not None and found != table:
+            stale = self._stale(found, table)
+        present = self.place.names_present(self.images.names) - set(stale)
         numbers = [n for n, name in enumerate(self.images.names) if name in present]
         for name in self._map(self._other_file, numbers):
             if name is not None:
@@ -274,6 +291,27 @@ class _Export:
                     f"{self.place.url}/{name}: another file lies there, and is not replaced; "
                     "choose another folder"
                 )
+        return stale
+
+    def _stale(self, found: bytes, table: bytes) -> list[str]:
+        """What `_files_to_remove` says where a table lies that is another one."""
+        earlier, now = earlier_copies(found), earlier_copies(table)
+        another = f"{self.place.url} holds another export, as its {PICKS} says"
+        if earlier is None or now is None:
+            raise SpecError(f"{another}; choose another folder")
+        changes = changes_since(earlier, now)
+        if not self.update or not isinstance(self.place, FolderPlace):
+            raise SpecError(
+                f"{another}: {changes}; --update brings it up to date, or choose another folder"
+            )
+        numbers = {name: n for n, name in enumerate(self.images.names)}
+
+        def is_current(name: str, data: bytes) -> bool:
+            return name in numbers and self._copy(numbers[name]) == data
+
+        self.on_event(Message(f"updating {self.place.url}: {changes}"))
+        files = EarlierExport(self.run, self.place.store, self.copies.pixels, earlier)
+        return [*files.stale_files(is_current), PICKS]
 
     def _other_file(self, number: int) -> str | None:
         """The name of a copy if another file lies there."""
@@ -321,17 +359,32 @@ class _Export:
         """Write the contact sheets and the table, which is the last; returns the former's names."""
         sheets = dict[str, bytes]()
         if self.copies.contact_sheet:
-            pictures = [SheetImage(jpeg or b"", self._caption(n)) for n, jpeg in enumerate(small)]
+            captions = [self._caption(n) for n in range(len(small))]
+            self._say_what_is_boxes(captions)
+            pairs = zip(small, captions, strict=True)
+            pictures = [SheetImage(jpeg or b"", caption) for jpeg, caption in pairs]
             created = datetime.fromisoformat(self.run.record.created_at).astimezone(UTC)
             title = self.run.spec.name or self.run.url
-            for n, data in enumerate(contact_pdfs(pictures, title, created.timetuple())):
-                sheets[CONTACT_SHEET if not n else CONTACT_SHEET.replace(".", f"-{n + 1}.")] = data
+            files = contact_pdfs(pictures, title, created.timetuple())
+            sheets = dict(zip(sheet_names(), files, strict=False))
         for name, data in (*sheets.items(), (PICKS, table)):
             try:
                 self.place.add(name, data)
             except RunBlocked as error:
                 raise SpecError(f"{error}; choose another folder") from None
         return tuple(sheets)
+
+    def _say_what_is_boxes(self, captions: list[str]) -> None:
+        """Say which captions have letters that the font of contact sheets lacks."""
+        lacking = not_drawable(captions)
+        lost = [n for n, caption in enumerate(captions) if not lacking.isdisjoint(caption)]
+        if lost:
+            text = (
+                f"{plural(len(lost), 'caption')} of the contact sheets with letters that its font "
+                f"lacks, so that boxes stand for them; the first is of {self.images.names[lost[0]]}"
+                f"; {PICKS} has all letters"
+            )
+            self.on_event(Message(text, warning=True))
 
     def _caption(self, number: int) -> str:
         """`shoes/r1_00.png · pick · 4 of 5 · red shoes on sand`."""

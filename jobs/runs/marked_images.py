@@ -135,6 +135,24 @@ def marked_images(run: Run, choice: MarkChoice, on_event: OnEvent = ignore) -> M
     return found
 
 
+def picked_later(run: Run, choice: MarkChoice) -> dict[str, str]:
+    """The rows of which an image that was made again is picked: row id -> id of such an image.
+
+    Args:
+        run: the run.
+        choice: whose policy decides what is picked.
+
+    Raises:
+        StoreError: the marks or the metadata cannot be read.
+    """
+    decided = decisions(read_marks(run), Policy.of(choice.policy, choice.lead))
+    picked = decided.filter(pc.equal(decided.column("flag"), "pick")).column("image_id")
+    condition = pc.field("image_id").isin(picked.combine_chunks()) & pc.field("parent").is_valid()
+    with run.reading():
+        later = run.metadata.to_table(columns=["id", "image_id"], filter=condition)
+    return dict(zip(*(later.column(name).to_pylist() for name in ("id", "image_id")), strict=True))
+
+
 def _nothing(found: Marked, choice: MarkChoice, num_marked: int) -> str:
     """Why no image is chosen."""
     said = f"no image is {choice} under the policy {choice.policy}"

@@ -22,6 +22,9 @@ MAX_REMOTE_ZIP_BYTES = 2**31
 
 CHUNK_BYTES = 2**20
 
+OPEN_FILES = "/proc/self/fd"
+"""Where Linux has names for a process's open files, also for those without a name of their own."""
+
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems without hard links, such as FAT, answer."""
 
@@ -44,6 +47,13 @@ class Place(Protocol):
 
         Raises:
             RunBlocked: another file lies there.
+            StoreError: the store failed.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a file; none there is no error.
+
+        Raises:
             StoreError: the store failed.
         """
 
@@ -85,6 +95,10 @@ class FolderPlace:
             )
         return False
 
+    def remove(self, name: str) -> None:
+        """Remove a file of the folder."""
+        self.store.delete(name)
+
     def finish(self) -> bool:
         """Nothing is left to do: `add` has told what it wrote."""
         return True
@@ -98,11 +112,13 @@ class ZipPlace:
         store: its folder.
         name: its name there.
         file: the file that is written aside.
+        path: the name by which it can be linked.
     """
 
     store: Store
     name: str
     file: IO[bytes]
+    path: str
     _archive: zipfile.ZipFile = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +143,9 @@ class ZipPlace:
         info.external_attr = 0o644 << 16
         self._archive.writestr(info, data)
         return True
+
+    def remove(self, name: str) -> None:
+        """Nothing: each start writes the file anew."""
 
     def finish(self) -> bool:
         """Put the file in place, unless this very file lies there; see `Place.finish`."""
@@ -156,14 +175,18 @@ class ZipPlace:
     def _linked(self) -> bool:
         """Give the file its name, which must be free."""
         path = Path(self.store.url) / self.name
+        folder = os.open(self.store.url, os.O_RDONLY)
         try:
-            os.link(self.file.name, path)
+            # Only linkat(2), which Python calls for a folder's descriptor, follows /proc/self/fd.
+            os.link(self.path, self.name, dst_dir_fd=folder, follow_symlinks=True)
         except FileExistsError:
             raise RunBlocked(f"{self.url}: another process has written it") from None
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in NO_LINKS or self.path.startswith(OPEN_FILES):
                 raise StoreDenied(f"{self.url}: {error.strerror}") from error
-            os.rename(self.file.name, path)
+            os.rename(self.path, path)
+        finally:
+            os.close(folder)
         return True
 
     def _lies_there(self) -> bool:
@@ -189,25 +212,46 @@ def is_zip(to: str) -> bool:
 def zip_place(store: Store, name: str) -> Iterator[ZipPlace]:
     """A zip file in a folder; what was written aside is deleted in the end.
 
+    On Linux it has no name until it is whole, so that nothing is left of it after a kill either.
+
     Raises:
         StoreDenied: the folder cannot be written to.
     """
-    folder = store.url if is_local(store.url) else None
+    folder = store.url if is_local(store.url) else tempfile.gettempdir()
     try:
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        aside = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below
-            prefix=f".{name}-", dir=folder, delete=False
-        )
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        aside, path = _nameless(folder) or _named(folder, name)
     except OSError as error:
         raise StoreDenied(f"{store.url}: {error.strerror}") from error
     try:
         with aside:
-            os.chmod(aside.name, 0o644)
-            place = ZipPlace(store, name, aside)
+            os.chmod(aside.fileno(), 0o644)
+            place = ZipPlace(store, name, aside, path)
             try:
                 yield place
             finally:
                 place.close()
     finally:
-        Path(aside.name).unlink(missing_ok=True)
+        if not path.startswith(OPEN_FILES):
+            Path(path).unlink(missing_ok=True)
+
+
+def _nameless(folder: str) -> tuple[IO[bytes], str] | None:
+    """A file without a name in a folder, and how to link it; None where that cannot be had.
+
+    Reference: open(2), O_TMPFILE.
+    """
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir(OPEN_FILES):
+        return None
+    try:
+        number = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError:  # the file system has no such files; what else is wrong, _named finds, too
+        return None
+    return os.fdopen(number, "w+b"), f"{OPEN_FILES}/{number}"
+
+
+def _named(folder: str, name: str) -> tuple[IO[bytes], str]:
+    aside = tempfile.NamedTemporaryFile(  # noqa: SIM115 - its user closes it
+        prefix=f".{name}-", dir=folder, delete=False
+    )
+    return aside, aside.name

@@ -3,10 +3,14 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
+from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.image_files.client_copies import Rating
 from nightpress.pipelines.records import METADATA_SCHEMA
+from nightpress.pipelines.storage.urls import require_inside
 
 PICKS = "picks.csv"
 
@@ -52,6 +56,46 @@ def picks_csv(
         ]
         writer.writerow([cell(value) for value in values])
     return text.getvalue().encode("utf-8-sig")
+
+
+@dataclass(frozen=True)
+class EarlierCopy:
+    """A row of a table that was written before."""
+
+    image_id: str
+    file: str
+    """Name of the copy."""
+    sha256: str
+    """Of the image in the run."""
+    rating: Rating
+    """What the copy has inside."""
+    row: Mapping[str, str]
+
+
+def earlier_copies(table: bytes) -> list[EarlierCopy] | None:
+    """The rows of a table, as `picks_csv` wrote it; None if it is another file."""
+    try:
+        rows = list(csv.DictReader(StringIO(table.decode("utf-8-sig"), newline="")))
+        copies = [
+            EarlierCopy(
+                image_id=_text(row["image_id"]),
+                file=_text(row["file"]),
+                sha256=row["sha256"],
+                rating=Rating(int(row["stars"] or 0), row["flag"], row["colour"]),
+                row=row,
+            )
+            for row in rows
+        ]
+        for each in copies:
+            require_inside(each.file, PICKS)
+        return copies
+    except (StoreError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError):
+        return None
+
+
+def _text(cell_text: str) -> str:
+    """The inverse of `cell` for a text that a spreadsheet would take for a formula."""
+    return cell_text[1:] if cell_text[:1] == "'" and cell_text[1:2] in FORMULA_STARTS else cell_text
 
 
 def cell(value: object) -> str | int | float:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.runs.targets import Target, open_any
-from nightpress.pipelines.errors import StoreError
+from nightpress.pipelines.errors import PipelineError, StoreError
 from nightpress.pipelines.job.cost_section import Cost
+from nightpress.pipelines.reporting.pick_rates import PickRates, pick_rates
 from nightpress.pipelines.reporting.scores import RunScores, run_scores
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.log import cost_of, read_starts
@@ -49,6 +50,10 @@ class RunStatus:
     scores_error: str | None = None
     """Why the scores cannot be read."""
     has_gates: bool = False
+    pick_rates: PickRates | None = None
+    """What reviewers picked under the policy `any`; None if nobody has marked an image."""
+    pick_rates_error: str | None = None
+    """Why the marks cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         scores = run_scores(run)
     except StoreError as error:
         scores_error = one_line(error)
+    rates, rates_error = _pick_rates(run)
     return RunStatus(
         url=run.url,
         created_at=run.record.created_at,
@@ -122,7 +128,17 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         scores=scores,
         scores_error=scores_error,
         has_gates=run.spec.gates is not None,
+        pick_rates=rates,
+        pick_rates_error=rates_error,
     )
+
+
+def _pick_rates(run: Run) -> tuple[PickRates | None, str | None]:
+    """The pick rates, or why they cannot be read; `status` tells the rest either way."""
+    try:
+        return pick_rates(run), None
+    except PipelineError as error:
+        return None, one_line(error)
 
 
 def _training_status(run: TrainingRun, held_by: Holder | None, target: Target) -> TrainingStatus:

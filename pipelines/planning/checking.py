@@ -13,6 +13,7 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.schedulers import max_steps
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import ManifestError, Problem, SpecError
+from nightpress.pipelines.job.page_columns import group_problem
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, reserved_columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile, scan
@@ -61,7 +62,9 @@ def check(spec: RunSpec, info: ModelInfo, batch_size: int = 1, mapper: Mapper = 
         StoreError: the manifest cannot be read.
     """
     _check_settings(spec, info)
-    return check_files(spec, info, scan_all(spec, mapper), batch_size, mapper)
+    files = scan_all(spec, mapper)
+    _check_group_column(spec, resolve_columns(spec, files))
+    return check_files(spec, info, files, batch_size, mapper)
 
 
 def check_files(
@@ -139,6 +142,15 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
     problem = PromptChecker(spec.model.prompts, info.prompts).problem(job.negative_prompt)
     if problem is not None:
         raise SpecError(f"sampling.negative_prompt: {problem}")
+
+
+def _check_group_column(spec: RunSpec, columns: Columns) -> None:
+    """Check that the images will have the column by which the review page stacks them."""
+    if spec.review.group_by is None:
+        return
+    carried = [each.name for each in columns.carried]
+    if (problem := group_problem(spec.review.group_by, carried)) is not None:
+        raise SpecError(f"review.group_by: {problem}")
 
 
 def _check_sizes(spec: RunSpec, info: ModelInfo, columns: Columns) -> None:

@@ -27,6 +27,8 @@ PAGES_A_FILE = 50
 FOOT = 18
 """Size of the letters at the foot of a page, in pixels."""
 QUALITY = 88
+PRODUCER = "nightpress"
+"""What a PDF file says has made it."""
 
 T = TypeVar("T")
 
@@ -83,7 +85,7 @@ def _pdf(pages: Iterable[Image.Image], title: str, at: struct_time) -> bytes:
         resolution=DPI,
         quality=QUALITY,
         title=title,
-        producer="nightpress",
+        producer=PRODUCER,
         creationDate=at,
         modDate=at,
     )

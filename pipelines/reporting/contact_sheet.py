@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +17,9 @@ INK = (52, 50, 46)
 CAPTION_LINES = 2
 MISSING = "\uffff"
 """A character that no font has; it is drawn as the font's box for missing characters."""
+
+PROBE_SIZE = 24
+"""Size in pixels at which the font is asked for a character."""
 
 COLUMNS_PER_ROW = 1.4
 """The preferred ratio of columns to rows."""
@@ -137,6 +140,13 @@ def drawable(text: str, font: ImageFont.FreeTypeFont) -> str:
 
     replacements = {char: replacement(char) for char in set(text)}
     return " ".join("".join(replacements[char] for char in text).split())
+
+
+def not_drawable(texts: Iterable[str]) -> frozenset[str]:
+    """The characters of some texts that `default_font` lacks, so that a box stands for them."""
+    font = default_font(PROBE_SIZE)
+    characters = set[str]().union(*texts)
+    return frozenset(char for char in characters if drawable(char, font) == MISSING)
 
 
 def wrapped(text: str, width: float, length: Measure, num_lines: int = CAPTION_LINES) -> list[str]:

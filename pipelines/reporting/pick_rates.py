@@ -83,6 +83,8 @@ class PickRates:
     """That of all images first; then column by column, in each the highest rate first."""
     left_out: tuple[str, ...]
     """Columns with too many values; see `MOST_VALUES`."""
+    ignored: tuple[str, ...] = ()
+    """Objects with marks that are not counted, each with what is wrong with it."""
 
     def to_parquet(self) -> bytes:
         """The rows as RATES_SCHEMA."""
@@ -117,7 +119,8 @@ def pick_rates(run: Run, policy: Policy | None = None) -> PickRates | None:
     sums.leave_out_sparse()
     cost = cost_of(read_starts(run.store), 0)
     name = policy.name if policy.lead is None else f"lead: {policy.lead}"
-    return PickRates(name, tuple(sums.rows(cost)), tuple(sorted(sums.left_out)))
+    ignored = tuple(f"{path}: {problem}" for path, problem in merged.problems.items())
+    return PickRates(name, tuple(sums.rows(cost)), tuple(sorted(sums.left_out)), ignored)
 
 
 def write_pick_rates(store: Store, rates: PickRates) -> None:

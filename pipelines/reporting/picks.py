@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Self
 
 from nightpress.pipelines.errors import PipelineError
+from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.cost_section import money
 from nightpress.pipelines.reporting.gallery import MAX_CAPTION, text
 from nightpress.pipelines.reporting.pick_rates import ALL, PickRate, PickRates, pick_rates
@@ -86,7 +87,9 @@ class Picks:
             return ""
         left_out = ", ".join(text(name, MAX_CAPTION) for name in self.rates.left_out)
         more = f"; too many values: {left_out}" if left_out else ""
-        return f"policy {self.rates.policy}{more}"
+        bad = len(self.rates.ignored)
+        lost = f"; {plural(bad, 'object')} with marks ignored, as damaged or of another run"
+        return f"policy {self.rates.policy}{more}{lost if bad else ''}"
 
     @property
     def columns(self) -> Iterator[tuple[str, list[PickRow]]]:

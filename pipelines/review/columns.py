@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.pipelines.job.page_columns import SCORE_PREFIX
 from nightpress.pipelines.manifest.python_values import python_values
 
 MAX_EXACT = 2**53
@@ -16,8 +17,6 @@ MAX_EXACT = 2**53
 
 NAMED = ("loras", "controlnets", "references")
 """Columns with lists of adapters, which are shown by their names."""
-
-SCORE_PREFIX = "score."
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow.compute as pc
@@ -15,10 +16,14 @@ from nightpress.pipelines.job.spec import PRIORITY, is_setting
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.planning.again_rows import condition_values
 from nightpress.pipelines.records import PLAN_SCHEMA, RESERVED_COLUMNS, PlannedInput
+from nightpress.pipelines.run_directory.committed_parts import committed_parts
+from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
 
 FIRST = ("image_id", "prompt", "negative_prompt", "seed", "width", "height", "status")
 """Facts in the order in which people look for them; the others follow in that of the metadata."""
+
+NOT_PLANNED = "it is not in the plan."
 
 SECTIONS = ("model", "sampling", "passes", "storage")
 """Sections of the run's job that decide what an image is, as far as its row does not."""
@@ -46,13 +51,37 @@ def fact_sheet(run: Run, image_id: str) -> ImageFactSheet:
     if row is None:
         raise ImageNotFound(f"{run.url}: no image {image_id!r} is committed")
     try:
-        planned = _planned(run, image_id)
+        return _sheet(run, row, _planned(run, image_id))
     except (Damaged, StoreMissing) as error:
-        return ImageFactSheet(tuple(_facts(row)), f"# There is no job: {error}\n")
+        return _sheet(run, row, None, str(error))
+
+
+def fact_sheets(run: Run) -> Iterator[tuple[str, ImageFactSheet]]:
+    """The id and the facts of each image that is ok, shard by shard.
+
+    Raises:
+        Damaged: a commit is not what was written.
+        StoreError: the run cannot be read.
+    """
+    for part in committed_parts(run, run.metadata.schema):
+        planned, why = dict[str, dict[str, Any]](), NOT_PLANNED
+        try:
+            plan = read_shard(run.store, run.record.layout, part.shard)
+            planned = {row["image_id"]: row for row in plan.to_pylist()}
+        except (Damaged, StoreMissing) as error:
+            why = str(error)
+        for row in metadata_rows(part.rows.filter(pc.field("status") == "ok")):
+            yield row["image_id"], _sheet(run, row, planned.get(row["image_id"]), why)
+
+
+def _sheet(
+    run: Run, row: Mapping[str, Any], planned: Mapping[str, Any] | None, why: str = NOT_PLANNED
+) -> ImageFactSheet:
+    """The facts of a metadata row, with the job of its row in the plan or why there is none."""
     if planned is None:
-        return ImageFactSheet(tuple(_facts(row)), "# There is no job: it is not in the plan.\n")
+        return ImageFactSheet(tuple(_facts(row)), f"# There is no job: {why}\n")
     carried = {name: value for name, value in planned.items() if name not in PLAN_SCHEMA.names}
-    return ImageFactSheet(tuple(_facts(carried | row)), job_text(run, row, planned))
+    return ImageFactSheet(tuple(_facts({**carried, **row})), job_text(run, row, planned))
 
 
 def planned_inputs(run: Run, image_id: str) -> tuple[PlannedInput, ...]:
@@ -101,7 +130,7 @@ def job_text(run: Run, row: Mapping[str, Any], planned: Mapping[str, Any]) -> st
     values, left_out = _manifest_row(run, planned, row)
     # In ASCII: YAML takes some other characters for line breaks, which would end the comment.
     manifest = json.dumps(values, default=str)
-    text = yaml.safe_dump(_job(run, row, name), sort_keys=False, allow_unicode=True, width=1000)
+    text = _job_yaml(run, row["dtype"], row["batch_size"]).replace(PLACE_OF_NAME, name)
     return (
         f"# Save this as {name}.yaml, and the line at the end as {name}.jsonl beside it, without\n"
         f"# the hash sign; then: nightpress run {name}.yaml\n"
@@ -111,10 +140,21 @@ def job_text(run: Run, row: Mapping[str, Any], planned: Mapping[str, Any]) -> st
     )
 
 
-def _job(run: Run, row: Mapping[str, Any], name: str) -> dict[str, Any]:
+PLACE_OF_NAME = "again-8d1f0c7e5b3a4962"
+"""Stands for the name of a job in a text that is kept; as YAML it is written as names are."""
+
+
+@lru_cache(maxsize=8)
+def _job_yaml(run: Run, dtype: str, batch_size: int) -> str:
+    job = _job(run, dtype, batch_size, PLACE_OF_NAME)
+    text: str = yaml.safe_dump(job, sort_keys=False, allow_unicode=True, width=1000)
+    return text
+
+
+def _job(run: Run, dtype: str, batch_size: int, name: str) -> dict[str, Any]:
     spec, record = run.spec, run.record
     chosen = spec.model_dump(mode="json", exclude_defaults=True)
-    model = {"source": record.model.source, **chosen.get("model", {}), "dtype": row["dtype"]}
+    model = {"source": record.model.source, **chosen.get("model", {}), "dtype": dtype}
     images = {k: v for k, v in chosen.get("images", {}).items() if k in ("format", "quality")}
     inputs = {k: v for k, v in chosen.get("inputs", {}).items() if k in ("root", "fit")}
     job = {
@@ -125,7 +165,7 @@ def _job(run: Run, row: Mapping[str, Any], name: str) -> dict[str, Any]:
         "model": model,
         "images": images,
         "inputs": inputs,
-        "batch": {"size": row["batch_size"]},
+        "batch": {"size": batch_size},
         "cluster": {"cpus_per_actor": record.threads} if record.threads else {},
     }
     return {key: value for key, value in job.items() if value != {}}

@@ -17,18 +17,22 @@ from urllib.parse import urlsplit
 
 import jinja2
 
+from nightpress.pipelines.review.sheets import SheetChunk
+
 STYLES = ("base.css", "controls.css", "grid.css", "facets.css", "stage.css", "narrow.css")
 SCRIPTS = (
     "dom.js",
     "rows.js",
     "mark_values.js",
     "marks.js",
+    "policy.js",
     "delivery.js",
     "browser_marks.js",
     "filters.js",
     "order.js",
     "view.js",
     "thumbs.js",
+    "late_thumbs.js",
     "tile.js",
     "grid.js",
     "facets.js",
@@ -38,6 +42,7 @@ SCRIPTS = (
     "filmstrip.js",
     "loupe.js",
     "panes.js",
+    "sheets.js",
     "facts.js",
     "touch.js",
     "bars.js",
@@ -86,21 +91,26 @@ def static_page(
     rows: Mapping[str, Any],
     marks: Mapping[str, Any] | None = None,
     *,
+    sheets: Iterable[SheetChunk] = (),
     images: Iterable[str | None] = (),
     locate: Locate | None = None,
+    locate_image: Locate | None = None,
 ) -> str:
     """The page as one file, with rows and marks in it; marks made on it stay in the browser.
 
     Args:
         rows: What `/api/rows` sends, with the paths of atlases relative to the run.
         marks: What `/api/marks` sends.
+        sheets: The facts of the images; without them the page has only those that it filters by.
         images: The path of each image relative to the run; None where it has no file of its own.
         locate: Gives the URL of a path. By default pages link relatively, and must lie in the run
             directory; `embedded` makes data URLs; a store may sign URLs.
+        locate_image: The same for images, where they lie elsewhere; see `below`.
     """
-    locate = locate or _relative
+    locate = locate or relative
     located = _located(rows, locate)
-    located["images"] = [None if path is None else locate(path) for path in images] or None
+    locate_image = locate_image or locate
+    located["images"] = [None if path is None else locate_image(path) for path in images] or None
     script = "\n".join(_text_of(name) for name in SCRIPTS)
     style = "\n".join(_text_of(name) for name in STYLES)
     return _template().render(
@@ -108,7 +118,9 @@ def static_page(
         policy=_static_policy(script, style, _urls(located)),
         script=script,
         style=style,
-        data=_json_in_html({"rows": located, "marks": marks}),
+        data=_json_in_html(
+            {"rows": located, "marks": marks, "sheets": [each.as_dict() for each in sheets]}
+        ),
     )
 
 
@@ -122,10 +134,19 @@ def embedded(read: Callable[[str], bytes]) -> Locate:
     return locate
 
 
-def _relative(path: str) -> str:
+def relative(path: str) -> str:
     """A relative URL; `./` keeps names with a colon from being taken for a scheme."""
+    return "./" + _escaped(path)
+
+
+def below(base: str) -> Locate:
+    """Makes URLs below that of a folder, from which the run directory is served."""
+    return lambda path: f"{base.rstrip('/')}/{_escaped(path)}"
+
+
+def _escaped(path: str) -> str:
     replaced = {"%": "%25", "?": "%3F", "#": "%23"}
-    return "./" + "".join(replaced.get(each, each) for each in path)
+    return "".join(replaced.get(each, each) for each in path)
 
 
 def _located(rows: Mapping[str, Any], locate: Locate) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.hashing import hash64
 from nightpress.pipelines.image_files.atlas import CELL_PX, COLUMNS, ROWS
 from nightpress.pipelines.image_files.naming import FOLDER
+from nightpress.pipelines.job.page_columns import DERIVED, NOT_SHOWN
 from nightpress.pipelines.records import METADATA_SCHEMA
 from nightpress.pipelines.review.columns import page_columns
 from nightpress.pipelines.run_directory.committed_parts import committed_parts
@@ -27,21 +28,8 @@ MAX_FAILED = 1_000
 IMAGE_COLUMNS = ("image_id", "sha256", "file", "member", "member_offset", "num_bytes")
 """What finds an image, and tells whether its bytes are still the same."""
 
-NOT_SHOWN = frozenset(
-    [
-        *("member", "num_bytes", "member_offset", "file", "sha256", "attempts", "perceptual_hash"),
-        *("model_fingerprint", "batch_size", "worker", "started_at", "sampling_s", "seed"),
-        *("image_id", "prompt", "width", "height", "status", "error", "error_type", "canvas"),
-        *("prompt_cut", "negative_prompt_cut"),
-    ]
-)
-"""Metadata columns that are no facets of the page: most are in the facts of an image."""
-
 LAST = ("variant", "id")
 """Columns with so many values that they come last."""
-
-DERIVED = frozenset({"id", "prompt", "size"})
-"""Columns that the page derives itself, where they are not among the others."""
 
 MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -58,6 +46,8 @@ class PageContext:
     """Sentences for its reader, before those about the rows."""
     atlas_folder: str = "atlas"
     """Where the page finds atlases: a path of the server, or the folder in the run."""
+    thumbs_coming: bool = False
+    """Whether thumbnails are being made, which the page asks for while it is open."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,7 @@ def _is_wanted(column: pa.Field) -> bool:
     if column.name in needed:
         return True
     if column.name in METADATA_SCHEMA.names:
-        return column.name not in NOT_SHOWN
+        return column.name == "inputs" or column.name not in NOT_SHOWN
     return not _is_bytes(column.type)
 
 
@@ -189,7 +179,7 @@ def _shown(table: pa.Table) -> list[str]:
     known = [
         name
         for name in METADATA_SCHEMA.names
-        if name in table.column_names and name not in {*NOT_SHOWN, *LAST, "inputs"}
+        if name in table.column_names and name not in {*NOT_SHOWN, *LAST}
     ]
     return [*carried, *known, *LAST]
 
@@ -201,7 +191,7 @@ def _run_values(
     context: PageContext,
 ) -> dict[str, Any]:
     run, wanted = rows.run, context.group_by or rows.run.spec.review.group_by
-    known = {*columns, *DERIVED}
+    known, missing = {*columns, *DERIVED}, 0 if context.thumbs_coming else without_thumb
     return {
         "name": run.spec.name,
         "url": run.url,
@@ -214,7 +204,8 @@ def _run_values(
         "read_only": context.read_only,
         "reviewer": context.reviewer,
         "group_by": wanted if wanted in known else None,
-        "notes": [*context.notes, *_notes(rows, wanted, known, without_thumb)],
+        "thumbs_coming": context.thumbs_coming,
+        "notes": [*context.notes, *_notes(rows, wanted, known, missing)],
     }
 
 

@@ -1,7 +1,7 @@
 """Making the thumbnails that a run lacks, from the bytes of its stored images."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +38,8 @@ class ThumbsMade:
     """Images that have none before this began."""
     unreadable: Mapping[str, str]
     """Image id -> why its thumbnail could not be made."""
+    atlas: Atlas | None = None
+    """The atlas that was stored; None if none of its images could be read."""
 
 
 def num_missing(thumbs: Thumbs, hashes: Mapping[str, str]) -> int:
@@ -50,11 +52,11 @@ def num_missing(thumbs: Thumbs, hashes: Mapping[str, str]) -> int:
     return sum(image not in thumbs.places for image in hashes.items())
 
 
-def make_missing(run: Run, thumbs: Thumbs) -> Iterator[ThumbsMade]:
+def make_missing(run: Run, thumbs: Thumbs) -> Generator[ThumbsMade, None, None]:
     """Make and store the thumbnails that are missing, and add them to `thumbs`.
 
-    What is stored stays when this is interrupted, but for the shard that is under way. Memory holds
-    the thumbnails of one atlas, and a few images.
+    What is stored stays when this is interrupted. Memory holds the thumbnails of one atlas, and a
+    few images.
 
     Raises:
         StoreError: the store failed.
@@ -65,15 +67,17 @@ def make_missing(run: Run, thumbs: Thumbs) -> Iterator[ThumbsMade]:
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for shard in run.committed:
             atlases: list[Atlas] = []
-            for atlas, failed in _shard_atlases(run.store, shard, thumbs, pool):
-                unreadable |= failed
-                if atlas is not None:
-                    atlases.append(atlas)
-                    made += len(atlas.cells)
-                yield ThumbsMade(made, missing, unreadable)
-            if atlases:
-                store_index(run.store, shard, atlases)
-                thumbs.add(atlases)
+            try:
+                for atlas, failed in _shard_atlases(run.store, shard, thumbs, pool):
+                    unreadable |= failed
+                    if atlas is not None:
+                        atlases.append(atlas)
+                        made += len(atlas.cells)
+                    yield ThumbsMade(made, missing, dict(unreadable), atlas)
+            finally:  # also when no more are asked for
+                if atlases:
+                    store_index(run.store, shard, atlases)
+                    thumbs.add(atlases)
 
 
 def _shard_atlases(

@@ -176,7 +176,9 @@ def read_thumbs(store: Store) -> Thumbs:
         found.indexes[path] = read
         for atlas in read:
             found.named[atlas.path] = atlas
-    usable = [atlas for atlas in found.named.values() if _is_whole(atlas, found)]
+    # Equal pictures make equal atlases: one may have the thumbnails of several sets of images.
+    all_ = [atlas for atlases in found.indexes.values() for atlas in atlases]
+    usable = [atlas for atlas in all_ if _is_whole(atlas, found)]
     found.add(usable)
     return found
 

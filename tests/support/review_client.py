@@ -11,6 +11,7 @@ from nightpress.jobs.reviews.access import Access
 from nightpress.jobs.reviews.options import ReviewOptions
 from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.jobs.reviews.server import Address, ReviewServer, bound_socket, serving
+from nightpress.jobs.reviews.thumbs import LateThumbs
 from nightpress.pipelines.run_directory.reader import Run
 
 
@@ -84,10 +85,13 @@ class Client:
 
 
 @contextmanager
-def review_client(run: Run, listen: str = "127.0.0.1", **options: Any) -> Iterator[Client]:
+def review_client(
+    run: Run, listen: str = "127.0.0.1", late: LateThumbs | None = None, **options: Any
+) -> Iterator[Client]:
     """Serve a run to a client that has not opened the page yet."""
     said: list[str] = []
-    reviewed = ReviewedRun(run, ReviewOptions(**{"reviewer": "anna"} | options), said.append)
+    seen = ReviewOptions(**{"reviewer": "anna"} | options)
+    reviewed = ReviewedRun(run, seen, said.append, late)
     access, tokens = Access.of_address(listen), list[str]()
     access.on_token_used = tokens.append
     tokens.append(access.new_token())

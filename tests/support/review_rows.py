@@ -26,7 +26,7 @@ def made_rows(num_images: int, **run: Any) -> dict[str, Any]:
     """What `/api/rows` sends for a run of shoes: four variants of a row, 40 rows of a product."""
     numbers = range(num_images)
     rng = random.Random(num_images)
-    prompts = [_prompt(row) for row in range(-(-num_images // 4))]
+    prompts = [prompt_of(row) for row in range(-(-num_images // 4))]
     return {
         "format": 1,
         "run": _run(num_images, **run),
@@ -104,7 +104,8 @@ def _size(n: int) -> tuple[int, int]:
     return SIZES[n // 4 % 3]
 
 
-def _prompt(row: int) -> str:
+def prompt_of(row: int) -> str:
+    """The prompt of a row; a few are odd."""
     odd = {3: HTML, 5: RIGHT_TO_LEFT, 7: LONG}
     if row in odd:
         return odd[row]

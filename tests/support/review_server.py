@@ -32,6 +32,7 @@ class ReviewServer:
         self.batches: dict[tuple[str, int], str] = {}
         """(session, n) -> the body of the batch."""
         self.others: list[dict[str, Any]] = []
+        self.review: dict[str, Any] = {"policy": "any", "lead": None, "blind": False}
         """Marks of other reviewers, or earlier ones of this one, as `/api/marks` gives them."""
         self.refuse: tuple[int, str] | None = None
         """Status and words with which marks are refused."""
@@ -139,7 +140,10 @@ class ReviewServer:
             for body in self.batches.values()
             for mark in json.loads(body)["marks"]
         ]
-        return web.json_response({"marks": mine + self.others, "policy": "lead", "blind": False})
+        names = {mark["reviewer"] for mark in mine + self.others}
+        return web.json_response(
+            {"marks": mine + self.others, "reviewers": sorted(names), **self.review}
+        )
 
     async def _post_marks(self, request: web.Request) -> web.Response:
         body = await request.text()

@@ -6,6 +6,7 @@
   NP.address = address;
   let isReading = false;
 
+  const DECIDED = ["undecided", "picked", "rejected"];
   const FLAGS = ["unmarked", "picked", "rejected"];
   const number = (text, otherwise) => (text === "" || Number.isNaN(Number(text)) ? otherwise : Number(text));
 
@@ -14,6 +15,7 @@
     if (filters.text.trim()) state.set("q", filters.text.trim());
     for (const flag of filters.flags) state.append("flag", FLAGS[flag]);
     if (filters.stars) state.set("stars", filters.stars);
+    for (const flag of filters.decided) state.append("decided", DECIDED[flag]);
     for (const colour of filters.colours) state.append("colour", NP.COLOURS[colour]);
     for (const kind of filters.only) state.append("only", kind);
     for (const [name, chosen] of filters.values) {
@@ -54,8 +56,10 @@
 
   function readFilters(state) {
     filters.text = state.get("q") ?? "";
-    for (const each of ["values", "ranges", "flags", "colours", "only"]) filters[each].clear();
+    for (const each of filters.KINDS) filters[each].clear();
     for (const flag of state.getAll("flag")) if (FLAGS.includes(flag)) filters.flags.add(FLAGS.indexOf(flag));
+    for (const flag of state.getAll("decided"))
+      if (DECIDED.includes(flag) && NP.policy.isShown()) filters.decided.add(DECIDED.indexOf(flag));
     for (const colour of state.getAll("colour"))
       if (NP.COLOURS.includes(colour)) filters.colours.add(NP.COLOURS.indexOf(colour));
     for (const kind of state.getAll("only"))

@@ -49,7 +49,8 @@
 
   function receive(answer, kept) {
     if (answer) {
-      marks.policy = [answer.policy, answer.lead].filter(Boolean).join(", ");
+      NP.policy.receive(answer);
+      marks.hearReviewers(answer.reviewers);
       marks.isBlindForced = Boolean(answer.blind_forced);
       marks.blind = Boolean(answer.blind) || marks.isBlindForced;
     }
@@ -61,6 +62,7 @@
     try {
       const answer = await NP.delivery.fetchMarks();
       if (!answer) return;
+      marks.hearReviewers(answer.reviewers);
       marks.receive(answer.marks, { replaceOthers: true });
     } catch {
       // saving says whether the server answers; the marks of others wait
@@ -73,9 +75,11 @@
     rows.fill(data.rows);
     if (NP.isStatic) {
       rows.run.reviewer = null;
+      NP.sheets.fill(data.sheets);
       NP.delivery = NP.browserMarks();
     }
     marks.start();
+    NP.policy.start();
     const side = NP.byId("filters");
     NP.markFacets.start(side);
     NP.facets.start(side);
@@ -92,6 +96,7 @@
     NP.address.readFirst();
     NP.address.start();
     NP.dialogs.notes();
+    NP.lateThumbs.start();
     if (NP.bars.isNarrow()) NP.bars.toggleFilters(false);
     document.body.classList.remove("loading");
     NP.grid.focus();

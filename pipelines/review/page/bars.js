@@ -165,6 +165,7 @@
     }
     marks.blind = !marks.blind;
     filters.only.delete("disagree");
+    filters.decided.clear();
     NP.toast(marks.blind ? "The marks of others are hidden" : "The marks of others are shown");
     NP.emit("filters", null);
     NP.emit("marks", null);
@@ -257,19 +258,33 @@
     );
   }
 
+  // What all reviewers come to, beside what I said; nothing while only I have a say.
+  function decidedNode() {
+    const { policy } = NP;
+    if (!policy.isShown()) return null;
+    const [picked, rejected] = [policy.picked, policy.rejected].map(NP.number);
+    return el("span", {
+      class: "soft decided-count",
+      title: `Decided ${policy.words()}: ${picked} picked, ${rejected} rejected`,
+      text: `${policy.name}: ${picked} picked, ${rejected} rejected`,
+    });
+  }
+
   function drawTally() {
     const selected =
       view.mode === "grid" && view.selected.size > 1 ? `${NP.number(view.selected.size)} selected` : "";
-    parts.tally.replaceChildren(
+    const nodes = [
       el("span", { class: "tally-pick" }, icon("pick"), NP.number(marks.picked)),
       el("span", { class: "tally-reject" }, icon("reject"), NP.number(marks.rejected)),
+      decidedNode(),
       el("span", { class: "soft selected-count", text: selected }),
       el("span", {
         class: "advance",
         title: "Caps Lock is on: each mark goes on to the next image",
         text: "Caps: goes on",
       }),
-    );
+    ];
+    parts.tally.replaceChildren(...nodes.filter(Boolean));
     parts.tally.setAttribute("role", "group");
     parts.tally.setAttribute(
       "aria-label",

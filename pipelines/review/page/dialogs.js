@@ -214,6 +214,16 @@
     }
   }
 
+  function policyWords() {
+    const { policy } = NP;
+    const name = `Policy: ${policy.name}${policy.lead ? `, ${policy.lead} decides` : ""}.`;
+    if (NP.marks.isBlindForced) return `${name} This review is blind, so the page cannot say what is decided.`;
+    if (policy.isWaiting()) return `${name} ${policy.lead} has marked nothing yet, so nothing is decided.`;
+    const left = rows.length - policy.picked - policy.rejected;
+    const [picked, rejected, undecided] = [policy.picked, policy.rejected, left].map(NP.number);
+    return `${name} So far ${picked} picked, ${rejected} rejected, ${undecided} undecided.`;
+  }
+
   function savedNodes() {
     const { delivery } = NP;
     const about = rows.run.read_only
@@ -233,9 +243,7 @@
       hidden: !delivery.refused(),
       on: { click: () => delivery.discardRefused() },
     });
-    const policy = NP.marks.policy
-      ? el("p", { class: "soft", text: `Whose picks count: ${NP.marks.policy}.` })
-      : null;
+    const policy = el("p", { class: "soft", text: policyWords() });
     return [
       el("p", { class: "big", text: rows.run.read_only ? "Read-only" : delivery.words() }),
       el("p", { class: "soft", text: about }),

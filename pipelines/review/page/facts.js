@@ -11,7 +11,7 @@
   let field;
 
   function fetchFacts(i) {
-    if (NP.isStatic) return Promise.resolve(null);
+    if (NP.isStatic) return NP.sheets.of(i);
     if (!fetched.has(i)) {
       if (fetched.size >= MOST_KEPT) fetched.clear();
       const asked = fetch(`api/facts/${encodeURIComponent(rows.imageId[i])}`).then((answer) => {
@@ -35,14 +35,18 @@
 
   facts.copyJob = async () => {
     if (view.current < 0) return;
-    if (NP.isStatic) {
-      NP.toast("Jobs are written by nightpress review RUN; this page has no server", { seconds: 5 });
+    if (NP.isStatic && !NP.sheets.has()) {
+      NP.toast("This page has no jobs: nightpress review RUN, without --static, has them", { seconds: 5 });
       return;
     }
     try {
       copy((await fetchFacts(view.current)).job, "Job");
     } catch {
-      NP.toast("The job cannot be read: the server does not answer");
+      NP.toast(
+        NP.isStatic
+          ? "This browser cannot unpack the job"
+          : "The job cannot be read: the server does not answer",
+      );
     }
   };
 
@@ -193,7 +197,9 @@
         list.append(
           el("p", {
             class: "notice",
-            text: "The server does not answer: these are the facts that the page has.",
+            text: NP.isStatic
+              ? "This browser cannot unpack all facts: these are those that it can read."
+              : "The server does not answer: these are the facts that the page has.",
           }),
         ),
     );

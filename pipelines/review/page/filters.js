@@ -9,9 +9,11 @@
     flags: new Set(), // 0 unmarked, 1 picked, 2 rejected
     stars: 0, // at least
     colours: new Set(),
+    decided: new Set(), // by the policy: 0 undecided, 1 picked, 2 rejected
     only: new Set(), // "changed", "disagree", "comment"
   };
   NP.filters = filters;
+  filters.KINDS = ["values", "ranges", "flags", "colours", "decided", "only"];
 
   let failing; // how many filters each image fails
   let failed; // the last one that it fails
@@ -49,6 +51,8 @@
     if (filters.stars) found.push({ key: "stars", passes: (i) => own.stars[i] >= filters.stars });
     if (filters.colours.size)
       found.push({ key: "colours", passes: (i) => filters.colours.has(own.colour[i]) });
+    if (filters.decided.size)
+      found.push({ key: "decided", passes: (i) => filters.decided.has(NP.policy.of(i)) });
     const kinds = {
       changed: (i) => marks.changed.has(i),
       disagree: marks.disagree,
@@ -115,7 +119,7 @@
   filters.clear = () => {
     filters.text = "";
     filters.stars = 0;
-    for (const each of ["values", "ranges", "flags", "colours", "only"]) filters[each].clear();
+    for (const each of filters.KINDS) filters[each].clear();
     NP.emit("filters", null);
   };
 
@@ -162,6 +166,9 @@
     for (const colour of filters.colours) {
       add(colour ? `Label ${NP.COLOURS[colour]}` : "No label", () => filters.colours.delete(colour));
     }
+    const decidedWords = ["Undecided", "Picked", "Rejected"];
+    for (const flag of filters.decided)
+      add(`${decidedWords[flag]} ${NP.policy.words()}`, () => filters.decided.delete(flag));
     const onlyWords = { changed: "Changed since marked", disagree: "Disagreement", comment: "Commented" };
     for (const kind of filters.only) add(onlyWords[kind], () => filters.only.delete(kind));
     for (const [name, chosen] of filters.values) addValueChips(add, rows.byName.get(name), chosen);

@@ -210,6 +210,12 @@
       measure = {};
       grid.rebuild();
     });
+    NP.on("thumbs", (came) => {
+      for (const cell of grid.cells()) {
+        if (!came.has(cell.image) || cell.parts.pic.firstChild) continue;
+        thumbs.show(cell.parts.pic, cell.image, cell.picture.width, cell.picture.height);
+      }
+    });
     NP.on("mode", () => {
       if (view.mode !== "grid") return;
       grid.rebuild({ centre: true });

@@ -102,7 +102,10 @@
 
   loupe.toggleBefore = () => {
     if (!rows.inputsOf(view.current).length) {
-      NP.toast("This image was made from its prompt alone");
+      const isLeftOut = rows.inputs.some((each) => each.has.has(view.current));
+      NP.toast(
+        isLeftOut ? "This page does not have the picture before" : "This image was made from its prompt alone",
+      );
       return;
     }
     loupe.isComparing = !loupe.isComparing;
@@ -175,6 +178,9 @@
 
   function statusWords() {
     const words = [];
+    const { policy } = NP;
+    if (policy.isShown())
+      words.push(`${["Undecided", "Picked", "Rejected"][policy.of(view.current)]} ${policy.words()}`);
     if (marks.changed.has(view.current)) words.push(NP.changedWords(view.current));
     for (const { reviewer, mark } of marks.ofOthers(view.current))
       words.push(`${reviewer}: ${NP.inWords(mark)}`);
@@ -233,9 +239,7 @@
     listenToHandle();
     build();
     NP.on("current list", onCurrent);
-    NP.on("marks", () => {
-      draw();
-    });
+    NP.on("marks thumbs", draw);
     NP.on("mode", () => {
       node.hidden = view.mode !== "loupe";
       if (node.hidden) loupe.zoom.fit();

@@ -9,16 +9,16 @@
     [2, "Rejected", "reject"],
     [0, "Unmarked", "none"],
   ];
+  const DECIDED_WORDS = [FLAG_WORDS[0], FLAG_WORDS[1], [0, "Undecided", "none"]];
   const KINDS = [
     ["changed", "Changed since marked", "changed"],
     ["disagree", "Disagreement", "compare"],
     ["comment", "Commented", "comment"],
   ];
 
-  function flagCounts() {
-    const { flag } = marks.arrays();
+  function countsOf(key, codeOf) {
     const counts = [0, 0, 0];
-    filters.eachBut("flags", (i) => counts[flag[i]]++);
+    filters.eachBut(key, (i) => counts[codeOf(i)]++);
     return counts;
   }
 
@@ -41,25 +41,42 @@
     return node;
   }
 
-  function drawFlags() {
-    const counts = flagCounts();
-    const focused = document.activeElement
-      ?.closest?.("#flag-choices .choice")
-      ?.textContent.replace(/[\d,]+$/, "");
-    nodes.flags.replaceChildren(
-      ...FLAG_WORDS.map(([flag, label, name]) =>
+  // Boxes for three flags; the one that has the focus keeps it.
+  function drawThree(node, words, counts, chosen) {
+    const focused = [...node.children].findIndex((each) => each.contains(document.activeElement));
+    node.replaceChildren(
+      ...words.map(([flag, label, name]) =>
         facets.choice({
           label,
           count: counts[flag],
           mark: signed(name),
-          isChosen: filters.flags.has(flag),
-          toggle: () => filters.toggle(filters.flags, flag),
+          isChosen: chosen.has(flag),
+          toggle: () => filters.toggle(chosen, flag),
         }),
       ),
     );
-    if (!focused) return;
-    const again = [...nodes.flags.children].find((each) => each.textContent.startsWith(focused));
-    again?.querySelector("input").focus({ preventScroll: true });
+    node.children[focused]?.querySelector("input").focus({ preventScroll: true });
+  }
+
+  function drawFlags() {
+    const { flag } = marks.arrays();
+    drawThree(
+      nodes.flags,
+      FLAG_WORDS,
+      countsOf("flags", (i) => flag[i]),
+      filters.flags,
+    );
+  }
+
+  // Under the policy, once somebody else has a say.
+  function drawDecided() {
+    const { policy } = NP;
+    nodes.decision.hidden = !policy.isShown();
+    if (nodes.decision.hidden) return;
+    nodes.policy.textContent = `Decided ${policy.words()}`;
+    nodes.waiting.hidden = !policy.isWaiting();
+    nodes.waiting.textContent = `${policy.lead} has marked nothing yet.`;
+    drawThree(nodes.decided, DECIDED_WORDS, countsOf("decided", policy.of), filters.decided);
   }
 
   function drawKinds() {
@@ -112,6 +129,7 @@
 
   function draw() {
     drawFlags();
+    drawDecided();
     drawKinds();
     nodes.stars.forEach((button, k) => {
       button.classList.toggle("on", k < filters.stars);
@@ -125,16 +143,21 @@
       nodes = {
         flags: el("div", { class: "choices", id: "flag-choices" }),
         kinds: el("div", { class: "choices" }),
+        policy: el("h3", { class: "policy", id: "policy-name" }),
+        waiting: el("p", { class: "word" }),
+        decided: el("div", { class: "choices", role: "group", "aria-labelledby": "policy-name" }),
         stars: makeStars(),
         colours: makeColours(),
       };
+      const { policy, waiting, decided } = nodes;
+      nodes.decision = el("div", { class: "decision", hidden: true }, policy, waiting, decided);
       const line = el(
         "div",
         { class: "mark-line" },
         el("div", { class: "star-choice", role: "group", "aria-label": "Stars, at least" }, ...nodes.stars),
         el("div", { class: "colour-choice", role: "group", "aria-label": "Colour labels" }, ...nodes.colours),
       );
-      side.append(el("section", { class: "facet marks" }, nodes.flags, line, nodes.kinds));
+      side.append(el("section", { class: "facet marks" }, nodes.flags, line, nodes.kinds, nodes.decision));
       NP.on("list", draw);
       NP.on(
         "marks",

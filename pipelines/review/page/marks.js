@@ -30,6 +30,19 @@
     comment: own.comment.get(i) ?? "",
   });
   marks.arrays = () => own;
+
+  // Who has marked anything in this run, an image of an earlier name and marks taken back included.
+  let spoken = new Set(); // the others, as the server or the file names them
+  let hasMarked = false;
+  marks.hearReviewers = (names) => {
+    spoken = new Set(names ?? []);
+  };
+  marks.reviewers = () => {
+    const found = new Set([...spoken, ...marks.others.keys()]);
+    if (hasMarked) found.add(rows.run.reviewer);
+    return found;
+  };
+
   marks.isMarked = (i) => own.flag[i] || own.stars[i] || own.colour[i] || own.comment.has(i);
 
   function count(code, by) {
@@ -65,6 +78,7 @@
     const i = rows.byId.get(image_id);
     const f = NP.FIELDS.indexOf(field);
     if (i === undefined || f < 0) return false;
+    hasMarked = true;
     if (sha256 !== rows.sha[i]) {
       putEarlier(i, field, value, counter);
       return true;
@@ -111,16 +125,34 @@
     return `Changed since you ${act} it (${NP.inWords(mark)})`;
   };
 
-  function flagsOf(i) {
+  // How many reviewers left no flag, picked and rejected an image.
+  marks.votes = (i) => {
+    const votes = [0, 0, 0];
+    votes[own.flag[i]]++;
+    for (const theirs of marks.others.values()) votes[theirs.get(i)?.flag ?? 0]++;
+    return votes;
+  };
+  marks.flagBy = (reviewer, i) =>
+    reviewer === rows.run.reviewer ? own.flag[i] : (marks.others.get(reviewer)?.get(i)?.flag ?? 0);
+
+  const FAR_APART = 2; // stars
+  function isDisputed(i) {
     let bits = own.flag[i];
-    for (const theirs of marks.others.values()) bits |= theirs.get(i)?.flag ?? 0;
-    return bits;
+    let [fewest, most] = own.stars[i] ? [own.stars[i], own.stars[i]] : [9, 0];
+    for (const theirs of marks.others.values()) {
+      const mark = theirs.get(i);
+      bits |= mark?.flag ?? 0;
+      if (!mark?.stars) continue;
+      fewest = Math.min(fewest, mark.stars);
+      most = Math.max(most, mark.stars);
+    }
+    return bits === 3 || most - fewest >= FAR_APART;
   }
 
   function compareAll() {
     disagreeing.fill(0);
     for (const theirs of marks.others.values()) {
-      for (const i of theirs.keys()) if (flagsOf(i) === 3) disagreeing[i] = 1;
+      for (const i of theirs.keys()) if (isDisputed(i)) disagreeing[i] = 1;
     }
   }
 
@@ -138,13 +170,14 @@
   };
 
   function apply(changes, side) {
+    hasMarked = true;
     const stored = [];
     const touched = new Set();
     for (const change of changes) {
       const counter = ++marks.clock;
       counters[change.i * NP.FIELDS.length + NP.FIELDS.indexOf(change.field)] = counter;
       put(change.i, change.field, change[side]);
-      disagreeing[change.i] = marks.others.size && flagsOf(change.i) === 3 ? 1 : 0;
+      disagreeing[change.i] = marks.others.size && isDisputed(change.i) ? 1 : 0;
       touched.add(change.i);
       stored.push({
         image_id: rows.imageId[change.i],

@@ -8,8 +8,10 @@
     return { name, label, kind: "category", values, codes: Int32Array.from(codes) };
   }
 
+  const capital = (text) => text.slice(0, 1).toLocaleUpperCase() + text.slice(1);
+
   function prepared(column) {
-    const label = column.label || column.name;
+    const label = capital(column.label || column.name);
     if (column.kind === "category") {
       const values = column.values.map((value) => String(value));
       return category(column.name, label, values, column.codes);
@@ -73,8 +75,10 @@
       images: answer.images,
       inputs: (answer.inputs ?? []).map((each) => ({
         ...each,
-        has: each.rows === "all" ? null : new Set(each.rows),
+        // The row of each image made from such a picture, and which picture of the page that is.
+        has: new Map(each.rows.map((i, k) => [i, each.pictures?.[k]])),
       })),
+      pictures: answer.pictures ?? [],
       groupOnly: [],
     });
     rows.columns = answer.columns.map(prepared);
@@ -96,9 +100,13 @@
     return NP.isStatic ? null : `image/${encodeURIComponent(rows.imageId[i])}?v=${rows.sha[i]}`;
   };
   rows.isVideo = (i) => Boolean(rows.mediaType?.values[rows.mediaType.codes[i]]?.startsWith("video/"));
+  // A page without a server has the pictures themselves, or not all of them.
   rows.inputsOf = (i) =>
-    NP.isStatic ? [] : rows.inputs.filter((each) => each.has === null || each.has.has(i));
-  rows.inputUrl = (i, column) => `input/${encodeURIComponent(rows.imageId[i])}/${encodeURIComponent(column)}`;
+    rows.inputs.filter((each) => (NP.isStatic ? each.has.get(i) >= 0 : each.has.has(i)));
+  rows.inputUrl = (i, column) => {
+    if (!NP.isStatic) return `input/${encodeURIComponent(rows.imageId[i])}/${encodeURIComponent(column)}`;
+    return rows.pictures[rows.inputs.find((each) => each.column === column).has.get(i)];
+  };
 
   // How high pictures are for their width: the box of a tile fits nearly all of them.
   rows.tallest = () => {

@@ -81,15 +81,16 @@
       picture.removeAttribute("src");
       if (!url) {
         this.node.classList.add("missing");
-        this.node.dataset.word = "The whole picture is not beside this page; its thumbnail is shown";
+        this.node.dataset.word = "This image has no file of its own: its thumbnail is shown";
         return;
       }
       picture.onload = () => this.image === i && this.node.classList.add("loaded");
       picture.onerror = () => {
         if (this.image !== i) return;
         this.node.classList.add("missing");
-        this.node.dataset.word =
-          "The picture cannot be loaded: it was removed or made again. Reload the page.";
+        this.node.dataset.word = NP.isStatic
+          ? "The original cannot be reached from this page: its thumbnail is shown"
+          : "The picture cannot be loaded: it was removed or made again. Reload the page.";
       };
       picture.src = url;
     }

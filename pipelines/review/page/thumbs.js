@@ -110,7 +110,12 @@
   let waiting = [];
   let loading = 0;
 
+  // A page without a server may be where its images are not: after two that fail no more are asked for.
+  const MOST_FAILURES = 2;
+  let failures = 0;
+
   thumbs.needsMore = (i, width) => {
+    if (NP.isStatic && failures >= MOST_FAILURES) return false;
     if (rows.isVideo(i) || !rows.url(i)) return false;
     const share = thumbs.has(i) ? sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]) : 0;
     return Math.min(width * devicePixelRatio, rows.width[i]) > rows.width[i] * share * 1.5;
@@ -131,6 +136,7 @@
     loading += 1;
     const done = (came) => {
       loading -= 1;
+      failures = came ? 0 : failures + 1;
       if (came && isWanted()) node.replaceChildren(image);
       loadNext();
     };

@@ -48,6 +48,7 @@
 
   function showSigns({ signs }, i, mark) {
     const found = [];
+    if (marks.disagree(i)) found.push(el("span", { class: "disputed", title: "Reviewers disagree" }, icon("compare")));
     if (mark.comment) found.push(icon("comment"));
     if (marks.changed.has(i)) found.push(el("span", { class: "changed" }, icon("changed"), "changed"));
     signs.replaceChildren(...found);
@@ -75,10 +76,9 @@
     dataset.colour = NP.COLOURS[mark.colour];
     const stars = STAR.repeat(mark.stars);
     if (parts.stars.textContent !== stars) parts.stars.textContent = stars;
-    if (mark.comment || marks.changed.has(i) || parts.signs.firstChild) showSigns(parts, i, mark);
+    if (mark.comment || marks.changed.has(i) || marks.disagree(i) || parts.signs.firstChild) showSigns(parts, i, mark);
     if (marks.others.size) showOthers(parts, i);
     else if (parts.others.firstChild) parts.others.replaceChildren();
-    cell.classList.toggle("disagree", marks.disagree(i));
     cell.setAttribute("aria-label", name(i));
   };
 

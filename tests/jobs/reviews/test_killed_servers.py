@@ -14,17 +14,20 @@ from typing import Any
 
 import pytest
 from support.made_runs import begin, finish
+from support.servers import Server
 
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.storage import Store, is_local
 
 NUM_MARKS = 1_000
 
 
 class Page:
-    """Sends marks one after the other, as the page does: again, until they are answered."""
+    """Sends marks some at a time, as the page does: again, until they are answered."""
 
-    def __init__(self, marks: list[dict[str, Any]]) -> None:
-        self.waiting = list(enumerate(marks))
+    def __init__(self, marks: list[dict[str, Any]], at_once: int) -> None:
+        starts = range(0, len(marks), at_once)
+        self.waiting = [(n, marks[start : start + at_once]) for n, start in enumerate(starts)]
 
     def send_until_it_dies(self, address: str) -> None:
         match = re.fullmatch(r"http://([^/]+)/\?token=([\w-]+)\n", address)
@@ -38,8 +41,8 @@ class Page:
             headers = {"Cookie": cookie, "Origin": f"http://{match[1]}"}
             headers["Content-Type"] = "application/json"
             while self.waiting:
-                n, mark = self.waiting[0]
-                body = json.dumps({"session": "tab-1", "n": n, "marks": [mark]})
+                n, some = self.waiting[0]
+                body = json.dumps({"session": "tab-1", "n": n, "marks": some})
                 connection.request("POST", "/api/marks", body, headers)
                 answer = connection.getresponse()
                 told = answer.read()
@@ -48,12 +51,32 @@ class Page:
         connection.close()
 
 
+@pytest.fixture(params=["local", "seaweed", "rclone_s3"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    """Ten images in a folder, on a real object store, and on one without conditional writes."""
+    made = begin(str(tmp_path))
+    finish(made)
+    if request.param == "local":
+        return made
+    server: Server = request.getfixturevalue(request.param)
+    folder = server.folder()
+    store = Store(f"{folder.url}/run", folder.options)
+    for path in made.store.list():
+        assert store.create(path, made.store.read(path))
+    return Run(store, made.record)
+
+
+def command_of(run: Run) -> list[str]:
+    """`nightpress review`, without the run's thumbnails."""
+    command = [sys.executable, "-m", "nightpress", "review", run.url, "--no-open", "--no-thumbs"]
+    options = run.store.options.get("s3", {})
+    storage = [f"--storage=s3.{name}={value}" for name, value in options.items()]
+    return [*command, "--port=0", "--reviewer=anna", *storage]
+
+
 @pytest.mark.slow
-def test_of_a_thousand_marks_none_is_lost_though_servers_are_killed_at_random(
-    tmp_path: Path,
-) -> None:
-    run = begin(str(tmp_path))
-    finish(run)
+@pytest.mark.timeout(1_800)
+def test_of_a_thousand_marks_none_is_lost_though_servers_are_killed_at_random(run: Run) -> None:
     hashes, draw = run.hashes(), random.Random(5)
     ids = list(hashes)
     marks = [
@@ -66,12 +89,12 @@ def test_of_a_thousand_marks_none_is_lost_though_servers_are_killed_at_random(
         }
         for n in range(NUM_MARKS)
     ]
-    page, num_servers = Page(marks), 0
-    command = [sys.executable, "-m", "nightpress", "review", run.url, "--no-open", "--port", "0"]
+    most_s, at_once = (1.2, 1) if is_local(run.url) else (4.0, 5)
+    page, num_servers = Page(marks, at_once), 0
     while page.waiting:
         num_servers += 1
         with subprocess.Popen(
-            [*command, "--reviewer", "anna"],
+            command_of(run),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -79,7 +102,7 @@ def test_of_a_thousand_marks_none_is_lost_though_servers_are_killed_at_random(
             assert server.stdout
             address = server.stdout.readline()
             killer = subprocess.Popen(
-                ["sh", "-c", f"sleep {draw.uniform(0.3, 1.2):.2f}; kill -9 {server.pid}"]
+                ["sh", "-c", f"sleep {draw.uniform(0.3, most_s):.2f}; kill -9 {server.pid}"]
             )
             page.send_until_it_dies(address)
             if not page.waiting:

@@ -211,8 +211,12 @@ def test_wrong_reviewers_and_policies_are_refused() -> None:
         (["--port", "70000"], 2, "70000 is not in the range"),
         (["--reviewer", "a/b"], 2, "a reviewer's name has 1 to 64 letters and digits"),
         (["--import", "nothing.json"], 2, "nothing.json: not found"),
-        (["--import", "m.json", "--blind"], 2, "--blind says nothing to --import; leave one out"),
-        (["--static", "--port", "1"], 2, "--port says nothing to --static; leave one out"),
+        (["--import", "m.json", "--blind"], 2, "--blind does not go with --import; leave one out"),
+        (["--static", "--port", "1"], 2, "--port does not go with --static; leave one out"),
+        (["--group-by", "topc"], 2, "group_by: 'topc' is no column of the images; did you mean"),
+        (["--static", "--group-by", "sha256"], 2, "'sha256' is no column of the images"),
+        (["--images-at", "https://x"], 2, "--images-at is for --static: a served page has"),
+        (["--static", "--images-at", "x"], 2, "images_at: must be a URL of https or http, not 'x'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_an_exit_code(

@@ -98,6 +98,38 @@ def test_other_variants_are_made_of_what_reviewers_rejected(tmp_path: Path) -> N
         _chosen(run, run.spec, none)
 
 
+def test_a_row_with_a_pick_of_a_later_round_is_not_made_again(tmp_path: Path) -> None:
+    spec = begin(tmp_path, cats(1, 2, 3, mood="calm"))
+    run = make(spec)
+    say(run, "anna", ("r1_00", "flag", "reject"), ("r2_00", "flag", "reject"))
+    wanted = AgainRequest.of(None, None, 2, {}, MarkChoice("reject"))
+    ask(spec, wanted)
+    run = make(spec)
+    say(run, "anna", ("r1_01", "flag", "pick"), ("r1_02", "flag", "reject"), n=1)
+    said: list[Event] = []
+    chosen = _chosen(run, run.spec, wanted, said.append)
+    assert chosen.image_ids.to_pylist() == ["r2_03", "r2_04"]
+    assert [each.text for each in said if isinstance(each, Message)] == [
+        "1 row left out, as an image of a later round is picked: r1 (r1_01); --ids makes more of "
+        "them"
+    ]
+    by_lead = AgainRequest.of(None, None, 1, {}, MarkChoice("reject", policy="lead", lead="ben"))
+    say(run, "ben", ("r1_00", "flag", "reject"))
+    assert _chosen(run, run.spec, by_lead).image_ids.to_pylist() == ["r1_03"], "ben picked none"
+    say(run, "anna", ("r2_01", "flag", "pick"), n=2)
+    with pytest.raises(SpecError, match="nothing is left to make again: 2 rows left out"):
+        _chosen(run, run.spec, wanted)
+    assert _chosen(run, run.spec, request("r1")).image_ids.to_pylist() == ["r1_03"]
+
+
+def test_a_pick_of_the_same_round_does_not_stand_for_what_was_rejected(tmp_path: Path) -> None:
+    spec = begin(tmp_path, [{**row, "num_images": 2} for row in cats(1, 2, mood="calm")])
+    run = make(spec)
+    say(run, "anna", ("r1_00", "flag", "pick"), ("r1_01", "flag", "reject"))
+    wanted = AgainRequest.of(None, None, 1, {}, MarkChoice("reject"))
+    assert _chosen(run, run.spec, wanted).image_ids.to_pylist() == ["r1_02"]
+
+
 def test_an_image_that_was_made_again_since_it_was_rejected_is_said(tmp_path: Path) -> None:
     spec = begin(tmp_path, cats(1, 2, mood="calm"))
     run = make(spec)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
-from support.made_runs import begin, finish
+from support.made_runs import begin, commit, finish, made
 from support.marked_runs import marked_run, say
 from support.servers import Folder
 from support.signers import Studio
@@ -133,7 +133,8 @@ def test_the_same_command_keeps_what_is_there_and_makes_what_is_missing(
 def test_other_files_are_never_replaced(run: Run, tmp_path: Path) -> None:
     export_picks(run, str(tmp_path / "out"), marks=PICKED)
     first = contents(tmp_path / "out")
-    with pytest.raises(SpecError, match="holds another export"):
+    changes = r"1 image more \(2_00\), 3 images fewer \(0_00, 1_00, 3_00\); --update brings it"
+    with pytest.raises(SpecError, match=f"holds another export, as its picks.csv says: {changes}"):
         export_picks(run, str(tmp_path / "out"), marks=REJECTED)
     (tmp_path / "out/picks.csv").unlink()
     small = PickCopies(pixels=PixelSpec(resize=4))
@@ -228,6 +229,21 @@ def test_contact_sheets_have_all_images(
         data = (tmp_path / "out" / name).read_bytes()
         assert data.startswith(b"%PDF-")
         assert data.count(b"/Type /Page\n") == 1
+
+
+def test_captions_that_the_font_cannot_draw_are_said(tmp_path: Path) -> None:
+    run, said = begin(str(tmp_path / "runs")), list[Event]()
+    prompts = ["a cat", "Jürgens Café", "猫の写真", "قطة حمراء"]
+    commit(run, 0, [made(run, n, prompt) for n, prompt in enumerate(prompts)])
+    sheets = PickCopies(contact_sheet=True)
+    export_picks(run, str(tmp_path / "out"), said.append, where="seed < 4", copies=sheets)
+    (warning,) = (each.text for each in said if isinstance(each, Message))
+    assert warning.startswith("2 captions of the contact sheets with letters that its font lacks")
+    assert "the first is of 2_00.png; picks.csv has all letters" in warning
+    assert "猫の写真" in contents(tmp_path / "out")["picks.csv"].decode()
+    said.clear()
+    export_picks(run, str(tmp_path / "plain"), said.append, where="seed < 2", copies=sheets)
+    assert said == []
 
 
 def test_a_selection_and_marks_together(run: Run, tmp_path: Path) -> None:

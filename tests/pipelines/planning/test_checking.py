@@ -206,6 +206,24 @@ def test_the_jobs_defaults_must_suit_the_model(
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize("column", ["shot", "id", "size", "variant", "scheduler", "score.clip"])
+def test_images_may_be_stacked_by_what_the_page_has(tmp_path: Path, column: str) -> None:
+    manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "shot": "x"}])
+    assert check(job(tmp_path, manifest, review={"group_by": column}), MODEL).num_images == 1
+
+
+@pytest.mark.parametrize("column", ["shto", "sha256", "scores", "inputs"])
+def test_images_are_not_stacked_by_a_column_that_they_do_not_have(
+    tmp_path: Path, column: str
+) -> None:
+    manifest = write(tmp_path / "m.jsonl", [{"prompt": "a", "shot": "x"}])
+    with pytest.raises(SpecError) as caught:
+        check(job(tmp_path, manifest, review={"group_by": column}), MODEL)
+    assert str(caught.value).startswith(f"review.group_by: {column!r} is no column of the images")
+    assert "the manifest carries (shot)" in str(caught.value)
+    assert ("did you mean 'shot'?" in str(caught.value)) == (column == "shto")
+
+
 def test_the_largest_images_are_those_that_pillow_and_the_format_allow(tmp_path: Path) -> None:
     def largest(width: int, height: int, images: str) -> int:
         row = {"prompt": "a", "width": width, "height": height}

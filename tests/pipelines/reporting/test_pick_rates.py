@@ -1,6 +1,9 @@
 """Pick rates: counted by every setting and column, with intervals and costs."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +14,7 @@ from support.marked_runs import say
 
 from nightpress.jobs import write_rates
 from nightpress.jobs.cli import command
-from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.errors import SpecError, StoreError
 from nightpress.pipelines.reporting import pick_rates as module
 from nightpress.pipelines.reporting.pick_rates import (
     PICK_RATES_FILE,
@@ -142,4 +145,67 @@ def test_the_review_command_prints_the_rates(run: Run) -> None:
     assert "too many values to compare: code" in result.stdout
     refused = CliRunner().invoke(command, ["review", run.url, "--rates", "--port", "0"])
     assert refused.exit_code == 2
-    assert "--port says nothing to --rates" in refused.output
+    assert "--port does not go with --rates" in refused.output
+
+
+def test_rates_are_printed_as_json_and_status_has_those_of_any_pick(run: Run) -> None:
+    assert status(run)["pick_rates"] is None
+    mark(run)
+    ran = CliRunner().invoke(
+        command, ["review", run.url, "--rates", "--policy", "majority", "--json"]
+    )
+    assert ran.exit_code == 0, ran.output
+    printed = json.loads(ran.stdout)
+    assert (printed["policy"], printed["left_out"], printed["error"]) == (
+        "majority",
+        ["code"],
+        None,
+    )
+    by_majority, by_any = pick_rates(run, Policy("majority")), pick_rates(run)
+    assert by_majority is not None
+    assert by_any is not None
+    assert printed["rows"] == [asdict(row) for row in by_majority.rows]
+    assert status(run)["pick_rates"] == json.loads(json.dumps(asdict(by_any)))
+    told = CliRunner().invoke(command, ["status", run.url])
+    assert (
+        "picked   3 of 9 images (33.3%), 1 rejected, by the marks on 5; policy any" in told.stdout
+    )
+
+
+def test_a_status_says_that_marks_cannot_be_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: Any) -> None:
+        raise StoreError("the store is away")
+
+    monkeypatch.setattr("nightpress.jobs.runs.status.pick_rates", unreadable)
+    found = status(run)
+    assert (found["pick_rates"], found["pick_rates_error"]) == (None, "the store is away")
+    told = CliRunner().invoke(command, ["status", run.url])
+    assert "picked   unknown: the marks cannot be read: the store is away" in told.stdout
+
+
+def test_json_goes_with_what_prints_a_result(run: Run) -> None:
+    served = CliRunner().invoke(command, ["review", run.url, "--json", "--no-open"])
+    assert served.exit_code == 2
+    assert "--json goes with --rates, --import or --static" in served.output
+
+
+def status(run: Run) -> dict[str, Any]:
+    result = CliRunner().invoke(command, ["status", run.url, "--json"])
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_objects_with_marks_that_are_ignored_are_said_everywhere(run: Run) -> None:
+    mark(run)
+    run.store.put("review/marks/zoe/s-0.json", b"{")
+    printed = CliRunner().invoke(command, ["review", run.url, "--rates"]).stdout
+    assert "ignored: review/marks/zoe/s-0.json: not JSON" in printed
+    assert (
+        "policy any; 1 object with marks ignored"
+        in CliRunner().invoke(command, ["status", run.url]).stdout
+    )
+    (ignored,) = status(run)["pick_rates"]["ignored"]
+    assert ignored.startswith("review/marks/zoe/s-0.json: not JSON")
+    write_report(run, run.store)
+    assert "1 object with marks ignored" in run.store.read("report.html").decode()

@@ -259,6 +259,7 @@ def test_settings_are_summed_over_shards(run: Run) -> None:
     cells = [word for word in row if word][:7]
     assert cells == [SIZE, "euler", "20", "4.5", str(NUM_IMAGES), "1", "1"]
     assert "LoRAs" not in words
+    assert "1 combination" in words
 
 
 def test_settings_with_different_loras_are_counted_separately(run: Run) -> None:

@@ -3,12 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.fakes.fake_runs import finished_run
 
 from nightpress.pipelines.review.thumbnails import ThumbsMade, make_again, make_missing
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.thumbs import Thumbs, is_atlas, read_thumbs
+from nightpress.pipelines.run_directory.thumbs import (
+    Thumbs,
+    is_atlas,
+    read_thumbs,
+    store_atlas,
+    store_index,
+)
 
 PROMPTS = [f"picture {n}" for n in range(10)]
 
@@ -62,25 +69,34 @@ def test_images_that_are_missing_or_damaged_are_told_and_the_others_have_thumbna
     run.store.delete("images/00000001_00.png")
     run.store.put("images/00000006_00.png", run.store.read("images/00000006_00.png")[:-9])
     thumbs, steps = made(run)
-    assert steps[-1] == ThumbsMade(
-        8,
-        10,
-        {
-            "00000001_00": "the image is not in the store",
-            "00000006_00": "its bytes are not those that were stored",
-        },
-    )
+    assert (steps[-1].num_made, steps[-1].num_missing) == (8, 10)
+    assert steps[-1].unreadable == {
+        "00000001_00": "the image is not in the store",
+        "00000006_00": "its bytes are not those that were stored",
+    }
     assert len(thumbs.places) == 8
 
 
-def test_an_interruption_keeps_the_shards_that_are_done(tmp_path: Path) -> None:
-    run = finished(tmp_path)
+def test_an_interruption_keeps_every_atlas_that_was_stored(tmp_path: Path) -> None:
+    run = finished(tmp_path, [f"picture {n}" for n in range(130)], shard_size=130)
     steps = make_missing(run, read_thumbs(run.store))
-    next(steps)
-    next(steps)
+    first = next(steps)
     steps.close()
-    assert len(read_thumbs(run.store).places) == 4
-    assert [step.num_made for step in made(run)[1]] == [4, 6]
+    assert first.atlas
+    found = read_thumbs(run.store)
+    assert set(found.places) == set(first.atlas.cells.values())
+    assert len(found.places) == 64
+    assert [step.num_made for step in made(run)[1]] == [64, 66]
+
+
+def test_sets_of_images_with_the_same_thumbnails_share_an_atlas(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    black = {0: np.zeros((8, 8, 3), np.uint8)}
+    for image in (("a_00", "a" * 64), ("b_00", "b" * 64)):
+        store_index(run.store, 0, [store_atlas(run.store, 0, {0: image}, black)])
+    found = read_thumbs(run.store)
+    assert set(found.places) == {("a_00", "a" * 64), ("b_00", "b" * 64)}
+    assert len(found.named) == 1
 
 
 def test_a_damaged_atlas_is_made_again_under_its_name(tmp_path: Path) -> None:

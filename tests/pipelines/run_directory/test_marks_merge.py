@@ -66,6 +66,40 @@ def test_a_later_mark_of_one_object_counts_when_the_counters_are_equal() -> None
     assert values_of(found) == {("anna", "1_00", "flag"): "reject"}
 
 
+def test_the_clock_of_a_machine_decides_nothing() -> None:
+    by_slow_clock = marks_object(mark(1, value="reject", counter=8), session="laptop")
+    by_fast_clock = marks_object(mark(1, value="pick", counter=7), session="studio")
+    skewed = (
+        replace(by_slow_clock, created_at="1970-01-01T00:00:00+00:00"),
+        replace(by_fast_clock, created_at="2099-01-01T00:00:00+00:00"),
+    )
+    expected = {("anna", "1_00", "flag"): "reject"}
+    assert values_of(merged(*skewed)) == values_of(merged(*reversed(skewed))) == expected
+
+
+def test_one_reviewer_in_two_sessions_loses_nothing_of_an_offline_hour(tmp_path: Path) -> None:
+    store, draw = Store(str(tmp_path)), random.Random(11)
+    studio = [marks_object(mark(n, "stars", 3, n + 1), session="studio", n=n) for n in range(50)]
+    # Offline since the counter 10: its marks arrive late, some at images that studio marked, too.
+    laptop = [
+        marks_object(mark(n, "stars", 5, 11 + n), session="laptop", n=n) for n in range(0, 60, 3)
+    ]
+    expected = {("anna", f"{n}_00", "stars"): 5 if n % 3 == 0 else 3 for n in range(50)}
+    expected |= {("anna", f"{n}_00", "stars"): 5 for n in range(50, 60) if n % 3 == 0}
+    online = MergedMarks(store, RUN)
+    for each in studio:
+        assert store_marks(store, each)
+    online.refresh()
+    for each in draw.sample(laptop, len(laptop)):
+        assert store_marks(store, each)
+        assert store_marks(store, each), "sent again, as its answer was lost"
+    online.refresh()
+    afterwards = MergedMarks(store, RUN)
+    afterwards.refresh()
+    assert values_of(online) == values_of(afterwards) == expected
+    assert online.problems == {}
+
+
 def test_an_empty_value_takes_an_earlier_mark_back() -> None:
     found = merged(
         marks_object(mark(1, value="", counter=2), n=1), marks_object(mark(1, value="pick"))
