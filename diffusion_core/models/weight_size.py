@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.single_file.reading import read_single_file
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, read_headers
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_files, weight_files
@@ -34,13 +35,25 @@ def weight_bytes(
     """
     model = PipelineFolder.read(folder)
     files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    if model.checkpoint is not None:
+        files.remove(model.checkpoint)
     files += loras
     for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
         files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]
     for each in adapters.references[:1]:  # all of them share its image encoder
         files += weight_files(each.image_encoder, None, False) if each.image_encoder else []
-    return sum(_bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES)
+    return _of_checkpoint(model, dtype) + sum(
+        _bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES
+    )
+
+
+def _of_checkpoint(model: PipelineFolder, dtype: str) -> int:
+    """Bytes of the networks in a single file, without what the file holds beside them."""
+    if model.checkpoint is None:
+        return 0
+    headers = read_single_file(model.checkpoint, model.shown).headers.values()
+    return sum(math.prod(header.shape) * _item_bytes(header, dtype) for header in headers)
 
 
 def _bytes(file: Path, dtype: str) -> int:

@@ -32,7 +32,7 @@ def job_identity(
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
     model = values["model"] | {"speed": speed}
-    optional = ("speed", "row_loras", "controlnets", "references")
+    optional = ("config", "speed", "row_loras", "controlnets", "references")
     omitted = [key for key in optional if not model[key]]
     omitted.append("prompts")  # decides which prompts are refused, and no pixel of the others
     values["model"] = {key: model[key] for key in model if key not in omitted}
