@@ -60,6 +60,10 @@ class ModelInfo:
     """The ControlNets that rows may use, with their rows' scales or these."""
     references: tuple[LoraInfo, ...] = ()
     """The IP-Adapters, with their scales in the job; see `references.reference_info`."""
+    family: str | None = field(default=None, compare=False)
+    """What a model in one file is, such as SDXL; None for a folder."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What to know about a model in one file: what is not used of it, or comes from elsewhere."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
@@ -146,9 +150,10 @@ class ModelInfo:
         return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts`."""
+        """JSON-ready values, without `prompts`, and without what only models in one file have."""
         values = asdict(replace(self, prompts=PromptLimits()))
-        return {name: value for name, value in values.items() if name != "prompts"}
+        left_out = {"prompts", *(name for name in ("family", "notes") if not values[name])}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -157,7 +162,7 @@ class ModelInfo:
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
             for name in ("loras", "row_loras", "controlnets", "references")
         }
-        tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
+        tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes", "notes")}
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
         modes = tuples["modes"] or ("text",)
         made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}

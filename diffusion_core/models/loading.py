@@ -156,6 +156,8 @@ def _info(
         max_steps=samplers.most_steps(model.scheduler),
         loras=loras,
         row_loras=row_loras,
+        family=model.facts.get("family"),
+        notes=tuple(model.facts.get("notes", ())),
         prompts=limits_from_folder(model, pipeline_class),
     )
 
@@ -241,13 +243,13 @@ def _require_fit_scheduler(model: PipelineFolder, pipeline_class: Any) -> None:
     name = pipeline_class.__name__
     if samplers.is_unfit(model.scheduler, name):
         raise UnsupportedModel(
-            f"{model.path}: its scheduler, {model.scheduler['_class_name']}, does not sample with "
+            f"{model.shown}: its scheduler, {model.scheduler['_class_name']}, does not sample with "
             f"{name}; save it with one that does: {', '.join(samplers.fit_schedulers(name))}"
         )
     passes = patching.refers_to(pipeline_class.__call__, "prepare_extra_step_kwargs")
     if samplers.adds_noise(model.scheduler) and not passes:
         raise UnsupportedModel(
-            f"{model.path}: its scheduler, {model.scheduler['_class_name']}, adds noise in its "
+            f"{model.shown}: its scheduler, {model.scheduler['_class_name']}, adds noise in its "
             f"steps, and {name} gives it no generator, so that no image could "
             "be made again; save it with a FlowMatchEulerDiscreteScheduler without "
             "stochastic_sampling"
@@ -265,7 +267,7 @@ def _load_pipeline(
     spread = placement.spread_arguments(spec.memory, device)
     # diffusers itself must load what it spreads.
     parts = {} if spread else networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
-    failure = f"{model.path}: cannot load {model.class_name}"
+    failure = f"{model.shown}: cannot load {model.class_name}"
     with as_model_error(failure), no_progress_bars():
         pipeline = pipeline_class.from_pretrained(
             model.path,

@@ -5,7 +5,7 @@ does not know. Here the tensors are followed through that translation, and then 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,9 +16,8 @@ import torch
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.models import lora_layouts
 from nightpress.diffusion_core.models.tensor_headers import listed
+from nightpress.diffusion_core.models.traced_tensors import TracedTensor, sources_of
 
-_NUMBER_IS_READ = ("item", "tolist", "__float__", "__int__")
-"""Methods that read the value of a tensor, as a translation reads a layer's alpha."""
 _SUFFIX = re.compile(
     r"[._](lora\d?|lokr|hada|alpha|diff|diff_b|dora_scale|rank)\b.*$|[._](lora|lokr|hada)_.*$"
 )
@@ -61,11 +60,12 @@ def trace(translate: Callable[[dict[str, Any]], Any], tensors: Mapping[str, Any]
     """
     found = Trace(tuple(tensors), _harmless(tensors))
     traced: dict[str, Any] = {
-        name: _Traced.of(value, frozenset({name}), found.read) for name, value in tensors.items()
+        name: TracedTensor.of(value, frozenset({name}), found.read)
+        for name, value in tensors.items()
     }
     result = translate(traced)
     translated = result[0] if isinstance(result, tuple) else result
-    found.translated = {name: _sources([value]) for name, value in translated.items()}
+    found.translated = {name: sources_of([value]) for name, value in translated.items()}
     return found
 
 
@@ -210,48 +210,3 @@ def _without_partner(placed: Iterable[str], names: Mapping[str, str]) -> list[st
     """The tensors of layers to which peft had to add one: half a layer changes nothing."""
     added = {_layer(name) for name in placed if name not in names}
     return [name for name in names if _layer(name) in added]
-
-
-class _Traced(torch.Tensor):
-    """A tensor that knows from which tensors of a file it was made."""
-
-    sources: frozenset[str]
-    read: set[str]
-    is_of_file = False
-    """Whether it is a tensor of the file, unchanged."""
-
-    @classmethod
-    def of(cls, value: Any, sources: frozenset[str], read: set[str]) -> "_Traced":
-        """A copy of a tensor that shares its memory."""
-        traced: _Traced = value.as_subclass(cls)
-        traced.sources, traced.read, traced.is_of_file = sources, read, True
-        return traced
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = super().__torch_function__(  # type: ignore[no-untyped-call]
-            func, types, args, kwargs or {}
-        )
-        operands = list(_traced([args, kwargs]))
-        sources = _sources(operands)
-        changed = [args[0]] if getattr(func, "__name__", "") == "__setitem__" else []
-        for value in _traced([result, changed]):
-            value.sources, value.read = sources, operands[0].read
-        if getattr(func, "__name__", "") in _NUMBER_IS_READ and operands[0].is_of_file:
-            operands[0].read.update(sources)
-        return result
-
-
-def _traced(values: Any) -> Iterator[_Traced]:
-    """Every traced tensor in nested lists, tuples and mappings."""
-    if isinstance(values, _Traced):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _traced(value)
-    elif isinstance(values, Mapping):
-        yield from _traced(list(values.values()))
-
-
-def _sources(values: Any) -> frozenset[str]:
-    return frozenset().union(*(getattr(value, "sources", ()) for value in _traced(values)))

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from nightpress.diffusion_core.errors import (
+    IncompatibleLibrary,
     ModelError,
     ModelNotFound,
     UnsafeWeights,
     as_model_error,
+    naming,
 )
 from nightpress.diffusion_core.models import weight_files
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.single_file import networks as single_file
+from nightpress.diffusion_core.models.single_file.reading import SingleFile
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, listed, read_all_headers
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
@@ -49,8 +53,12 @@ def load_networks(
             message is one line.
     """
     networks = {}
+    checkpoint = _checkpoint(model)
     for name, kind in _network_classes(model):
         with _named(model, name):
+            if checkpoint is not None and single_file.is_in_checkpoint(model, name):
+                networks[name] = single_file.load_network(checkpoint, model, name, kind, dtype)
+                continue
             files = weight_files.weight_files(model.path / name, variant, allow_pickle)
             networks[name] = load_network(kind, model.path / name, files, dtype=dtype)
     return networks
@@ -66,10 +74,24 @@ def check_networks(model: PipelineFolder, variant: str | None, allow_pickle: boo
     Raises:
         ModelError: as `load_networks`.
     """
+    checkpoint = _checkpoint(model)
     for name, kind in _network_classes(model):
         with _named(model, name):
+            if checkpoint is not None and single_file.is_in_checkpoint(model, name):
+                single_file.check_network(checkpoint, model, name, kind)
+                continue
             files = weight_files.weight_files(model.path / name, variant, allow_pickle)
             check_network(kind, model.path / name, files)
+
+
+def _checkpoint(model: PipelineFolder) -> SingleFile | None:
+    """The model's single file, all of whose tensors have a network; None for any other folder."""
+    if model.checkpoint is None:
+        return None
+    file = single_file.read_checkpoint(model)
+    with naming(f"{model.shown}: cannot load {model.class_name}"):
+        single_file.check_all_used(file, model)
+    return file
 
 
 def check_network(kind: Any, folder: Path, files: Sequence[Path]) -> None:
@@ -238,7 +260,7 @@ def _network_classes(model: PipelineFolder) -> Iterator[tuple[str, Any]]:
         library = model.index[name][0]
         if weight_files.NOT_WEIGHTS.search(class_name):
             continue
-        with as_model_error(f"{model.path}: {name}: no class {class_name} in {library}"):
+        with as_model_error(f"{model.shown}: {name}: no class {class_name} in {library}"):
             owner = getattr(pipelines, library, None) or importlib.import_module(library)
             kind = getattr(owner, class_name)
         if issubclass(kind, nn.Module) and hasattr(kind, "from_pretrained"):
@@ -267,9 +289,9 @@ def _named(model: PipelineFolder, component: str) -> Iterator[None]:
     """Begin the message of a ModelError with the pipeline and the component."""
     try:
         yield
-    except (ModelNotFound, UnsafeWeights):
+    except (ModelNotFound, UnsafeWeights, IncompatibleLibrary):
         raise
     except ModelError as error:
         raise ModelError(
-            f"{model.path}: cannot load {model.class_name}: {component}: {error}"
+            f"{model.shown}: cannot load {model.class_name}: {component}: {error}"
         ) from error

@@ -21,6 +21,7 @@ from nightpress.diffusion_core.errors import (
     as_model_error,
 )
 from nightpress.diffusion_core.models.modes import FAMILIES, text_to_image_sibling
+from nightpress.diffusion_core.models.weight_files import CHECKPOINT
 
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
@@ -72,6 +73,9 @@ denoiser. Subclasses do not count: they may do anything with it."""
 AUTOENCODERS = frozenset({"vae", "movq", "vqvae", "vqgan"})
 """What pipelines call the component that decodes latents."""
 
+FACTS = "nightpress-checkpoint.json"
+"""In the folder of a model in one file, what is known about the file; see `single_file.folder`."""
+
 NOTHING: Mapping[str, str] = {}
 
 PACK = "find the multiple that widths and heights must have"
@@ -102,6 +106,22 @@ class PipelineFolder:
         return cls(path, read_json(path / "model_index.json"))
 
     @property
+    def checkpoint(self) -> Path | None:
+        """The single file with the weights of those networks that have none in their folders."""
+        path = self.path / CHECKPOINT
+        return path if path.is_file() else None
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What is known about the single file; empty for any other folder."""
+        return read_json(self.path / FACTS) if self.checkpoint is not None else {}
+
+    @property
+    def shown(self) -> str:
+        """What errors call the model: its single file, or its folder."""
+        return str(self.facts.get("source", self.path))
+
+    @property
     def class_name(self) -> str:
         """Name of the pipeline class.
 
@@ -111,7 +131,7 @@ class PipelineFolder:
         name = self.index.get("_class_name")
         if not isinstance(name, str):
             raise UnsupportedModel(
-                f"{self.path}: model_index.json names the class {name!r}; pipelines with code of "
+                f"{self.shown}: model_index.json names the class {name!r}; pipelines with code of "
                 "their own are not supported"
             )
         return name
@@ -169,7 +189,7 @@ def skeleton(folder: PipelineFolder) -> SimpleNamespace:
     for name in ("transformer", "unet", "vae"):
         network = getattr(diffusers, folder.components.get(name, ""), None)
         if network is not None:
-            invalid = f"{folder.path}: {name}: not a valid {network.__name__}"
+            invalid = f"{folder.shown}: {name}: not a valid {network.__name__}"
             with as_model_error(invalid), torch.device("meta"):
                 networks[name] = network.from_config(folder.config(name))
     return SimpleNamespace(**networks)
@@ -235,16 +255,16 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
         inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)
     ):
         raise UnsupportedModel(
-            f"{folder.path}: {name} is not a pipeline of the installed diffusers "
+            f"{folder.shown}: {name} is not a pipeline of the installed diffusers "
             f"{diffusers.__version__}"
         )
     needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
     if name in refused:
-        raise UnsupportedModel(f"{folder.path}: {name} is not supported: it {refused[name]}")
+        raise UnsupportedModel(f"{folder.shown}: {name} is not supported: it {refused[name]}")
     reason = None if needs_picture else why_not_text_to_image(pipeline_class)
     if reason is not None:
         raise UnsupportedModel(
-            f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
+            f"{folder.shown}: {name} is not a text-to-image pipeline: it {reason}"
         )
     return pipeline_class
 

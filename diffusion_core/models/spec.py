@@ -30,8 +30,20 @@ class ModelSpec(BaseModel):
 
     source: Annotated[
         str,
-        Field(min_length=1, description="`builtin`, a folder, a hub id (`@revision`), or a URL."),
+        Field(
+            min_length=1,
+            description="`builtin`, a folder, a safetensors file, a hub id (`@revision`), or a "
+            "URL of a folder or file.",
+        ),
     ] = "builtin"
+    config: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="For a single file: a folder, or its URL, with configurations and "
+            "tokenizers.",
+        ),
+    ] = None
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None
     variant: Annotated[
         str | None, Field(description="Variant of the weight files, such as fp16.")
@@ -88,10 +100,11 @@ class ModelSpec(BaseModel):
 
     @property
     def added_sources(self) -> tuple[str, ...]:
-        """The sources of all that is added to the model."""
+        """The sources of all that is added to the model, and of its configurations."""
+        configs = [self.config] if self.config else []
         loras = (lora.source for lora in self.all_loras)
         nets = (each.source for each in self.controlnets)
-        return (*loras, *nets, *self.reference_sources)
+        return (*configs, *loras, *nets, *self.reference_sources)
 
     @property
     def reference_sources(self) -> list[str]:

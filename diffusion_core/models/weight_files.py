@@ -28,6 +28,8 @@ CONFIG_SUFFIXES = frozenset(
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 """The suffixes of files that may hold weights."""
+CHECKPOINT = "nightpress-checkpoint.safetensors"
+"""In the folder of a model in one file, the file; it is a link. See `single_file`."""
 NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor|Guidance")
 """Matches the classes of components that have no weights."""
 
@@ -52,14 +54,19 @@ def used_files(
         UnsafeWeights: a component has only pickled weights, and those are not allowed.
         ModelNotFound: a component's folder or its weights are missing.
     """
-    files = [folder / name for name in ("model_index.json", "nightpress.json")]
+    files = [folder / name for name in ("model_index.json", "nightpress.json", CHECKPOINT)]
+    has_checkpoint = (folder / CHECKPOINT).is_file()
     for name, class_name in components.items():
         if not (folder / name).is_dir():
             raise ModelNotFound(
                 f"{folder}: model_index.json names {name!r}, but there is no {name}/"
             )
         files += _config_files(folder / name)
-        if not NOT_WEIGHTS.search(class_name):
+        if NOT_WEIGHTS.search(class_name):
+            continue
+        if not has_checkpoint or any(
+            p.suffix in WEIGHT_SUFFIXES for p in (folder / name).iterdir()
+        ):
             files += weight_files(folder / name, variant, allow_pickle)
     return [file for file in files if file.is_file()]
 

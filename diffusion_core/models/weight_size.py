@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.single_file.reading import read_single_file
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, read_headers
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_files, weight_files
@@ -17,8 +18,9 @@ FLOAT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a weight by the type that a model is loaded in."""
 
 
-BLOCK = re.compile(r"^[^.]+\.\d+")
-"""Matches the start of a tensor's name that says in which of a denoiser's blocks it is."""
+BLOCK = re.compile(r"^(?:input_blocks|output_blocks|[^.]+\.\d+)")
+"""Matches the start of a tensor's name that says in which of a denoiser's blocks it is. A single
+file divides the halves of a U-Net more finely than diffusers, so a half counts as one block."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,10 @@ def weight_sizes(
     model = PipelineFolder.read(folder)
     networks: Counter[str] = Counter()
     blocks: Counter[str] = Counter()
-    for file in used_files(model.path, model.components, spec.variant, spec.allow_pickle):
-        if file.suffix in WEIGHT_SUFFIXES:
-            for part, num_bytes in _parts(file, dtype):
-                networks[file.parent.name] += num_bytes
-                blocks[f"{file.parent.name}/{part}"] += num_bytes
+    for network, name, num_bytes in _tensors(model, spec, dtype):
+        block = None if network.startswith("text_encoder") else BLOCK.match(name)
+        networks[network] += num_bytes
+        blocks[f"{network}/{block[0] if block else ''}"] += num_bytes
     added = total - networks.total()
     largest = max(networks.values(), default=0), max(blocks.values(), default=0)
     return WeightSizes(total, largest[0] + added, largest[1] + added)
@@ -84,24 +85,41 @@ def weight_bytes(
     """
     model = PipelineFolder.read(folder)
     files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
+    if model.checkpoint is not None:
+        files.remove(model.checkpoint)
     files += loras
     for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
         files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]
     for each in adapters.references[:1]:  # all of them share its image encoder
         files += weight_files(each.image_encoder, None, False) if each.image_encoder else []
-    return sum(_bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES)
+    return _of_checkpoint(model, dtype) + sum(
+        _bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES
+    )
 
 
-def _parts(file: Path, dtype: str) -> Iterator[tuple[str, int]]:
-    """The block of each tensor of a file, and the tensor's bytes."""
-    if file.suffix != ".safetensors":
-        yield "", file.stat().st_size
-        return
-    is_moved_in_blocks = not file.parent.name.startswith("text_encoder")
-    for name, header in read_headers(file).items():
-        block = BLOCK.match(name) if is_moved_in_blocks else None
-        yield block[0] if block else "", math.prod(header.shape) * _item_bytes(header, dtype)
+def _of_checkpoint(model: PipelineFolder, dtype: str) -> int:
+    """Bytes of the networks in a single file, without what the file holds beside them."""
+    if model.checkpoint is None:
+        return 0
+    headers = read_single_file(model.checkpoint, model.shown).headers.values()
+    return sum(math.prod(header.shape) * _item_bytes(header, dtype) for header in headers)
+
+
+def _tensors(model: PipelineFolder, spec: ModelSpec, dtype: str) -> Iterator[tuple[str, str, int]]:
+    """Every tensor of the pipeline: its network, its name in there, and its bytes."""
+    for file in used_files(model.path, model.components, spec.variant, spec.allow_pickle):
+        if file == model.checkpoint:
+            for part, headers in read_single_file(file, model.shown).parts.values():
+                for name, header in headers.items():
+                    num_bytes = math.prod(header.shape) * _item_bytes(header, dtype)
+                    yield part.component, name.removeprefix(part.prefix), num_bytes
+        elif file.suffix == ".safetensors":
+            for name, header in read_headers(file).items():
+                num_bytes = math.prod(header.shape) * _item_bytes(header, dtype)
+                yield file.parent.name, name, num_bytes
+        elif file.suffix in WEIGHT_SUFFIXES:
+            yield file.parent.name, "", file.stat().st_size
 
 
 def _bytes(file: Path, dtype: str) -> int:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import (
     extend_options,
@@ -177,7 +178,8 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"reads    {settings_line(planned.columns)}",
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
-        f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
+        f"model    {model.source} {model.fingerprint[:12]} ({_kind(model)})",
+        *(f"note     model: {note}" for note in model.notes),
         f"weights  {weights_line(planned.weights)}",
         f"modes    {', '.join(model.modes)}",
         f"rows     {planned.num_rows:,}",
@@ -195,6 +197,10 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
+
+
+def _kind(model: ModelInfo) -> str:
+    return model.pipeline if model.family is None else f"{model.family}, {model.pipeline}"
 
 
 def _by_mode(planned: Plan) -> str:

@@ -64,6 +64,7 @@ class FirstActor:
             except ClusterError as error:
                 yield self._lost(error)
             else:
+                yield from (Message(f"model {model.source}: {note}") for note in model.notes)
                 return model
 
     def footprint(self) -> Generator[Event, None, Footprint]:

@@ -289,7 +289,7 @@ class _Doctor:
     def _is_mirrored(self) -> bool:
         """Whether nodes keep a copy of the model in their cache."""
         source = "builtin" if self._job is None else self._job.model.source
-        return source != "builtin" and not (is_local(source) and Path(source).is_dir())
+        return source != "builtin" and not (is_local(source) and Path(source).exists())
 
     def _memory(self, where: str, facts: NodeFacts) -> Iterator[Check]:
         """One copy of the weights against each GPU; without any, against the machine's memory."""

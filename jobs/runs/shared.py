@@ -119,8 +119,10 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
         for name in ("loras", "row_loras", "controlnets")
     }
     references = tuple(map(_absolute_reference, model.references))
+    config = None if model.config is None else absolute_source(model.config)
+    source = absolute_source(model.source)
     return model.model_copy(
-        update={"source": absolute_source(model.source), "references": references, **added}
+        update={"source": source, "config": config, "references": references, **added}
     )
 
 

@@ -32,7 +32,7 @@ def job_identity(
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
     model = values["model"] | {"speed": speed}
-    optional = ("speed", "row_loras", "controlnets", "references")
+    optional = ("config", "speed", "row_loras", "controlnets", "references")
     omitted = [key for key in optional if not model[key]]
     # Decide which prompts are refused and where weights lie, and no pixel.
     omitted += ["prompts", "memory"]

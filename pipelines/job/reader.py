@@ -88,7 +88,13 @@ def refuse_what_is_not_text(values: Mapping[str, Any], where: str) -> None:
             raise SpecError(f"{where}: {key}: it has {wrong}, which is not text")
 
 
-TEXT_KEYS = ("images.file_name", "sampling.negative_prompt", "output", "model.source")
+TEXT_KEYS = (
+    "images.file_name",
+    "sampling.negative_prompt",
+    "output",
+    "model.source",
+    "model.config",
+)
 """Keys whose values are text, whatever YAML would read in them: `{scene}/{image_id}.png`."""
 
 TEXTS_OF_SCORERS = ("text", "expect")

@@ -163,6 +163,7 @@ class RunSpec(Section):
         for key, url in (
             ("output", self.output),
             ("model", self.model.source),
+            ("model.config", self.model.config or ""),
             *(("LoRA", lora.source) for lora in self.model.all_loras),
             *(("ControlNet", each.source) for each in self.model.controlnets),
             *(("IP-Adapter", source) for source in self.model.reference_sources),

@@ -3,22 +3,18 @@
 `diffusion_core.models.loading` describes and loads the model; `loras` finds its LoRAs.
 """
 
-import hashlib
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from filelock import FileLock
 
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights, one_line
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.job.spec import canonical_json
+from nightpress.pipelines.models import single_files
+from nightpress.pipelines.models.mirrors import mirror_folder, mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.faults import error_chain
 from nightpress.pipelines.storage.urls import Options, local_path
@@ -33,8 +29,8 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
     """The folder of a model on this machine.
 
     Args:
-        spec: `source` is `builtin`, a folder, a hub id with an optional `@revision`, or the URL
-            of a folder.
+        spec: `source` is `builtin`, a folder, a hub id with an optional `@revision`, the URL
+            of a folder, or a file or its URL; of a file, a folder with its configurations is made.
         options: fsspec options by protocol, for URLs.
         cache: where remote folders are mirrored, once for all processes of the machine; by
             default the user's cache folder. Hub models are kept in the hub's own cache.
@@ -45,11 +41,17 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
         ModelError: the download failed.
         StoreError: the store behind a URL refuses or fails.
     """
-    source = spec.source
+    source, mirrors = spec.source, cache or cache_folder() / "models"
+    if single_files.is_single_file(source):
+        return single_files.locate_single_file(spec, options or {}, mirrors)
+    if spec.config is not None:
+        raise ModelError(
+            f"model.config: it is for a model in one file, and {source!r} is none; remove it"
+        )
     if source == "builtin":
         return _builtin()
     if storage.is_url(source) and not storage.is_local(source):
-        return _mirror(source, options or {}, cache or cache_folder() / "models")
+        return _mirror(source, options or {}, mirrors)
     folder = local_path(source)
     if folder.is_dir():
         return folder
@@ -57,7 +59,7 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
         return _from_hub(hub_id["repo"], _revision(spec, hub_id["revision"]), spec)
     raise ModelNotFound(
         f"model {source!r}: no such folder; a model must be `builtin`, a folder, a hub id such as "
-        "owner/name@revision, or a URL"
+        "owner/name@revision, a safetensors file, or a URL"
     )
 
 
@@ -71,9 +73,11 @@ def is_here(spec: ModelSpec, options: Options | None = None, cache: Path | None 
         ModelNotFound, StoreError: as `locate` raises them for URLs.
     """
     source = spec.source
+    if single_files.is_single_file(source):
+        return single_files.is_file_here(source, options or {}, cache or cache_folder() / "models")
     if storage.is_url(source) and not storage.is_local(source):
         sources = _listing(source, options or {}, MODEL_INDEX)
-        return _mirror_folder(source, sources, cache or cache_folder() / "models").is_dir()
+        return mirror_folder(source, sources, cache or cache_folder() / "models").is_dir()
     if source == "builtin" or local_path(source).is_dir():
         return True
     hub_id = HUB_ID.fullmatch(source)
@@ -129,43 +133,6 @@ def _mirror(url: str, options: Options, cache: Path, index: str = MODEL_INDEX) -
     )
 
 
-def mirror_once(
-    url: str, sources: Sequence[Source], cache: Path, download: Callable[[Path], None]
-) -> Path:
-    """A folder with local copies of `sources`, made once per machine and content.
-
-    The folder gets its name only when it is complete. Other processes wait for a lock and then find
-    it.
-
-    Args:
-        url: where the sources were found.
-        sources: the files to copy.
-        cache: the folder of all mirrors.
-        download: copies the sources into a folder.
-
-    Raises:
-        ModelError: fewer bytes arrived than were listed, or the cache cannot be written.
-    """
-    folder = _mirror_folder(url, sources, cache)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{folder.name}.lock"):
-            if not folder.is_dir():
-                _download(url, folder, sum(source.num_bytes for source in sources), download)
-    except OSError as error:
-        raise ModelError(
-            f"{url}: cannot be kept in {cache}: {error.strerror or error}; to use another folder, "
-            "set XDG_CACHE_HOME"
-        ) from error
-    return folder
-
-
-def _mirror_folder(url: str, sources: Sequence[Source], cache: Path) -> Path:
-    """The folder of the local copies of `sources`, whether it exists or not."""
-    content = [[source.url, source.num_bytes, source.version] for source in sources]
-    return cache / hashlib.sha256(canonical_json([url, content]).encode()).hexdigest()[:32]
-
-
 def _listing(url: str, options: Options, index: str) -> Sequence[Source]:
     try:
         sources = storage.contents(url, options)
@@ -175,24 +142,6 @@ def _listing(url: str, options: Options, index: str) -> Sequence[Source]:
         kind = "diffusers model" if index == MODEL_INDEX else "network"
         raise ModelNotFound(f"model {url}: not a saved {kind}: {index} is missing")
     return sources
-
-
-def _download(url: str, folder: Path, num_bytes: int, download: Callable[[Path], None]) -> None:
-    # This process holds the lock, so any partial folder was left by a process that died.
-    for abandoned in folder.parent.glob(f"{folder.name}.partial-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
-    try:
-        download(partial)
-        arrived = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
-        if arrived < num_bytes:
-            raise ModelError(
-                f"model {url}: only {arrived:,} of {num_bytes:,} bytes arrived; it may have "
-                "changed during the download"
-            )
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _from_hub(repo: str, revision: str | None, spec: ModelSpec) -> Path:

@@ -16,7 +16,8 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, builtin_adapter, hub_error, mirror_once
+from nightpress.pipelines.models.location import HUB_ID, builtin_adapter, hub_error
+from nightpress.pipelines.models.mirrors import mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, local_path, public
 

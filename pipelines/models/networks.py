@@ -8,8 +8,9 @@ from nightpress.diffusion_core.errors import ModelNotFound
 from nightpress.diffusion_core.models import weight_files
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, component_folder, mirror_once
+from nightpress.pipelines.models.location import HUB_ID, component_folder
 from nightpress.pipelines.models.loras import hub_files
+from nightpress.pipelines.models.mirrors import mirror_once
 from nightpress.pipelines.models.references import download_from_hub
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, local_path, public

@@ -21,8 +21,9 @@ from nightpress.diffusion_core.models.references import (
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.models.location import HUB_ID, component_folder, mirror_once, one_revision
+from nightpress.pipelines.models.location import HUB_ID, component_folder, one_revision
 from nightpress.pipelines.models.loras import ask_hub, hub_files
+from nightpress.pipelines.models.mirrors import mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options, absolute, local_path
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, chosen
+from nightpress.diffusion_core.models.weight_files import CHECKPOINT, WEIGHT_SUFFIXES, chosen
 from nightpress.pipelines import storage
 from nightpress.pipelines.models.location import is_here, locate
+from nightpress.pipelines.models.single_files import is_single_file
 from nightpress.pipelines.storage import Options
 
 
@@ -20,9 +21,14 @@ def weight_bytes(spec: ModelSpec, options: Options) -> int | None:
         StoreError: the store behind a URL refuses or fails.
     """
     if is_here(spec, options):
-        return bytes_of(_files_below(locate(spec, options)), spec)
+        folder = locate(spec, options)
+        checkpoint = folder / CHECKPOINT
+        own = checkpoint.stat().st_size if checkpoint.is_file() else 0
+        return own + bytes_of(_files_below(folder), spec)
     if not storage.is_url(spec.source):
         return None
+    if is_single_file(spec.source):
+        return sum(each.num_bytes for each in storage.find([spec.source], options, WEIGHT_SUFFIXES))
     root = spec.source.rstrip("/") + "/"
     sizes = {
         each.url.rpartition(root)[2]: each.num_bytes for each in storage.contents(root, options)

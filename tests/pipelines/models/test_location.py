@@ -22,7 +22,8 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.models.location import component_folder, is_here, locate, mirror_once
+from nightpress.pipelines.models.location import component_folder, is_here, locate
+from nightpress.pipelines.models.mirrors import mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options
 

@@ -1,0 +1,1 @@
+"""Models in one file, in the layout of their makers: LDM, OpenCLIP, ComfyUI."""
