@@ -29,11 +29,13 @@ from nightpress.diffusion_core.models.lora_files import (
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.models.prompts import (
-    PromptLimits,
-    limits_from_folder,
-    limits_of,
+from nightpress.diffusion_core.models.prompt_reading import (
+    PromptReader,
+    check_clip_skip,
+    require_clip,
 )
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
+from nightpress.diffusion_core.models.prompts import PromptLimits, limits_from_folder, limits_of
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
@@ -67,8 +69,15 @@ class LoadedModel:
     """Switches between the IP-Adapters in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
+    reading: PromptsSpec = field(default_factory=PromptsSpec)
+    """How prompts are read."""
     controlnets: tuple[ControlNet, ...] = ()
     """In the job's order."""
+
+    @property
+    def reader(self) -> PromptReader:
+        """Reads prompts as planning does."""
+        return PromptReader(self.reading, self.prompts)
 
     @property
     def takes_negative_prompt(self) -> bool:
@@ -124,6 +133,7 @@ def _info(
     guidance = guidance_of(model, pipeline_class)
     steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
+    limits = _checked_limits(model, pipeline_class, spec)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
     return ModelInfo(
@@ -144,8 +154,17 @@ def _info(
         max_steps=samplers.most_steps(model.scheduler),
         loras=loras,
         row_loras=row_loras,
-        prompts=limits_from_folder(model, pipeline_class),
+        prompts=limits,
     )
+
+
+def _checked_limits(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec) -> PromptLimits:
+    """The model's limits, if it can read prompts as the job wants them read."""
+    limits = limits_from_folder(model, pipeline_class)
+    require_clip(spec.prompts, limits, pipeline_class)
+    encoders = {name: model.config(name) for name in model.components}
+    check_clip_skip(spec.prompts, limits, encoders)
+    return limits
 
 
 def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
@@ -182,25 +201,29 @@ def load(
     references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    scheduler, number = pipeline.scheduler, len(spec.loras)
+    number = len(spec.loras)
     switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
-    pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
         dtype=dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
-        scheduler_config={**scheduler.config, "_class_name": type(scheduler).__name__},
+        scheduler_config=_scheduler_config(pipeline.scheduler),
         guidance=guidance,
         speed=spec.speed,
         row_loras=switching,
         references=ip_adapters,
-        prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
+        prompts=_limits(pipeline, pipeline_class, model, spec),
+        reading=spec.prompts,
         controlnets=_load_controlnets(model, spec, adapters, dtype, device),
     )
+
+
+def _scheduler_config(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 def _checked_references(
@@ -261,7 +284,17 @@ def _load_pipeline(
             **pipeline_folder.fixed_arguments(pipeline_class),
         ).to(device)
     networks.require_finite(pipeline, failure)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _limits(
+    pipeline: Any, pipeline_class: Any, model: PipelineFolder, spec: ModelSpec
+) -> PromptLimits:
+    """The limits of a loaded model, if it can read prompts as the job wants them read."""
+    limits = limits_of(model.components, pipeline.components.get, pipeline_class)
+    require_clip(spec.prompts, limits, pipeline_class)
+    return limits
 
 
 def _load_controlnets(

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
-from nightpress.diffusion_core.models.prompts import PromptsSpec
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.references import NamedReference
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -71,7 +71,8 @@ class ModelSpec(BaseModel):
         SpeedSpec()
     )
     prompts: Annotated[
-        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
+        PromptsSpec,
+        Field(description="How prompts are read that the model cannot take as they are."),
     ] = PromptsSpec()
 
     @property
