@@ -31,7 +31,8 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.formatting import duration, plural
-from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, TAG_ALLOWED, PromptChecker
+from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, PromptChecker
+from nightpress.pipelines.manifest.prompt_reading import TAG_ALLOWED
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.reporting.step_pictures import (
     StepPicture,

@@ -44,13 +44,12 @@ PLAN_SCHEMA = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("variant", pa.int32(), nullable=False),
         pa.field("shard", pa.int32(), nullable=False),
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("negative_prompt", pa.string(), nullable=False),
+        *(pa.field(n, pa.string(), nullable=False) for n in ("file", "prompt", "negative_prompt")),
         pa.field("seed", pa.int64(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("num_inference_steps", pa.int32(), nullable=False),
+        *(
+            pa.field(name, pa.int32(), nullable=False)
+            for name in ("width", "height", "num_inference_steps")
+        ),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("scheduler", pa.string(), nullable=False),
         pa.field("lora", pa.string()),
@@ -120,23 +119,22 @@ METADATA_SCHEMA = pa.schema(
         pa.field("worker", pa.string(), nullable=False),
         pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("sampling_s", pa.float64()),
-        pa.field("speed", pa.string()),
-        pa.field("prompt_cut", pa.string()),
-        pa.field("negative_prompt_cut", pa.string()),
-        pa.field("mode", pa.string()),
+        *(
+            pa.field(name, pa.string())
+            for name in ("speed", "prompt_cut", "negative_prompt_cut", "mode")
+        ),
         pa.field("strength", pa.float64()),
         pa.field("canvas", pa.list_(pa.int32())),
-        pa.field("controlnets", pa.list_(LORA_TYPE)),
-        pa.field("references", pa.list_(LORA_TYPE)),
+        *(pa.field(name, pa.list_(LORA_TYPE)) for name in ("controlnets", "references")),
         pa.field("inputs", pa.list_(INPUT_TYPE)),
         pa.field("parent", pa.string()),
         pa.field("passes", pa.list_(PASS_TYPE)),
         pa.field("scores", SCORES_TYPE),
         pa.field("perceptual_hash", pa.string()),
-        pa.field("draw", pa.int32()),
-        pa.field("draws", pa.int32()),
+        *(pa.field(name, pa.int32()) for name in ("draw", "draws")),
         pa.field("gate", pa.string()),
         pa.field("scoring_s", pa.float64()),
+        pa.field("prompt_reading", pa.string()),
     ]
 )
 """One row per finished image; carried columns follow. The image is the object `file`; in a pack, it
@@ -156,6 +154,9 @@ ADDED_TO_METADATA = frozenset(
 
 ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
+
+ADDED_AFTER_SCORES = ("prompt_reading",)
+"""Columns that were added to commits after those, in this order, and never to plans."""
 
 
 def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
@@ -182,10 +183,11 @@ def carried_under_later_names(schema: pa.Schema, added: frozenset[str]) -> froze
     later = {"parent"} if "parent" in names[last:] else set()
     if not added.issubset(names):
         later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
-    expected = ADDED_AFTER_PASSES if added == ADDED_TO_METADATA else ()
+    known = (*ADDED_AFTER_PASSES, *ADDED_AFTER_SCORES)
+    expected = known if added == ADDED_TO_METADATA else ()
     found = takewhile(_is_of_this_schema, list(schema)[last : last + len(expected)])
     own = {each.name for each, name in zip(found, expected, strict=False) if each.name == name}
-    later |= set(ADDED_AFTER_PASSES) - own
+    later |= set(known) - own
     return frozenset(later.intersection(names))
 
 
@@ -203,17 +205,11 @@ def carried_name(name: str) -> str:
 
 
 OPTIONAL_FACTS: dict[str, Any] = {
-    "speed": None,
-    "prompt_cut": None,
-    "negative_prompt_cut": None,
+    **dict.fromkeys(("speed", "prompt_cut", "negative_prompt_cut")),
     "mode": TEXT,
-    "strength": None,
-    "canvas": None,
-    "controlnets": (),
-    "references": (),
-    "inputs": (),
-    "passes": (),
-    "parent": None,
+    **dict.fromkeys(("strength", "canvas")),
+    **dict.fromkeys(("controlnets", "references", "inputs", "passes"), ()),
+    **dict.fromkeys(("parent", "prompt_reading")),
 }
 """Facts that most images lack, with the value for none; files and older metadata leave them out."""
 
@@ -290,6 +286,8 @@ class ImageFacts:
     """How it was sampled again, larger; the first of them says at which size it began."""
     parent: str | None = None
     """The id of the image that it is another variant of; see `nightpress again`."""
+    prompt_reading: str | None = None
+    """How its prompts were read, as `PromptsSpec.as_text`; None if as the pipeline reads them."""
 
     @property
     def without_hashes(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
+from nightpress.diffusion_core.errors import UnsupportedModel, as_model_error
 from nightpress.diffusion_core.models import (
     networks,
     pipeline_folder,
@@ -30,18 +30,22 @@ from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
+    LoraSpec,
     check_lora_files,
     load_loras,
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
+from nightpress.diffusion_core.models.model_speed import apply_speed, check_speed
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.placement import MemorySpec
-from nightpress.diffusion_core.models.prompts import (
-    PromptLimits,
-    limits_from_folder,
-    limits_of,
+from nightpress.diffusion_core.models.prompt_reading import (
+    PromptReader,
+    check_clip_skip,
+    require_clip,
 )
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
+from nightpress.diffusion_core.models.prompts import PromptLimits, limits_from_folder, limits_of
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
@@ -75,10 +79,17 @@ class LoadedModel:
     """Switches between the IP-Adapters in the pipeline."""
     prompts: PromptLimits = field(default_factory=PromptLimits)
     """How much of a prompt the model reads."""
+    reading: PromptsSpec = field(default_factory=PromptsSpec)
+    """How prompts are read."""
     controlnets: tuple[ControlNet, ...] = ()
     """In the job's order."""
     memory: MemorySpec = field(default_factory=MemorySpec)
     """Whether its networks are moved to the device in turn."""
+
+    @property
+    def reader(self) -> PromptReader:
+        """Reads prompts as planning does."""
+        return PromptReader(self.reading, self.prompts)
 
     @property
     def takes_negative_prompt(self) -> bool:
@@ -136,6 +147,7 @@ def _info(
     guidance = guidance_of(model, pipeline_class)
     steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
+    limits = _checked_limits(model, pipeline_class, spec)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
     return ModelInfo(
@@ -158,8 +170,17 @@ def _info(
         row_loras=row_loras,
         family=model.facts.get("family"),
         notes=tuple(model.facts.get("notes", ())),
-        prompts=limits_from_folder(model, pipeline_class),
+        prompts=limits,
     )
+
+
+def _checked_limits(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec) -> PromptLimits:
+    """The model's limits, if it can read prompts as the job wants them read."""
+    limits = limits_from_folder(model, pipeline_class)
+    require_clip(spec.prompts, limits, pipeline_class)
+    encoders = {name: model.config(name) for name in model.components}
+    check_clip_skip(spec.prompts, limits, encoders)
+    return limits
 
 
 def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
@@ -184,9 +205,7 @@ def load(
 ) -> LoadedModel:
     """Load a saved pipeline and what is added to it onto a device, without using the network.
 
-    Args:
-        folder, spec, lora_files, adapters: as for `describe`.
-        device: torch's name of the device, such as `cpu`, `cuda` or `cuda:0`.
+    Args are those of `describe`, and torch's name of the device, such as `cpu` or `cuda:0`.
 
     Raises:
         ModelError: as `describe`, or a part of it cannot be loaded; the message is one line.
@@ -195,26 +214,38 @@ def load(
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
     spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
-    pipeline = _load_pipeline(model, pipeline_class, spec, spec.dtype, device)
-    number = len(spec.loras)
-    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
-    ip_adapters = load_references(pipeline, references, model)
+    pipeline = _load_pipeline(model, pipeline_class, spec, device)
+    switching = _load_loras(pipeline, spec, loras, folder)
+    switched = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
-    _accelerate_and_place(pipeline, pipeline_class, spec, guidance, device)
+    apply_speed(pipeline, pipeline_class, spec, guidance)
+    placement.place(pipeline, spec.memory, device)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
         dtype=spec.dtype,
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
-        scheduler_config=_config_of(pipeline.scheduler),
+        scheduler_config=_scheduler_config(pipeline.scheduler),
         guidance=guidance,
         speed=spec.speed,
         row_loras=switching,
-        references=ip_adapters,
-        prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
-        controlnets=_load_controlnets(model, spec, adapters, spec.dtype, device),
+        references=switched,
+        prompts=_limits(pipeline, pipeline_class, model, spec),
+        reading=spec.prompts,
+        controlnets=_load_controlnets(model, spec, adapters, device),
         memory=spec.memory,
     )
+
+
+def _scheduler_config(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+def _load_loras(
+    pipeline: Any, spec: ModelSpec, loras: Sequence[tuple[LoraSpec, Path]], folder: Path
+) -> RowLoras:
+    always, of_rows = loras[: len(spec.loras)], loras[len(spec.loras) :]
+    return load_loras(pipeline, always, str(folder), spec.allow_pickle, of_rows)
 
 
 def _checked_references(
@@ -256,14 +287,13 @@ def _require_fit_scheduler(model: PipelineFolder, pipeline_class: Any) -> None:
         )
 
 
-def _load_pipeline(
-    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, dtype: str, device: str
-) -> Any:
+def _load_pipeline(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, device: str) -> Any:
+    """The pipeline in a folder, in the type `spec.dtype`."""
     import torch
 
     weight_files.used_files(model.path, model.components, spec.variant, spec.allow_pickle)
     quantized_weights.check_quantized(model, elsewhere=False, device=device)
-    kind = getattr(torch, dtype)
+    kind = getattr(torch, spec.dtype)
     spread = placement.spread_arguments(spec.memory, device)
     # diffusers itself must load what it spreads.
     parts = {} if spread else networks.load_networks(model, spec.variant, spec.allow_pickle, kind)
@@ -280,19 +310,28 @@ def _load_pipeline(
         )
         if device == "cpu" or not spec.memory.moves_networks:
             pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
     networks.require_finite(pipeline, failure)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
+def _limits(
+    pipeline: Any, pipeline_class: Any, model: PipelineFolder, spec: ModelSpec
+) -> PromptLimits:
+    """The limits of a loaded model, if it can read prompts as the job wants them read."""
+    limits = limits_of(model.components, pipeline.components.get, pipeline_class)
+    require_clip(spec.prompts, limits, pipeline_class)
+    return limits
+
+
 def _load_controlnets(
-    model: PipelineFolder, spec: ModelSpec, adapters: AdapterFiles, dtype: str, device: str
+    model: PipelineFolder, spec: ModelSpec, adapters: AdapterFiles, device: str
 ) -> tuple[ControlNet, ...]:
     if not spec.controlnets:
         return ()
     import torch
 
-    kind, folders = getattr(torch, dtype), adapters.controlnets
+    kind, folders = getattr(torch, spec.dtype), adapters.controlnets
     return load_controlnets(spec.controlnets, folders, model, spec.allow_pickle, kind, device)
 
 
@@ -301,58 +340,6 @@ def resolve_dtype(dtype: DType, device: str) -> str:
     if dtype != "auto":
         return dtype
     return "float32" if device == "cpu" else "bfloat16"
-
-
-def check_speed(
-    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False
-) -> None:
-    """Check, without loading a weight, that a model supports `spec.speed`.
-
-    Args:
-        model: the folder of a saved pipeline.
-        pipeline_class: the pipeline's class.
-        spec: the model as the job names it.
-        elsewhere: another machine will sample, so what this one lacks does not matter.
-
-    Raises:
-        ModelError: it does not support one of the choices; the message says what it does.
-    """
-    if spec.controlnets and spec.speed.caches:
-        raise ModelError(
-            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
-            "changed; use one of the two"
-        )
-    if spec.speed.chosen():
-        from nightpress.diffusion_core.acceleration import apply
-
-        with no_progress_bars():
-            unloaded = pipeline_folder.skeleton(model)
-            guidance = guidance_of(model, pipeline_class)
-            parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere)
-            apply.check_speed(parts, spec.speed)
-
-
-def _config_of(scheduler: Any) -> dict[str, Any]:
-    return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
-def _accelerate_and_place(
-    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
-) -> None:
-    if spec.speed.chosen():
-        from nightpress.diffusion_core.acceleration import apply
-
-        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
-    placement.place(pipeline, spec.memory, device)
-
-
-def _parts(
-    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, elsewhere: bool = False
-) -> Any:
-    from nightpress.diffusion_core.acceleration.apply import Parts
-
-    negative = guidance.takes_negative_prompt
-    return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
 
 
 def _lora_infos(

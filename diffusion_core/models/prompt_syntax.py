@@ -10,6 +10,7 @@ that is rare as a ratio counts: less than 1, or 1.0 to 1.45 in steps of 0.05.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SPACES = "\t\n\x0b\x0c\r \x1c-\x1f\x85\xa0\u1680\u2000-\u200b\u2028\u2029\u202f\u205f\u3000\ufeff"
@@ -87,23 +88,31 @@ LORA = Syntax(
     "loads a LoRA",
 )
 
-SYNTAXES = (
-    LORA,
-    Syntax(_weight("("), "is a weight", "(（"),  # noqa: RUF001
+WEIGHT = Syntax(_weight("("), "is a weight", "(（")  # noqa: RUF001
+
+BREAK = Syntax(
+    rf"(?:^{_S}*|[a-z0-9]{_S}+|[.,;:)>\]]{_S}*)"
+    rf"(BREAK)(?:{_S}*[.,;:(<\[]|{_S}+[a-z0-9]|{_S}+[A-Z][a-z{_SPACES}])",
+    "begins a new part",
+)
+
+IN_SQUARE_BRACKETS = (
     Syntax(_weight("["), "is a change at a step", "[［"),  # noqa: RUF001
     Syntax(r"\[[^\[\]|\n]+\|[^\[\]\n]+\]", "is a choice of words"),
+)
+
+NOT_OF_A1111 = (
+    LORA,
     Syntax(r"\{[^{}|\n]+\|[^{}\n]+\}", "is a choice of words"),
     Syntax(r"\{\{[^{}\n]+\}\}", "is emphasis or a placeholder"),
-    Syntax(
-        rf"(?:^{_S}*|[a-z0-9]{_S}+|[.,;:)>\]]{_S}*)"
-        rf"(BREAK)(?:{_S}*[.,;:(<\[]|{_S}+[a-z0-9]|{_S}+[A-Z][a-z{_SPACES}])",
-        "begins a new part",
-    ),
     Syntax(
         rf"(?:^|[^A-Za-z0-9_])(embedding:[A-Za-z0-9_]+)|({_tag('embedding', 'ti')})",
         "loads an embedding",
     ),
 )
+"""Tags that are no weights: of extensions of A1111, and of other programs."""
+
+SYNTAXES = (LORA, WEIGHT, *IN_SQUARE_BRACKETS, *NOT_OF_A1111[1:3], BREAK, NOT_OF_A1111[3])
 """What A1111, ComfyUI and programs like them read in a prompt. `BREAK` counts between other words,
 but not in quotes or beside other words in capitals."""
 
@@ -119,9 +128,9 @@ DOUBLED = r"\(\([^()]+\)\)"
 """`((word))`: emphasis elsewhere, and also how people write, so it is only remarked upon."""
 
 
-def found_tag(text: str) -> tuple[str, Syntax] | None:
+def found_tag(text: str, syntaxes: Sequence[Syntax] = SYNTAXES) -> tuple[str, Syntax] | None:
     """The first tag of other programs in a text, and its kind."""
-    for syntax in SYNTAXES:
+    for syntax in syntaxes:
         found = syntax.found_in(text)
         if found is not None:
             return found, syntax

@@ -6,16 +6,15 @@ counts as cut if no text encoder of the model sees its end.
 
 import json
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
 
 from nightpress.diffusion_core.errors import as_model_error
 from nightpress.diffusion_core.models import pipeline_folder
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.prompt_chunks import ClipTokens
 from nightpress.diffusion_core.models.prompt_templates import template_tokens
 
 OVERHEAD_TOKENS = 2
@@ -86,27 +85,6 @@ CLIP_WORDS = r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """The end of the pattern by which CLIP splits a text; no word has white space in it."""
 
 
-class PromptsSpec(BaseModel):
-    """What becomes of prompts that the model cannot take as they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    long: Annotated[
-        Literal["refuse", "cut"],
-        Field(
-            description="Prompts longer than the model reads. cut: drop the end, and record it "
-            "with the image."
-        ),
-    ] = "refuse"
-    weights: Annotated[
-        Literal["refuse", "literal"],
-        Field(
-            description="Weights and tags of other programs, such as (word:1.4) or <lora:x:0.8>. "
-            "literal: take them as text."
-        ),
-    ] = "refuse"
-
-
 @dataclass(frozen=True)
 class Cut:
     """A text that is too long for the model."""
@@ -135,6 +113,12 @@ class PromptTokenizer:
     """Whether a text in ASCII has at most `OVERHEAD_TOKENS` more tokens than bytes."""
     splits_at_spaces: bool = False
     """Whether a text's tokens are those of its words, one after the other."""
+    name: str = ""
+    """Its name in the pipeline, such as `tokenizer_2`."""
+    clip: ClipTokens | None = None
+    """What marks start and end, if it is that of CLIP."""
+    vectors: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """First token of a textual inversion -> the tokens of all its vectors."""
 
     @property
     def safe_bytes(self) -> int:
@@ -144,6 +128,10 @@ class PromptTokenizer:
     def count(self, text: str) -> int:
         """The number of tokens of a text, without those that mark start and end."""
         return len(self._encoded(self._prepared(text))[0])
+
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text, one for a textual inversion."""
+        return self._encoded(self._prepared(text), one_for_all_vectors=True)[0]
 
     def cut(self, text: str) -> Cut | None:
         """What is lost of a text; None if all of it is read."""
@@ -162,12 +150,20 @@ class PromptTokenizer:
     def _prepared(self, text: str) -> str:
         return text.strip().lower() if self.lowercases else text
 
-    def _encoded(self, prepared: str) -> tuple[list[int], list[int]]:
+    def _encoded(
+        self, prepared: str, one_for_all_vectors: bool = False
+    ) -> tuple[list[int], list[int]]:
         """A text's tokens, and where in it each begins, if the tokenizer knows."""
         if self.slow is not None:
-            return self.slow(prepared, add_special_tokens=False).input_ids, []
-        encoded = self._tokenizer.encode(prepared, add_special_tokens=False)
-        return encoded.ids, [start for start, _ in encoded.offsets]
+            ids, starts = self.slow(prepared, add_special_tokens=False).input_ids, []
+        else:
+            encoded = self._tokenizer.encode(prepared, add_special_tokens=False)
+            ids, starts = encoded.ids, [start for start, _ in encoded.offsets]
+        if not self.vectors or one_for_all_vectors:
+            return ids, starts
+        counts = [len(self.vectors.get(token, (token,))) for token in ids]
+        starts = [start for start, n in zip(starts, counts, strict=False) for _ in range(n)]
+        return [each for token in ids for each in self.vectors.get(token, (token,))], starts
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -251,7 +247,8 @@ def limits_of(
         with as_model_error(f"{pipeline_class.__name__}: {name}"):
             limit -= template_tokens(pipeline_class, tokenizer)
         plain = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
-        found.append(prompt_tokenizer(plain, limit, lowercases))
+        made = prompt_tokenizer(plain, limit, lowercases)
+        found.append(replace(made, name=name, clip=_clip_tokens(plain)))
     return PromptLimits(tuple(found))
 
 
@@ -265,6 +262,14 @@ def _max_length(name: str, tokenizer: Any, pipeline_class: Any) -> int | None:
         return int(sequence)
     own = int(getattr(tokenizer, "tokenizer", tokenizer).model_max_length)
     return own if own < UNLIMITED else None
+
+
+def _clip_tokens(tokenizer: Any) -> ClipTokens | None:
+    """What a tokenizer of CLIP has besides the tokens of words; None for any other."""
+    if not type(tokenizer).__name__.startswith("CLIPTokenizer"):
+        return None
+    marks = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return None if None in marks else ClipTokens(*marks, comma=tokenizer.get_vocab().get(",</w>"))
 
 
 def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> PromptTokenizer:

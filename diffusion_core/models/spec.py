@@ -9,7 +9,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
 from nightpress.diffusion_core.models.placement import MemorySpec
-from nightpress.diffusion_core.models.prompts import PromptsSpec
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.references import NamedReference
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -90,7 +90,8 @@ class ModelSpec(BaseModel):
         MemorySpec, Field(description="How a model that is larger than its device is held.")
     ] = MemorySpec()
     prompts: Annotated[
-        PromptsSpec, Field(description="What becomes of prompts that the model cannot take.")
+        PromptsSpec,
+        Field(description="How prompts are read that the model cannot take as they are."),
     ] = PromptsSpec()
 
     @property

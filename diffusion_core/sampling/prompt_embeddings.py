@@ -6,6 +6,7 @@ the prompts of a later batch while another samples.
 """
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +15,10 @@ from typing import Any
 import torch
 
 from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
-from nightpress.diffusion_core.errors import SamplingError
+from nightpress.diffusion_core.errors import SamplingError, UnsupportedModel
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.sampling.chunk_encoding import ChunkEncoder, name_last_norm
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.silence_libraries import errors_only
 
@@ -50,7 +52,11 @@ RowLora = tuple[str | None, float | None]
 NO_LORA: RowLora = (None, None)
 
 Key = tuple[str, str, tuple[str, float] | None]
-"""`prompt` or `negative`, its text, and the LoRA (name, scale) that affects its embedding."""
+"""`prompt`, `negative`, or `empty chunk` of a negative prompt; its text; and the LoRA (name, scale)
+that affects its embedding."""
+
+MAX_COUNTED = 10_000
+"""Texts whose number of chunks is remembered."""
 
 
 class Conditioner:
@@ -68,7 +74,13 @@ class Conditioner:
         self._cache = EmbeddingCache(cache_bytes)
         self._encoding = threading.RLock()
         self._stream = CopyStream(model.device)
+        self._clip_skip = model.reading.clip_skip
+        if self._clip_skip is not None:
+            name_last_norm(self._pipeline.text_encoder)
         self._layout = self._find_layout()
+        self._reader = model.reader
+        self._chunks = self._chunk_encoder() if self._reader.is_needed else None
+        self._num_chunks = functools.lru_cache(MAX_COUNTED)(self._reader.num_chunks)
 
     @property
     def encodes(self) -> bool:
@@ -91,17 +103,31 @@ class Conditioner:
             yield
             self._stream.wait_for_current_stream()
 
-    def group_by_call(self, negative_prompts: Sequence[str]) -> list[list[int]]:
+    def num_chunks(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> int:
+        """The most chunks of any of these prompts, and of the negative ones where they are used."""
+        if self._chunks is None:
+            return 1
+        negatives = negative_prompts if guided and self._guidance.takes_negative_prompt else ()
+        return max(map(self._num_chunks, (*prompts, *negatives)))
+
+    def group_by_call(
+        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+    ) -> list[list[int]]:
         """Group the indices of images that may share one call of the pipeline.
 
         Pipelines that get strings treat "no negative prompt" as a setting of the whole call, so
         images with a negative prompt and images without one need separate calls. Most of them pad
         all prompts of a call to the longest, so that companions decide last bits: there every
-        image has a call of its own.
+        image has a call of its own. For the same reason, images whose prompts are encoded in
+        chunks share a call only with images of as many chunks.
         """
-        indices = range(len(negative_prompts))
+        indices = range(len(prompts))
         if self.encodes:
-            return [list(indices)]
+            pairs = zip(prompts, negative_prompts, strict=True)
+            counts = [self.num_chunks([prompt], [negative], guided) for prompt, negative in pairs]
+            return [[i for i in indices if counts[i] == each] for each in sorted(set(counts))]
         if not self.shares_batches:
             return [[index] for index in indices]
         groups = (
@@ -182,10 +208,22 @@ class Conditioner:
         positive = self._cached(("prompt", prompt, active), self._encode)
         if negative_prompt is None:
             return dict(positive)
-        negative = self._cached(
-            ("negative", negative_prompt, active), lambda key: self._encode_negative(key, positive)
-        )
+        negative = self._cached_negative(("negative", negative_prompt, active), positive)
+        if self._chunks is None:
+            return {**positive, **negative}
+        counts = [self._chunks.num_chunks(each) for each in (positive, negative)]
+        if counts[0] < counts[1]:
+            empty = self._cached(("prompt", "", active), self._encode)
+            positive = self._chunks.padded(positive, counts[1], empty)
+        elif counts[1] < counts[0]:
+            # An empty negative prompt may be zeros, and then its other chunks are zeros too.
+            kind = "empty chunk" if negative_prompt else "negative"
+            empty = self._cached_negative((kind, "", active), positive)
+            negative = self._chunks.padded(negative, counts[0], empty)
         return {**positive, **negative}
+
+    def _cached_negative(self, key: Key, positive: Embedding) -> Embedding:
+        return self._cached(key, lambda key: self._encode_negative(key, positive))
 
     def _cached(self, key: Key, encode: Callable[[Key], Embedding]) -> Embedding:
         """The cached embedding, or one encoded now; only one thread encodes at a time."""
@@ -200,7 +238,7 @@ class Conditioner:
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
         self._row_loras.use_for_encoding(*(lora or NO_LORA))
-        embedding = self._call(self._layout, prompt=prompt, do_classifier_free_guidance=False)
+        embedding = self._call_for(prompt, prompt=prompt, do_classifier_free_guidance=False)
         return {name: embedding[name] for name in _positive(embedding)}
 
     def _encode_negative(self, key: Key, positive: Embedding) -> Embedding:
@@ -209,21 +247,45 @@ class Conditioner:
         Encoding it as if it were a prompt would differ: SDXL may replace an empty negative prompt
         by zeros, and Sana puts an instruction before prompts only.
         """
-        _, negative_prompt, lora = key
+        kind, negative_prompt, lora = key
         if self._layout is None:
             raise SamplingError("this pipeline encodes its prompts itself")
         self._row_loras.use_for_encoding(*(lora or NO_LORA))
-        text = {"negative_prompt": negative_prompt} if negative_prompt else {}
-        embedding = self._call(
-            self._layout, prompt=None, do_classifier_free_guidance=True, **text, **positive
+        given = negative_prompt or kind == "empty chunk"
+        text = {"negative_prompt": negative_prompt} if given else {}
+        if self._chunks is not None:
+            positive = self._chunks.first_chunk(positive)
+        embedding = self._call_for(
+            negative_prompt, prompt=None, do_classifier_free_guidance=True, **text, **positive
         )
         return {name: embedding[name] for name in _negative(embedding)}
 
-    def _call(self, layout: tuple[str, ...], **arguments: Any) -> dict[str, torch.Tensor]:
-        """Call `encode_prompt`; empty if what it returns does not have this layout."""
-        encode = self._pipeline.encode_prompt
+    def _chunk_encoder(self) -> ChunkEncoder:
+        if self._layout is None:
+            name = type(self._pipeline).__name__
+            raise UnsupportedModel(f"{name}: model.prompts cannot be used, as it encodes prompts")
+        return ChunkEncoder(self._pipeline, self._reader)
+
+    def _call_for(self, text: str, **arguments: Any) -> Embedding:
+        """Encode a text as a whole, or chunk by chunk."""
+        layout = self._layout or ()
+        if self._chunks is None:
+            return self._call(layout, **arguments)
+        return self._chunks.encode(text, lambda pipeline: self._call(layout, pipeline, **arguments))
+
+    def _call(
+        self, layout: tuple[str, ...], pipeline: Any = None, **arguments: Any
+    ) -> dict[str, torch.Tensor]:
+        """Call `encode_prompt`; empty if what it returns does not have this layout.
+
+        Args:
+            pipeline: what stands for the pipeline, if something does.
+        """
+        encode = (pipeline or self._pipeline).encode_prompt
         parameters = inspect.signature(encode).parameters
-        always = {"device": torch.device(self._device), "num_images_per_prompt": 1}
+        always: dict[str, Any] = {"device": torch.device(self._device), "num_images_per_prompt": 1}
+        if self._clip_skip is not None:
+            always["clip_skip"] = self._clip_skip
         arguments = self._call_defaults(parameters) | always | arguments
         with torch.inference_mode(), self._stream.as_current():
             values = encode(

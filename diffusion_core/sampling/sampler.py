@@ -84,7 +84,7 @@ class Sampler:
         self._copies = CopyStream(model.device)
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
-        """Settings and batch sizes for which everything is compiled already."""
+        """Settings, batch sizes and numbers of chunks for which everything is compiled already."""
         self.supports_per_image_guidance = per_image_guidance.is_supported(model.pipeline)
         """Whether the images of one batch may differ in their guidance scales."""
         self.shares_batches = self._conditioner.shares_batches
@@ -97,6 +97,10 @@ class Sampler:
         """The end of a prompt that no text encoder sees; None if all of it is seen."""
         cut = self._model.prompts.cut(text)
         return None if cut is None else cut.lost
+
+    def num_chunks(self, request: ImageRequest, params: SamplingParams) -> int:
+        """The chunks of an image's prompts, by which images share a call; 1 if all have one."""
+        return self._conditioner.num_chunks(*self._prompts([request], params)[:3])
 
     def sample(
         self,
@@ -140,7 +144,7 @@ class Sampler:
         if alone:
             groups, size = [[index] for index in range(len(requests))], 1
         else:
-            groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
+            groups = self._conditioner.group_by_call(*self._prompts(requests, params)[:3])
         batches = [
             self._sample_padded([requests[index] for index in group], params, size)
             for group in groups
@@ -199,7 +203,8 @@ class Sampler:
     ) -> SampledBatch:
         batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
         number, name = len(requests), type(self._pipeline).__name__
-        with torch.inference_mode(), self._exclude_encoding(params, batch_size):
+        num_chunks = self.num_chunks(requests[0], params)
+        with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
             images, finite, flagged = self._run_without_damaged_code(batch, params)
         with torch.inference_mode(), as_sampling_error(name):
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
@@ -213,7 +218,9 @@ class Sampler:
         return SampledBatch(copy, tuple(map(fault_of, *verdicts, flagged)))
 
     @contextlib.contextmanager
-    def _exclude_encoding(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
+    def _exclude_encoding(
+        self, params: SamplingParams, batch_size: int, num_chunks: int
+    ) -> Iterator[None]:
         """Keep other threads from encoding during a batch that changes how torch runs everywhere.
 
         Two switches of torch apply to the whole process: the attention kernel that is chosen, and
@@ -224,7 +231,8 @@ class Sampler:
         have been a trial, which compiles nothing.
         """
         speed = self._model.speed
-        kind = (*astuple(replace(params, guidance_scale=params.guidance_scale > 1)), batch_size)
+        settings = astuple(replace(params, guidance_scale=params.guidance_scale > 1))
+        kind = (*settings, batch_size, num_chunks)
         may_compile = speed.compile is not None and kind not in self._compiled
         takes_turns = self._model.memory.offload == "model"
         if not may_compile and not takes_turns and speed.attention_backend not in attention.KERNELS:

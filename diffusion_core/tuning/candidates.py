@@ -149,7 +149,7 @@ def unsupported_reason(folder: Path, spec: ModelSpec, device: str) -> str | None
     Raises:
         ModelError: the folder holds no supported pipeline.
     """
-    from nightpress.diffusion_core.models import loading, pipeline_folder
+    from nightpress.diffusion_core.models import model_speed, pipeline_folder
 
     if spec.dtype == "bfloat16" and not _has_bfloat16(device):
         processor = "CPU" if device == "cpu" else "GPU"
@@ -159,7 +159,7 @@ def unsupported_reason(folder: Path, spec: ModelSpec, device: str) -> str | None
     model = pipeline_folder.PipelineFolder.read(folder)
     owner = pipeline_folder.text_to_image_class(model)
     try:
-        loading.check_speed(model, owner, spec)
+        model_speed.check_speed(model, owner, spec)
     except ModelError as error:
         return str(error)
     return None

@@ -45,7 +45,7 @@ from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.job_scorers import JobScorers, require_same
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batching import PlannedImage, batches, with_next
+from nightpress.pipelines.shards.batching import PlannedImage, batches, counted, with_next
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
 from nightpress.pipelines.shards.missing import without
@@ -309,6 +309,8 @@ class SamplerActor:
             url: URL of the run directory that the job would have.
         """
         sampler, inputs = self._loaded, BatchInputs(spec, url)
+        if spec.model.prompts.reads_chunks:
+            images = counted(images, sampler.num_chunks)
         cut = batches(
             list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
         )

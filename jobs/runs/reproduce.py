@@ -12,6 +12,7 @@ from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.jobs.runs.repair_spec import require_pickles_allowed
@@ -214,6 +215,7 @@ def _model_spec(
         "source": source or base.source,
         "dtype": facts.dtype,
         "speed": SpeedSpec.from_text(facts.speed),
+        "prompts": PromptsSpec.from_text(facts.prompt_reading),
         "row_loras": tuple(lora for lora in base.row_loras if own and lora.label == own.name),
     }
     return base.model_copy(update=changes), own

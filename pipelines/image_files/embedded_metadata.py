@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from nightpress.diffusion_core.conditioning.passes import first_size
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.samplers import solver_and_suffix
 from nightpress.pipelines.records import ImageFacts
 
@@ -85,6 +86,7 @@ def parameters_text(facts: ImageFacts) -> str:
         "Size": "{}x{}".format(*first_size(facts.passes, facts.width, facts.height)),
         "Model hash": facts.model_fingerprint[:10],
         "Model": facts.model,
+        "Clip skip": _clip_skip(facts),
         **_image_settings(facts),
         **_control_settings(facts),
         **_pass_settings(facts),
@@ -95,6 +97,12 @@ def parameters_text(facts: ImageFacts) -> str:
         lines.append(f"Negative prompt: {facts.negative_prompt}")
     pairs = (f"{key}: {_quoted(value)}" for key, value in settings.items() if value is not None)
     return readable("\n".join([*lines, ", ".join(pairs)]))
+
+
+def _clip_skip(facts: ImageFacts) -> int | None:
+    """As A1111 counts: the last layer that is read, from the end; 1 is the last of all."""
+    left_out = PromptsSpec.from_text(facts.prompt_reading).clip_skip
+    return None if left_out is None else left_out + 1
 
 
 def _image_settings(facts: ImageFacts) -> dict[str, object]:

@@ -18,6 +18,7 @@ told and how its images are looked at, not what it makes."""
 def job_identity(
     job: Mapping[str, Any],
     speed: Mapping[str, Any] | None,
+    prompts: Mapping[str, Any],
     scores: Mapping[str, ScorerSpec],
     gates: GatesSpec | None,
     provenance: Mapping[str, Any],
@@ -27,15 +28,15 @@ def job_identity(
     Args:
         job: the whole job as JSON values, with defaults filled in.
         speed: what the job has chosen of `model.speed`.
+        prompts: what it has chosen of `model.prompts` that decides pixels.
         scores, gates: its sections.
         provenance: what its section adds to the identity.
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
-    model = values["model"] | {"speed": speed}
-    optional = ("config", "speed", "row_loras", "controlnets", "references")
+    model = values["model"] | {"speed": speed, "prompts": prompts}
+    optional = ("config", "speed", "prompts", "row_loras", "controlnets", "references")
     omitted = [key for key in optional if not model[key]]
-    # Decide which prompts are refused and where weights lie, and no pixel.
-    omitted += ["prompts", "memory"]
+    omitted.append("memory")  # decides where weights lie, and no pixel
     values["model"] = {key: model[key] for key in model if key not in omitted}
     values["images"] = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
     fit = values["inputs"]["fit"]

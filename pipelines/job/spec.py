@@ -297,9 +297,9 @@ class RunSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON values."""
-        speed = self.model.speed.chosen()
+        speed, prompts = self.model.speed.chosen(), self.model.prompts.chosen()
         return job_identity(
-            self.as_dict(), speed, self.scores, self.gates, self.provenance.identity
+            self.as_dict(), speed, prompts, self.scores, self.gates, self.provenance.identity
         )
 
 

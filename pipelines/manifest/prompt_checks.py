@@ -7,17 +7,18 @@ which that does not decide is tokenised as a whole.
 
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.diffusion_core.models.prompt_reading import PromptReader
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.prompt_syntax import (
     ANY_SYNTAX,
     DOUBLED,
-    LORA,
     SIGNS,
-    Syntax,
     found_tag,
 )
 from nightpress.diffusion_core.models.prompts import (
@@ -25,18 +26,22 @@ from nightpress.diffusion_core.models.prompts import (
     OVERHEAD_TOKENS,
     Cut,
     PromptLimits,
-    PromptsSpec,
     PromptTokenizer,
 )
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.prompt_reading import (
+    TAG_ALLOWED,
+    may_be_read,
+    reading_problem,
+    tag_problem,
+)
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 
 MAX_LOST = 80
 """Characters of the lost text that a message shows."""
 
 LENGTH_ALLOWED = ", or set model.prompts.long: cut"
-TAG_ALLOWED = ", or set model.prompts.weights: literal"
 
 UNKNOWN = 1 << 32
 """Stands for any number of tokens."""
@@ -104,7 +109,12 @@ class PromptChecker:
         """
         cut, tagged, doubled = (np.zeros(len(columns[0][1]) if columns else 0, bool),) * 3
         for name, texts in columns:
-            cut = cut | self._check_length(name, texts, problems)
+            if self.reader.is_needed:
+                self._check_reading(name, texts, problems)
+            else:
+                cut = cut | self._check_length(name, texts, problems)
+            if self.spec.weights == "a1111":
+                continue
             found, twice = self._check_syntax(name, texts, problems)
             tagged, doubled = tagged | found, doubled | twice
         return PromptCounts(int(cut.sum()), int(tagged.sum()), int((doubled & ~tagged).sum()))
@@ -113,10 +123,33 @@ class PromptChecker:
         """What is wrong with one text, with what a job may do about it; None if it is allowed."""
         if self.spec.weights == "refuse" and (found := found_tag(text)) is not None:
             return tag_problem(*found) + TAG_ALLOWED
+        return self.length_problem(text)
+
+    def length_problem(self, text: str) -> str | None:
+        """What is wrong with how a text is read whose tags are allowed; None if nothing is."""
+        if self.reader.is_needed:
+            return reading_problem(self.reader, text)
         cut = self.limits.cut(text)
         if cut is None or self.spec.long == "cut":
             return None
         return length_problem(cut) + LENGTH_ALLOWED
+
+    @cached_property
+    def reader(self) -> PromptReader:
+        """Reads the prompts as sampling will."""
+        return PromptReader(self.spec, self.limits)
+
+    def _check_reading(self, name: str, texts: pa.Array, problems: RowProblems) -> None:
+        """Add a problem for each text with wrong weights or too many chunks."""
+        candidates = np.flatnonzero(~may_be_read(self.reader, texts))
+        if not len(candidates):
+            return
+        encoded = texts.take(pa.array(candidates)).dictionary_encode()
+        found = [reading_problem(self.reader, text) for text in encoded.dictionary.to_pylist()]
+        numbers = np.full(len(texts), len(found), np.int64)
+        numbers[candidates] = np.array(encoded.indices)
+        wrong = np.array([*(each is not None for each in found), False])[numbers]
+        problems.add(wrong, name, lambda row: str(found[numbers[row]]))
 
     def _check_length(self, name: str, texts: pa.Array, problems: RowProblems) -> Mask:
         found = self.is_cut(texts)
@@ -224,16 +257,6 @@ def length_problem(cut: Cut) -> str:
         f"{cut.num_tokens:,} tokens, but the model reads only {cut.max_tokens:,}: {lost!r} would "
         "be lost; shorten the text"
     )
-
-
-def tag_problem(tag: str, syntax: Syntax) -> str:
-    """What is wrong with a text that has a tag of other programs."""
-    instead = (
-        "name the LoRA in the column lora (see model.row_loras) or in model.loras"
-        if syntax is LORA
-        else "remove it"
-    )
-    return f"{tag!r} {syntax.meaning} in other programs, but would be text here; {instead}"
 
 
 def _has_signs(texts: pa.Array) -> bool:

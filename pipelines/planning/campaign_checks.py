@@ -22,7 +22,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.campaigns import campaign_rows
 from nightpress.pipelines.manifest.files import ManifestFile, load_table
 from nightpress.pipelines.manifest.formats import CAMPAIGN
-from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, length_problem
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 
 COLUMNS = ("prompt", "negative_prompt")
 
@@ -51,21 +51,22 @@ def _checked(
     spec: RunSpec, limits: PromptLimits, template: Template, file: ManifestFile
 ) -> ManifestFile:
     rows = campaign_rows(file.url, file.sha256, spec.storage, load_table)
-    if spec.model.prompts.long == "refuse" and limits.tokenizers:
-        _refuse_long_texts(rows, limits)
+    # Pieces of a text with A1111's weights have no length of their own: each row is checked alone.
+    if spec.model.prompts.weights != "a1111" and limits.tokenizers:
+        _refuse_long_texts(rows, PromptChecker(spec.model.prompts, limits))
     return replace(file, notes=(*file.notes, *_rewritten(rows, template)))
 
 
-def _refuse_long_texts(rows: CampaignRows, limits: PromptLimits) -> None:
+def _refuse_long_texts(rows: CampaignRows, checker: PromptChecker) -> None:
     """Refuse a template whose longest text the model would cut."""
-    widest = max(limits.tokenizers, key=lambda tokenizer: tokenizer.max_tokens)
+    widest = max(checker.limits.tokenizers, key=lambda tokenizer: tokenizer.max_tokens)
     problems = []
     for column in COLUMNS:
         text = longest_text(rows.campaign, column, widest.count)
-        cut = None if text is None else limits.cut(text)
-        if cut is not None:
-            message = f"the longest text that it can draw has {length_problem(cut)}"
-            problems.append(rows.places.problem((column,), message + LENGTH_ALLOWED))
+        wrong = None if text is None else checker.length_problem(text)
+        if wrong is not None:
+            message = f"the longest text that it can draw has {wrong}"
+            problems.append(rows.places.problem((column,), message))
     if problems:
         raise ManifestError(problems)
 

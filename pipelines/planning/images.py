@@ -27,6 +27,7 @@ from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.order import OrderKey, by_importance, importance_ranks
 from nightpress.pipelines.planning.passes import PassPlanner
+from nightpress.pipelines.planning.prompt_lengths import estimated_chunks
 from nightpress.pipelines.records import PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
@@ -54,6 +55,11 @@ class Planner:
         self.passes = PassPlanner(spec.passes, info.size_multiple)
         self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes
         """Whether images with different guidance scales can share a batch."""
+
+    def prompt_lengths(self, rows: Rows) -> Ints | None:
+        """What sorts rows by the length of their prompts, if that decides which share batches."""
+        is_needed = self.spec.model.prompts.reads_chunks
+        return estimated_chunks(rows, self.row_reader.info.pipeline) if is_needed else None
 
     @property
     def named_columns(self) -> Columns:
@@ -237,12 +243,12 @@ def sort_for_sampling(
     """
     if order:
         return _sort_by_importance(expand_rows(planner, rows, carried), batch_size, order, planner)
-    groups = group_by_settings(rows)
+    groups = group_by_settings(rows, lengths=planner.prompt_lengths(rows))
     images = expand_rows(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
     if planner.supports_per_image_guidance:
-        groups = group_by_settings(rows, merge_guidance_scales=True)
+        groups = group_by_settings(rows, True, planner.prompt_lengths(rows))
     sooner = full_batches_first(groups[images.row_indices], batch_size)
     return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
 
@@ -250,7 +256,8 @@ def sort_for_sampling(
 def _sort_by_importance(
     images: Images, batch_size: int, order: Sequence[OrderKey], planner: Planner
 ) -> Images:
-    groups = group_by_settings(images.rows, planner.supports_per_image_guidance)
+    merges, rows = planner.supports_per_image_guidance, images.rows
+    groups = group_by_settings(rows, merges, planner.prompt_lengths(rows))
     ranks = importance_ranks([images.column(key.column) for key in order], order)
     sooner = by_importance(groups[images.row_indices], ranks, batch_size)
     return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
@@ -283,7 +290,9 @@ def _images(
     )
 
 
-def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
+def group_by_settings(
+    rows: Rows, merge_guidance_scales: bool = False, lengths: Ints | None = None
+) -> Ints:
     """Number the rows' distinct settings in sampling order; returns each row's number, (n,).
 
     LoRAs sort first, so that they are switched as seldom as possible.
@@ -291,6 +300,7 @@ def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
     Args:
         merge_guidance_scales: tell only guided from unguided images, whatever their scales; for
             models that support per-image guidance. The order of settings stays the same.
+        lengths: (n,) what else tells rows apart, the least decisive of all; nothing if None.
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
@@ -308,6 +318,9 @@ def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
         groups, _ = _ranks(groups * num_codes + codes)
     if rows.any_conditioned:
         codes, num_codes = _ranks(pc.fill_null(rows.conditioning, ""))
+        groups, _ = _ranks(groups * num_codes + codes)
+    if lengths is not None:
+        codes, num_codes = _ranks(lengths)
         groups, _ = _ranks(groups * num_codes + codes)
     return groups
 

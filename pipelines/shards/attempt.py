@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from nightpress.pipelines.image_files.atlas import Thumb
 from nightpress.pipelines.image_files.encoding import read_facts
@@ -67,9 +68,9 @@ class Attempt:
         Args:
             inputs: its pictures as they were read; by default as they are planned, without hashes.
         """
-        model, conditioning = self.record.model, image.params.conditioning
+        model, spec = self.record.model, self.record.spec
         if inputs is None:
-            inputs = tuple(input_info(each, self.record.spec.inputs.fit) for each in image.inputs)
+            inputs = tuple(input_info(each, spec.inputs.fit) for each in image.inputs)
         return ImageFacts(
             image_id=image.image_id,
             id=image.id,
@@ -87,18 +88,26 @@ class Attempt:
             dtype=self.record.dtype,
             batch_size=batch_size,
             loras=model.loras_of(image.lora, image.lora_scale),
-            speed=self.record.spec.model.speed.as_text(),
+            speed=spec.model.speed.as_text(),
             prompt_cut=self.lost(image.prompt),
             negative_prompt_cut=self.lost(image.negative_prompt),
-            mode=conditioning.mode,
-            strength=conditioning.strength,
-            canvas=conditioning.canvas,
-            controlnets=model.controlnets_of(conditioning.controls, conditioning.control_scales),
-            references=model.references_of(conditioning.adapters, conditioning.reference_scales),
+            **self._conditions(image),
             inputs=inputs,
             passes=image.params.passes,
             parent=image.parent,
+            prompt_reading=spec.model.prompts.as_text(),
         )
+
+    def _conditions(self, image: PlannedImage) -> dict[str, Any]:
+        """The facts about what conditions an image besides text, without its pictures."""
+        model, conditioning = self.record.model, image.params.conditioning
+        return {
+            "mode": conditioning.mode,
+            "strength": conditioning.strength,
+            "canvas": conditioning.canvas,
+            "controlnets": model.controlnets_of(conditioning.controls, conditioning.control_scales),
+            "references": model.references_of(conditioning.adapters, conditioning.reference_scales),
+        }
 
     def ok(self, encoded: EncodedImage) -> ImageRecord:
         """The record of an image whose bytes are in the store or will be at the commit."""

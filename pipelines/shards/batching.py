@@ -42,6 +42,8 @@ class PlannedImage:
     """`passes_as_text`."""
     parent: str | None = None
     """The image that it is another variant of, if it was made again."""
+    num_chunks: int = 1
+    """The chunks of its prompts; see `counted`."""
 
     @property
     def params(self) -> SamplingParams:
@@ -79,6 +81,19 @@ class PlannedImage:
         )
 
 
+def counted(
+    images: Iterable[PlannedImage], count: Callable[[ImageRequest, SamplingParams], int]
+) -> list[PlannedImage]:
+    """The images with the number of their prompts' chunks, by which they share batches.
+
+    A batch has as many chunks as its longest prompt, and an image's bits depend on that number.
+
+    Args:
+        count: `Sampler.num_chunks`.
+    """
+    return [replace(image, num_chunks=count(image.request(), image.params)) for image in images]
+
+
 def planned_images(rows: pa.Table) -> list[PlannedImage]:
     """The rows of a plan table, in order."""
     return [
@@ -108,6 +123,8 @@ def batches(
 ) -> Iterator[list[PlannedImage]]:
     """Cut images into batches of equal settings; the last batch of each setting may be short.
 
+    Images of equal settings whose prompts have other numbers of chunks count as of other settings.
+
     The sampler pads a short batch to the full size, so that an image's bits do not depend on how
     many others share its batch.
 
@@ -117,10 +134,10 @@ def batches(
         size: the batch size for an image; called again for each batch, since it may shrink.
         supports_per_image_guidance: whether guidance scales may differ within a batch.
     """
-    groups: dict[tuple[SamplingParams, int], list[PlannedImage]] = {}
+    groups: dict[tuple[SamplingParams, int, int], list[PlannedImage]] = {}
     for image in images:
         settings = shared_settings(image.params, supports_per_image_guidance)
-        groups.setdefault((settings, size(image)), []).append(image)
+        groups.setdefault((settings, image.num_chunks, size(image)), []).append(image)
     for members in _by_lora(groups.values()):
         while members:
             batch_size = size(members[0])

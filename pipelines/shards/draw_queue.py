@@ -121,12 +121,13 @@ class DrawQueue:
         singly: bool = False,
     ) -> None:
         self._rule, self._size, self._singly = rule, size, singly
-        self._groups: dict[SamplingParams, _Group] = {}
+        self._groups: dict[tuple[SamplingParams, int], _Group] = {}
         self._group_of: dict[str, _Group] = {}
         for place in places:
             settings = shared_settings(place.image.params, supports_per_image_guidance)
             lora = settings.lora, settings.lora_scale
-            group = self._groups.setdefault(settings, _Group(lora))
+            key = settings, place.image.num_chunks
+            group = self._groups.setdefault(key, _Group(lora))
             group.places[place.image.image_id] = place
             self._group_of[place.image.image_id] = group
             group.waiting.extend(self._ask(place, place.wanted(rule)))

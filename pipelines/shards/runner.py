@@ -33,6 +33,7 @@ from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImage
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
     batches,
+    counted,
     planned_images,
 )
 from nightpress.pipelines.shards.committed_draws import as_committed, with_committed_draws
@@ -109,7 +110,8 @@ class ShardRunner:
         self._supports_per_image_guidance = sampler.supports_per_image_guidance
         cuts = record.spec.model.prompts.long == "cut"
         self._lost: LostText = sampler.lost_text if cuts else nothing_lost
-        self._worker = worker
+        self._counts_chunks = record.spec.model.prompts.reads_chunks
+        self._sampler, self._worker = sampler, worker
         self._fence = fence
         self._draining = threading.Event()
         self.accelerator_lock = TicketLock()
@@ -185,7 +187,7 @@ class ShardRunner:
             return
         row_numbers = range(len(rows)) if work.amends is None else work.amends.rows
         original = committed if work.replaces else None
-        images = as_committed(planned_images(rows.take(list(row_numbers))), row_numbers, original)
+        images = as_committed(self._planned(rows.take(list(row_numbers))), row_numbers, original)
         wanted = work.rows
         attempt = self._attempt(work, rows, [images[n].image_id for n in wanted])
         source = self._source(attempt, sink := self._sink(attempt, committed))
@@ -217,6 +219,10 @@ class ShardRunner:
         elif work.commits:
             final = with_committed_draws({row_numbers[n]: made[n] for n in wanted}, original)
             yield self._commit(final, attempt, sink, rows, committed)
+
+    def _planned(self, rows: pa.Table) -> list[PlannedImage]:
+        images = planned_images(rows)
+        return counted(images, self._sampler.num_chunks) if self._counts_chunks else images
 
     def _sign_of_life(
         self, shard: int, records: list[ImageRecord], batch_s: float

@@ -14,14 +14,28 @@ FAMILIES = ("sd", "lcm", "sdxl", "sd3", "flux", "pixart", "sana")
 LETTERS = string.ascii_lowercase + string.digits + ".,!'-"
 
 
-def save(family: str, folder: Path) -> Path:
-    """Make the family's tiny model from seed 0 and save it as a diffusers folder."""
+def save(family: str, folder: Path, centred: bool = True) -> Path:
+    """Make the family's tiny model from seed 0 and save it as a diffusers folder.
+
+    Args:
+        centred: whether the embeddings of CLIP have a mean of about 0; see `off_centre`.
+    """
     state = torch.get_rng_state()
     torch.manual_seed(0)
     pipeline = MAKERS[family]()
     torch.set_rng_state(state)
-    pipeline.save_pretrained(folder)
+    (pipeline if centred else off_centre(pipeline)).save_pretrained(folder)
     return folder
+
+
+def off_centre(pipeline: Any) -> Any:
+    """The pipeline with text encoders whose embeddings have a mean, as those of trained ones."""
+    chance = torch.Generator().manual_seed(3)
+    for name, module in pipeline.text_encoder.named_modules():
+        if name.endswith("final_layer_norm"):
+            for values in (module.weight, module.bias):
+                values.data = torch.rand(values.shape, generator=chance) + 0.2
+    return pipeline
 
 
 def sd(**components: Any) -> Any:

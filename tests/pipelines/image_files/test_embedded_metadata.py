@@ -59,6 +59,15 @@ def test_the_parameters_are_laid_out_as_readers_of_a1111_expect() -> None:
     )
 
 
+def test_clip_skip_is_written_as_a1111_counts_it() -> None:
+    skipped = replace(FACTS, prompt_reading='{"clip_skip":1}')
+    assert a1111_pairs(parameters_text(skipped))["Clip skip"] == "2"
+    read = replace(FACTS, prompt_reading='{"long":"chunks","weights":"a1111"}')
+    assert parameters_text(read) == parameters_text(FACTS)
+    assert embedded_from_json(facts_json(skipped)) == skipped
+    assert "prompt_reading" not in facts_json(FACTS)
+
+
 def test_without_a_negative_prompt_there_is_no_line_for_it() -> None:
     text = parameters_text(replace(FACTS, negative_prompt="", scheduler="euler"))
     assert text.split("\n")[1].startswith("Steps: 20, Sampler: Euler, CFG scale: 7.5,")

@@ -10,7 +10,8 @@ import pytest
 from support.plans import MODEL, job, write
 
 from nightpress.diffusion_core.models.loading import describe
-from nightpress.diffusion_core.models.prompts import PromptLimits, PromptsSpec
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
+from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import ManifestError, SpecError
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts

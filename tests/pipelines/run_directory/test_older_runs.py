@@ -15,6 +15,7 @@ from nightpress.pipelines import Run, RunSpec, open_run
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.records import (
     ADDED_AFTER_PASSES,
+    ADDED_AFTER_SCORES,
     ADDED_TO_METADATA,
     ADDED_TO_PLANS,
     ImageFacts,
@@ -36,6 +37,7 @@ CARRIED = ("topic", "mode", "inputs")
 """Columns of the manifest; two of them have names that a later version uses itself."""
 
 PROMPT_CUTS = {"prompt_cut", "negative_prompt_cut"}
+LATER = [*ADDED_AFTER_PASSES, *ADDED_AFTER_SCORES]
 
 
 def older_run(folder: Path, packing: str, carried: tuple[str, ...], aged: bool = True) -> Run:
@@ -66,7 +68,7 @@ def age(root: Path, record: dict[str, Any]) -> None:
     """Take out of a run directory what older versions did not write, and rename what they did."""
     for part, added in (
         (root / "plan/part-00000.parquet", ADDED_TO_PLANS | {"parent"}),
-        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS | {"parent", *ADDED_AFTER_PASSES}),
+        (root / shard_path(0), ADDED_TO_METADATA | PROMPT_CUTS | {"parent", *LATER}),
     ):
         table = pq.read_table(part)
         kept = table.drop_columns([name for name in added if name in table.column_names])
@@ -217,7 +219,7 @@ def unscored_run(folder: Path, carried: tuple[str, ...]) -> Run:
     """A run of a version that knew images that are made again, but no scores."""
     run = older_run(folder, "none", carried, aged=False)
     part = Path(run.url, shard_path(0))
-    pq.write_table(pq.read_table(part).drop_columns(ADDED_AFTER_PASSES), part)
+    pq.write_table(pq.read_table(part).drop_columns(LATER), part)
     for path in (Path(run.url, "plan/part-00000.parquet"), part):
         table = pq.read_table(path)
         names = [name.removeprefix("manifest_") for name in table.column_names]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.fakes.fake_runs import FakeSampler, attempt_on, make_shard, prepare, work_on
 
-from nightpress.diffusion_core.models.prompts import PromptsSpec
+from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.pipelines.image_files import encoding
 from nightpress.pipelines.image_files.embedded_metadata import xmp_packet
 from nightpress.pipelines.image_files.encoding import encode, is_whole, read_facts

@@ -1,0 +1,56 @@
+"""Whether a saved model supports the acceleration that a job asks for, and applying it."""
+
+from typing import Any
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models import pipeline_folder
+from nightpress.diffusion_core.models.family_rules import Guidance, guidance_of
+from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.silence_libraries import no_progress_bars
+
+
+def check_speed(
+    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False
+) -> None:
+    """Check, without loading a weight, that a model supports `spec.speed`.
+
+    Args:
+        model: the folder of a saved pipeline.
+        pipeline_class: the pipeline's class.
+        spec: the model as the job names it.
+        elsewhere: another machine will sample, so what this one lacks does not matter.
+
+    Raises:
+        ModelError: it does not support one of the choices; the message says what it does.
+    """
+    if spec.controlnets and spec.speed.caches:
+        raise ModelError(
+            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
+            "changed; use one of the two"
+        )
+    if spec.speed.chosen():
+        from nightpress.diffusion_core.acceleration import apply
+
+        with no_progress_bars():
+            unloaded = pipeline_folder.skeleton(model)
+            guidance = guidance_of(model, pipeline_class)
+            parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere)
+            apply.check_speed(parts, spec.speed)
+
+
+def apply_speed(pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance) -> None:
+    """Accelerate a loaded pipeline as `spec.speed` says; `spec.dtype` is that of its weights."""
+    if spec.speed.chosen():
+        from nightpress.diffusion_core.acceleration import apply
+
+        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
+
+
+def _parts(
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, elsewhere: bool = False
+) -> Any:
+    from nightpress.diffusion_core.acceleration.apply import Parts
+
+    negative = guidance.takes_negative_prompt
+    return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
