@@ -59,7 +59,7 @@ COMMANDS = {
     "doctor": "Look for what would stop a night, on this machine and on a cluster.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
     "init": "Write a commented example job file.",
-    "import": "Turn a wildcard folder of SwarmUI or sd-dynamic-prompts into lists of a campaign.",
+    "import": "Turn images or word lists of other programs into a manifest, or a campaign.",
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.models.sampler_spellings import read_sampler
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.jobs.commands.common import json_option, require_writable
@@ -30,6 +32,23 @@ class Names(click.ParamType[tuple[str, ...]]):
         if not all(names):
             self.fail(f"{value!r} has an empty name", param, ctx)
         return names
+
+
+class Samplers(Names):
+    """Samplers, also in the spelling of A1111 and ComfyUI; what is none is refused later."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Split at commas, and turn other programs' names into ours."""
+        return tuple(map(_our_name, super().convert(value, param, ctx)))
+
+
+def _our_name(text: str) -> str:
+    try:
+        return read_sampler(text).name
+    except SettingsError:
+        return text
 
 
 class Counts(click.ParamType[tuple[int, ...]]):
@@ -67,7 +86,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 )
 @click.option(
     "--scheduler",
-    type=Names(),
+    type=Samplers(),
     help="Sampler. [default: the model's own; with --sweep several that suit it]",
 )
 @click.option(

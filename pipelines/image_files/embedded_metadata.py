@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from nightpress.diffusion_core.conditioning.passes import first_size
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
-from nightpress.diffusion_core.models.samplers import solver_and_suffix
+from nightpress.diffusion_core.models.sampler_spellings import a1111_names
 from nightpress.pipelines.records import ImageFacts
 
 CREATOR = "nightpress"
@@ -27,23 +27,6 @@ NAMESPACE = "urn:nightpress:1.0#"
 
 AI_GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media made by a trained model."""
-
-A1111_SAMPLERS = {
-    "ddpm": "DDPM",
-    "ddim": "DDIM",
-    "dpmsolver++": "DPM++ 2M",
-    "dpmsolver-sde": "DPM++ 2M SDE",
-    "euler": "Euler",
-    "euler-ancestral": "Euler a",
-    "heun": "Heun",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-    "flow-euler": "Euler",
-}
-"""Sampler name without its suffix -> the name that A1111 and its readers use."""
-
-SCHEDULE_TYPES = {"": None, "-karras": "Karras", "-trailing": "SGM Uniform"}
-"""Suffix of a sampler name -> the schedule type that A1111 and its readers use."""
 
 RESIZE_MODES = {
     "cover": "Crop and Resize",
@@ -76,11 +59,11 @@ def parameters_text(facts: ImageFacts) -> str:
 
     The last line is `key: value` pairs; a value that would break the pairs is quoted as JSON.
     """
-    sampler, suffix = solver_and_suffix(facts.scheduler)
+    sampler, schedule = a1111_names(facts.scheduler)
     settings: dict[str, object] = {
         "Steps": facts.num_inference_steps,
-        "Sampler": A1111_SAMPLERS.get(sampler, sampler),
-        "Schedule type": SCHEDULE_TYPES[suffix],
+        "Sampler": sampler,
+        "Schedule type": schedule,
         "CFG scale": f"{facts.guidance_scale:.15g}",
         "Seed": facts.seed,
         "Size": "{}x{}".format(*first_size(facts.passes, facts.width, facts.height)),

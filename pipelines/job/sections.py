@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from nightpress.diffusion_core.models.sampler_spellings import read_sampler
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.job.credentials import ADVICE, secret_option
 from nightpress.pipelines.storage.options import check_protocols
@@ -183,7 +184,10 @@ class SamplingSpec(Section):
     ] = None
     scheduler: Annotated[
         str | None,
-        Field(description=f"Sampler; default: the model's. One of: {', '.join(SAMPLER_NAMES)}."),
+        Field(
+            description="Sampler; default: the model's. A1111's and ComfyUI's names are read as "
+            f"ours, which are: {', '.join(SAMPLER_NAMES)}."
+        ),
     ] = None
     negative_prompt: Annotated[
         str, Field(description="Negative prompt for rows that have none of their own.")
@@ -195,9 +199,7 @@ class SamplingSpec(Section):
     @field_validator("scheduler")
     @classmethod
     def _known_sampler(cls, name: str | None) -> str | None:
-        if name is not None and name not in SAMPLER_NAMES:
-            raise ValueError(f"no such sampler; choose one of: {', '.join(SAMPLER_NAMES)}")
-        return name
+        return None if name is None else read_sampler(name).name
 
 
 class ImagesSpec(Section):

@@ -28,6 +28,7 @@ from nightpress.pipelines.manifest.numbers import (
 )
 from nightpress.pipelines.manifest.row_problems import Mask, RowProblems
 from nightpress.pipelines.manifest.rows import Defaults, Rows, row_number_ids
+from nightpress.pipelines.manifest.sampler_names import sampler_codes, sampler_problem
 from nightpress.pipelines.manifest.types import one_chunk
 
 MAX_STEPS = 10_000
@@ -221,25 +222,13 @@ class RowReader:
         column = self._column("scheduler", table, problems)
         if column is None or pa.types.is_null(column.type):
             return np.full(table.num_rows, default, np.int64)
-        encoded = pc.utf8_trim_whitespace(column).dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        indices = [
-            default if name == "" else SAMPLER_NAMES.index(name) if name in self.samplers else -1
-            for name in names
-        ]
-        codes = np.array([*indices, default])[dictionary_indices(encoded)]
+        codes = sampler_codes(column, default, self.samplers)
         problems.add(
             codes < 0,
             self.columns.manifest_name("scheduler"),
-            lambda row: self._sampler_problem(column[row].as_py().strip()),
+            lambda row: sampler_problem(column[row].as_py().strip(), self.samplers),
         )
         return codes
-
-    def _sampler_problem(self, name: str) -> str:
-        allowed = ", ".join(self.samplers)
-        if name in SAMPLER_NAMES:
-            return f"sampler {name!r} does not work with this model; choose one of: {allowed}"
-        return f"there is no sampler {name!r}; choose one of: {allowed}"
 
     def _loras(self, table: pa.Table, problems: RowProblems) -> Ints:
         column = self._column("lora", table, problems)

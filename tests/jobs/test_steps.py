@@ -14,6 +14,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.jobs.cli import command
+from nightpress.jobs.commands.steps import Samplers
 from nightpress.jobs.steps import ImageSetup, show_steps
 
 Steps = Callable[..., Result]
@@ -45,6 +46,11 @@ def test_a_strip_and_an_animation_are_written_beside_each_other(
     first = (tmp_path / "a-red-fox-steps.png").read_bytes()
     assert steps("--steps", "4", "--scheduler", "ddim").exit_code == 0
     assert (tmp_path / "a-red-fox-steps.png").read_bytes() == first
+
+
+def test_samplers_may_be_named_as_elsewhere() -> None:
+    names = Samplers().convert("Euler a, dpmpp_2m karras,ddim,k_lms", None, None)
+    assert names == ("euler-ancestral", "dpmsolver++-karras", "ddim", "k_lms")
 
 
 def test_the_last_frame_is_the_image_of_a_run(tiny_model: Path, tmp_path: Path) -> None:

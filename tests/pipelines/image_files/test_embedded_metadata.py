@@ -13,9 +13,7 @@ from support.cat_facts import CAT
 from nightpress.diffusion_core.conditioning.passes import Pass
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines.image_files.embedded_metadata import (
-    A1111_SAMPLERS,
     AI_GENERATED,
-    SCHEDULE_TYPES,
     embedded_from_json,
     embedded_from_xmp,
     facts_json,
@@ -88,18 +86,6 @@ def test_integers_are_written_without_a_decimal_point() -> None:
 def test_a_model_name_with_commas_colons_or_quotes_survives_the_pairing(model: str) -> None:
     pairs = a1111_pairs(parameters_text(replace(FACTS, model=model)))
     assert (pairs["Model"], pairs["Version"]) == (model, "nightpress")
-
-
-def test_every_sampler_has_the_name_that_a1111_uses() -> None:
-    from nightpress.diffusion_core.models.samplers import (
-        SAMPLER_NAMES,
-        SPACINGS,
-        solver_and_suffix,
-    )
-
-    solvers, suffixes = zip(*map(solver_and_suffix, SAMPLER_NAMES), strict=True)
-    assert set(A1111_SAMPLERS) == set(solvers) - {"default"}
-    assert set(SCHEDULE_TYPES) == set(suffixes) == set(SPACINGS)
 
 
 @given(st.text(), st.text())

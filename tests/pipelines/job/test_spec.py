@@ -68,6 +68,14 @@ def test_an_override_replaces_any_key(override: str, read: Any) -> None:
     assert read(RunSpec.from_dict({**SMALLEST, "model": "builtin"}, [override]))
 
 
+@pytest.mark.parametrize("spelled", ["DPM++ 2M Karras", "dpmpp_2m+karras", "DPMSOLVER++-KARRAS"])
+def test_a_sampler_is_recorded_under_our_name(spelled: str) -> None:
+    spec = RunSpec.from_dict(SMALLEST, [f"sampling.scheduler={spelled}"])
+    ours = RunSpec.from_dict(SMALLEST, ["sampling.scheduler=dpmsolver++-karras"])
+    assert spec.sampling.scheduler == "dpmsolver++-karras"
+    assert spec.identity() == ours.identity()
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

@@ -61,7 +61,17 @@ SAMPLERS = "default, ddim, euler, dpmsolver++"
         ),
         (
             {"scheduler": "plms"},
-            f"column scheduler: there is no sampler 'plms'; choose one of: {SAMPLERS}",
+            "column scheduler: sampler 'plms' of other programs has no equal here; the nearest: "
+            "ddim, dpmsolver++",
+        ),
+        (
+            {"scheduler": "plums"},
+            f"column scheduler: there is no sampler 'plums'; choose one of: {SAMPLERS}",
+        ),
+        (
+            {"scheduler": "Euler a"},
+            "column scheduler: sampler 'Euler a', which is euler-ancestral, does not work with "
+            f"this model; choose one of: {SAMPLERS}",
         ),
         (
             {"scheduler": "flow-euler"},
@@ -258,6 +268,24 @@ def test_every_sampler_of_the_model_is_accepted(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "scheduler": name} for name in SAMPLER_NAMES]
     _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)), model)
     assert sorted(plan["scheduler"].to_pylist()) == sorted(SAMPLER_NAMES)
+
+
+def test_names_of_other_programs_are_planned_as_the_same_sampler(tmp_path: Path) -> None:
+    model = replace(MODEL, samplers=SAMPLER_NAMES)
+    spelled = {"a": "DPM++ 2M Karras", "b": "dpmpp_2m + karras", "c": "Euler a", "d": " EULER "}
+    rows = [{"id": key, "prompt": "p", "scheduler": name} for key, name in spelled.items()]
+    _, plan = planned(job(tmp_path, write(tmp_path / "m.csv", rows)), model)
+    names = dict(zip(plan["id"].to_pylist(), plan["scheduler"].to_pylist(), strict=True))
+    karras = "dpmsolver++-karras"
+    assert names == {"a": karras, "b": karras, "c": "euler-ancestral", "d": "euler"}
+
+
+def test_codes_may_stand_for_names_of_other_programs(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "sampler": 1}, {"prompt": "q", "sampler": 2}]
+    columns = {"scheduler": {"column": "sampler", "values": {1: "DDIM", 2: "dpmpp_2m"}}}
+    spec = job(tmp_path, write(tmp_path / "m.csv", rows), columns=columns)
+    _, plan = planned(spec, MODEL)
+    assert sorted(plan["scheduler"].to_pylist()) == ["ddim", "dpmsolver++"]
 
 
 def test_ids_may_be_whole_numbers(tmp_path: Path) -> None:
