@@ -18,6 +18,7 @@ from nightpress.diffusion_core.errors import SamplingError
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
+from nightpress.diffusion_core.sampling.walks import BetweenPrompts, blend
 from nightpress.diffusion_core.silence_libraries import errors_only
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -48,6 +49,9 @@ RowLora = tuple[str | None, float | None]
 """`lora` and `lora_scale` of `SamplingParams`."""
 
 NO_LORA: RowLora = (None, None)
+
+Prompt = str | BetweenPrompts
+"""Of one image."""
 
 Key = tuple[str, str, tuple[str, float] | None]
 """`prompt` or `negative`, its text, and the LoRA (name, scale) that affects its embedding."""
@@ -112,7 +116,7 @@ class Conditioner:
 
     def arguments(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora = NO_LORA,
@@ -139,7 +143,7 @@ class Conditioner:
 
     def prepare(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora = NO_LORA,
@@ -153,7 +157,7 @@ class Conditioner:
 
     def _embeddings(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora,
@@ -164,7 +168,7 @@ class Conditioner:
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
-    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+    def _strings(self, prompts: Sequence[Prompt], negatives: Sequence[str]) -> dict[str, Any]:
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
         return {"prompt": list(prompts)} | negative
 
@@ -176,10 +180,14 @@ class Conditioner:
         }
 
     def _encode_pair(
-        self, prompt: str, negative_prompt: str | None, lora: RowLora
+        self, prompt: Prompt, negative_prompt: str | None, lora: RowLora
     ) -> dict[str, torch.Tensor]:
         active = self._row_loras.in_encoders(*lora)
-        positive = self._cached(("prompt", prompt, active), self._encode)
+        ends = (prompt.start, prompt.end) if isinstance(prompt, BetweenPrompts) else (prompt,)
+        found = [self._cached(("prompt", text, active), self._encode) for text in ends]
+        positive = found[0]
+        if isinstance(prompt, BetweenPrompts):
+            positive = blend(found[0], found[1], prompt.at)
         if negative_prompt is None:
             return dict(positive)
         negative = self._cached(
