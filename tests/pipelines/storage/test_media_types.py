@@ -2,7 +2,7 @@
 
 import pytest
 
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.storage.drivers import StoreLocation
 
 
