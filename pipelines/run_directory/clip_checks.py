@@ -5,9 +5,28 @@ from typing import Any
 
 import numpy as np
 
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.clips.frames import frames_sha256
 from nightpress.pipelines.image_files.clips.reading import frames_in
 from nightpress.pipelines.job.images_section import ImagesSpec
+from nightpress.pipelines.manifest.clips import makes_clips
+from nightpress.pipelines.manifest.columns import resolve_columns
+from nightpress.pipelines.run_directory.reader import Run
+
+
+def refuse_clips(run: Run, what: str) -> None:
+    """Refuse a run of clips where only still images are understood.
+
+    Args:
+        what: what takes still images, such as `nightpress deliver`.
+
+    Raises:
+        SpecError: the run makes clips.
+    """
+    record = run.record
+    settings = resolve_columns(record.spec, record.manifest).settings
+    if makes_clips(record.spec, record.model, settings):
+        raise SpecError(f"{run.url}: these are clips, and {what} takes still images")
 
 
 def wrong_frames(
