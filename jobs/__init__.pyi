@@ -37,6 +37,7 @@ from .runs.status import RunStatus, TrainingStatus, status
 from .runs.try_gates import GatesResult, gates
 from .runs.verify import VerifyResult, verify
 from .runs.verify_export import ExportVerified, verify_export
+from .runs.walk import WalkOptions, walk
 from .steps import ImageSetup, SamplerComparison, StepsResult, compare_samplers, show_steps
 from .training import TrainResult, train
 from .tuning.options import TuneOptions
@@ -85,6 +86,7 @@ __all__ = [
     "UnfinishedRun",
     "UntrustedRun",
     "VerifyResult",
+    "WalkOptions",
     "again",
     "compare_samplers",
     "deliver",
@@ -111,6 +113,7 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "walk",
     "write_rates",
     "write_static_page",
 ]

@@ -40,6 +40,7 @@ COMMANDS = {
     "expand": "Show what a campaign stands for: its rows counted, shown, written or compared.",
     "preview": "Make a contact sheet of a few rows before the long run.",
     "tune": "Find the fastest way to sample a job on this machine and save it in the job file.",
+    "walk": "Make clips from each row to the next, with a model of still images.",
     "steps": "Show how a prompt becomes an image step by step, or compare samplers.",
     "retry": "Make the failed rows of a run again.",
     "again": "Make other variants of chosen images of a run, with new seeds.",
@@ -69,6 +70,7 @@ AS_JSON = "nightpress.as_json"
 
 WHAT_IS_LEFT = {
     "run": "committed work is kept: run the same command to resume",
+    "walk": "committed work is kept: run the same command to resume",
     "retry": "committed work is kept: run the same command to resume",
     "again": "committed work is kept: run the same command to resume",
     "submit": "a job that has started goes on at the cluster: the same command attaches to it",

@@ -35,11 +35,45 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from nightpress.diffusion_core.errors import NightpressError
 
 MAX_PROBLEMS = 20
+
+
+class FailureType(StrEnum):
+    """Why an image failed: `error_type` in its metadata row."""
+
+    NON_FINITE = "NonFinite"
+    """The model's output was not finite, also in float32."""
+    BLANK = "Blank"
+    """Every pixel has the same colour."""
+    STILL = "Still"
+    """All frames of the clip are equal."""
+    FLAGGED = "Flagged"
+    """The model's safety checker refused the image."""
+    SAMPLING = "SamplingError"
+    """The model raised an error for this image, also when it was sampled alone."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The image does not fit into memory, even alone."""
+    TIMEOUT = "Timeout"
+    """The image was not finished when the watchdog ended its process."""
+    WORKER_KILLED = "WorkerKilled"
+    """Its process died each time the image was tried alone."""
+    ENCODING = "EncodingError"
+    """The pixels could not be encoded as a file."""
+    NAME_TAKEN = "NameTaken"
+    """Another file has the image's name."""
+    INPUT_MISSING = "InputMissing"
+    """A picture that it is made from is not there."""
+    INPUT_UNDECODABLE = "InputUndecodable"
+    """A picture that it is made from cannot be decoded, or is too large."""
+    INPUT_CHANGED = "InputChanged"
+    """A picture that it is made from has other bytes than when it was first used."""
+    REJECTED = "Rejected"
+    """None of its draws passed the job's gates."""
 
 
 class PipelineError(NightpressError):

@@ -5,8 +5,6 @@ This module defines the Arrow schemas of `plan/` and `metadata/`.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from itertools import takewhile
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -14,6 +12,7 @@ import pyarrow as pa
 from nightpress.diffusion_core.conditioning.passes import Pass, passes_from
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.diffusion_core.models.lora_files import LoraInfo
+from nightpress.pipelines.errors import FailureType as FailureType
 
 PLANNED_INPUT_TYPE = pa.struct(
     [
@@ -38,6 +37,16 @@ INPUT_TYPE = pa.struct(
 """A picture that an image was made from; `sha256` is null if it could not be read, and `url` if the
 manifest held its bytes."""
 
+CLIP_TYPE = pa.struct(
+    [
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("fps", pa.float64(), nullable=False),
+        pa.field("to_prompt", pa.string()),
+        pa.field("to_seed", pa.int64()),
+    ]
+)
+"""How an image moves, if it is a clip: its frames, frames a second, and where a walk ends."""
+
 PLAN_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -58,6 +67,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("inputs", pa.list_(PLANNED_INPUT_TYPE)),
         pa.field("parent", pa.string()),
         pa.field("passes", pa.string()),
+        pa.field("clip", CLIP_TYPE),
     ]
 )
 """One row per planned image, in sampling order; carried columns follow.
@@ -85,6 +95,15 @@ PASS_TYPE = pa.struct(
     ]
 )
 """How an image was sampled again, larger; sizes are in pixels."""
+
+FRAME_FILE_TYPE = pa.struct(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+    ]
+)
+"""A frame of a clip that is stored as an image beside it; `file` is relative to the run."""
 
 SCORES_TYPE = pa.map_(pa.string(), pa.float64())
 """Name -> score; the score is null if the scorer could not make one."""
@@ -135,6 +154,12 @@ METADATA_SCHEMA = pa.schema(
         pa.field("gate", pa.string()),
         pa.field("scoring_s", pa.float64()),
         pa.field("prompt_reading", pa.string()),
+        pa.field("num_frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("to_prompt", pa.string()),
+        pa.field("to_seed", pa.int64()),
+        pa.field("frames_sha256", pa.string()),
+        pa.field("first_frame", FRAME_FILE_TYPE),
     ]
 )
 """One row per finished image; carried columns follow. The image is the object `file`; in a pack, it
@@ -152,49 +177,13 @@ ADDED_TO_METADATA = frozenset(
 )
 """Columns that one version added together, to parts of the plan and to commits."""
 
-ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
+SCORE_COLUMNS = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
+CLIP_COLUMNS = ("num_frames", "fps", "to_prompt", "to_seed", "frames_sha256", "first_frame")
+ADDED_AFTER_PASSES = (*SCORE_COLUMNS, "prompt_reading", *CLIP_COLUMNS)
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
 
-ADDED_AFTER_SCORES = ("prompt_reading",)
-"""Columns that were added to commits after those, in this order, and never to plans."""
-
-
-def with_carried_renamed(table: pa.Table, added: frozenset[str]) -> pa.Table:
-    """A part of a plan or a commit, as if this version had named its carried columns.
-
-    Args:
-        added: `ADDED_TO_PLANS` or `ADDED_TO_METADATA`. A part of an older version lacks some of
-            them, and what it has under such a name is a carried column, say `manifest_mode`.
-    """
-    names, carried = table.column_names, carried_under_later_names(table.schema, added)
-    if not carried:
-        return table
-    return table.rename_columns([f"manifest_{n}" if n in carried else n for n in names])
-
-
-def carried_under_later_names(schema: pa.Schema, added: frozenset[str]) -> frozenset[str]:
-    """The carried columns of a part of an older version whose names are now those of other columns.
-
-    Args:
-        added: as for `with_carried_renamed`.
-    """
-    names = list(schema.names)
-    last = names.index("passes") + 1 if "passes" in names else len(names)
-    later = {"parent"} if "parent" in names[last:] else set()
-    if not added.issubset(names):
-        later |= {"parent", *ADDED_TO_PLANS, *ADDED_TO_METADATA}
-    known = (*ADDED_AFTER_PASSES, *ADDED_AFTER_SCORES)
-    expected = known if added == ADDED_TO_METADATA else ()
-    found = takewhile(_is_of_this_schema, list(schema)[last : last + len(expected)])
-    own = {each.name for each, name in zip(found, expected, strict=False) if each.name == name}
-    later |= set(known) - own
-    return frozenset(later.intersection(names))
-
-
-def _is_of_this_schema(column: pa.Field) -> bool:
-    return column.name in METADATA_SCHEMA.names and bool(
-        column.type == METADATA_SCHEMA.field(column.name).type
-    )
+PLANNED_AFTER_PASSES = ("clip",)
+"""Columns that were added to plans after `passes`; only plans with clips have it."""
 
 
 def carried_name(name: str) -> str:
@@ -210,6 +199,7 @@ OPTIONAL_FACTS: dict[str, Any] = {
     **dict.fromkeys(("strength", "canvas")),
     **dict.fromkeys(("controlnets", "references", "inputs", "passes"), ()),
     **dict.fromkeys(("parent", "prompt_reading")),
+    **dict.fromkeys(("num_frames", "fps", "to_prompt", "to_seed", "frames_sha256")),
 }
 """Facts that most images lack, with the value for none; files and older metadata leave them out."""
 
@@ -288,11 +278,20 @@ class ImageFacts:
     """The id of the image that it is another variant of; see `nightpress again`."""
     prompt_reading: str | None = None
     """How its prompts were read, as `PromptsSpec.as_text`; None if as the pipeline reads them."""
+    num_frames: int | None = None
+    """None if it is a still image; then `fps` and `frames_sha256` are None, too."""
+    fps: float | None = None
+    to_prompt: str | None = None
+    """The prompt that a walk ends at; None if it keeps its prompt, or is no walk."""
+    to_seed: int | None = None
+    frames_sha256: str | None = None
+    """SHA-256 of the raw frames, which no encoder changes; see `clips.frames`."""
 
     @property
     def without_hashes(self) -> Self:
-        """The facts without the hashes of the inputs, which are known only once they are read."""
-        return replace(self, inputs=tuple(replace(each, sha256=None) for each in self.inputs))
+        """The facts without the hashes of inputs and frames, which are not known before."""
+        inputs = tuple(replace(each, sha256=None) for each in self.inputs)
+        return replace(self, inputs=inputs, frames_sha256=None)
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON-ready values in a fixed order; of `OPTIONAL_FACTS` only what is set."""
@@ -330,37 +329,6 @@ class ImageFacts:
         return cls(**known)
 
 
-class FailureType(StrEnum):
-    """Why an image failed: `error_type` in its metadata row."""
-
-    NON_FINITE = "NonFinite"
-    """The model's output was not finite, also in float32."""
-    BLANK = "Blank"
-    """Every pixel has the same colour."""
-    FLAGGED = "Flagged"
-    """The model's safety checker refused the image."""
-    SAMPLING = "SamplingError"
-    """The model raised an error for this image, also when it was sampled alone."""
-    OUT_OF_MEMORY = "OutOfMemory"
-    """The image does not fit into memory, even alone."""
-    TIMEOUT = "Timeout"
-    """The image was not finished when the watchdog ended its process."""
-    WORKER_KILLED = "WorkerKilled"
-    """Its process died each time the image was tried alone."""
-    ENCODING = "EncodingError"
-    """The pixels could not be encoded as a file."""
-    NAME_TAKEN = "NameTaken"
-    """Another file has the image's name."""
-    INPUT_MISSING = "InputMissing"
-    """A picture that it is made from is not there."""
-    INPUT_UNDECODABLE = "InputUndecodable"
-    """A picture that it is made from cannot be decoded, or is too large."""
-    INPUT_CHANGED = "InputChanged"
-    """A picture that it is made from has other bytes than when it was first used."""
-    REJECTED = "Rejected"
-    """None of its draws passed the job's gates."""
-
-
 @dataclass(frozen=True)
 class ImageRecord:
     """How one planned image ended: its metadata row without the carried columns."""
@@ -379,6 +347,8 @@ class ImageRecord:
     """Offset of the image in the pack."""
     sha256: str | None = None
     num_bytes: int | None = None
+    first_frame: Mapping[str, str | int] | None = None
+    """The file of a clip's first frame, as `FRAME_FILE_TYPE`; None if none is kept."""
     sampling_s: float | None = None
     """This image's share of its batch's sampling time; None if it was found in the store."""
     scoring_s: float | None = None

@@ -35,6 +35,7 @@ from .jobs import (
     TuneOptions,
     Tuning,
     VerifyResult,
+    WalkOptions,
     again,
     compare_samplers,
     deliver,
@@ -61,6 +62,7 @@ from .jobs import (
     tune,
     verify,
     verify_export,
+    walk,
     write_rates,
     write_static_page,
 )
@@ -121,6 +123,7 @@ __all__ = [
     "TuneOptions",
     "Tuning",
     "VerifyResult",
+    "WalkOptions",
     "again",
     "compare_samplers",
     "deliver",
@@ -151,6 +154,7 @@ __all__ = [
     "tune",
     "verify",
     "verify_export",
+    "walk",
     "write_rates",
     "write_static_page",
 ]

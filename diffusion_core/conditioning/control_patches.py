@@ -16,7 +16,7 @@ MODES = "give every image of a batch the kind of its control image"
 
 
 @contextlib.contextmanager
-def own_random_numbers(pipeline: Any, seeds: Sequence[int]) -> Iterator[None]:
+def own_random_numbers(pipeline: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
     """For one call, draw an image's random numbers in the VAE's encoder from its own seed.
 
     Some classes, such as StableDiffusion3ControlNetPipeline, encode control images without a
@@ -30,15 +30,14 @@ def own_random_numbers(pipeline: Any, seeds: Sequence[int]) -> Iterator[None]:
 
     Args:
         pipeline: the one that is called.
-        seeds: (B,) of the images.
+        generators: (B,) fresh ones, at the seed of each image.
     """
     encode = patching.require(pipeline.vae, "encode", SEED)
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     def encoded(images: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         output = encode(images, *args, **kwargs)
         if hasattr(output, "latent_dist"):
-            _seed(output.latent_dist, generators * (len(images) // len(generators)))
+            _seed(output.latent_dist, list(generators) * (len(images) // len(generators)))
         return output
 
     with patching.shadowed(pipeline.vae, "encode", encoded):
@@ -127,19 +126,19 @@ def _attend_within(attend: Any, batch_size: int, values: torch.Tensor) -> torch.
 
 
 @contextlib.contextmanager
-def around_call(pipeline: Any, seeds: Sequence[int]) -> Iterator[None]:
+def around_call(pipeline: Any, generators: Sequence[torch.Generator]) -> Iterator[None]:
     """All of these, for a pipeline with ControlNets; nothing for another.
 
     Args:
         pipeline: the one that is called.
-        seeds: (B,) of the images.
+        generators: as for `own_random_numbers`.
     """
     if getattr(pipeline, "controlnet", None) is None:
         yield
         return
     with (
-        own_random_numbers(pipeline, seeds),
+        own_random_numbers(pipeline, generators),
         modes_for_all(pipeline),
-        attention_within_images(pipeline, len(seeds)),
+        attention_within_images(pipeline, len(generators)),
     ):
         yield

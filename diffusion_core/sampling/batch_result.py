@@ -15,10 +15,11 @@ from nightpress.diffusion_core.sampling.copy_to_host import Copy
 
 
 class Fault(StrEnum):
-    """What can be wrong with a sampled image; the values are written to the metadata."""
+    """What can be wrong with a sampled image or clip; the values are written to the metadata."""
 
     NON_FINITE = "its values are not finite"
     BLANK = "every pixel has the same colour"
+    STILL = "all frames are equal"
     FLAGGED = "flagged by the model's safety checker"
 
 
@@ -36,7 +37,7 @@ cuBLAS and cuDNN."""
 
 @dataclass(frozen=True)
 class SampledBatch:
-    """The images of a batch, in the order of their requests."""
+    """The images or clips of a batch, in the order of their requests."""
 
     data: Pixels | Copy
     """The pixels, or a copy of them that is still on its way from the device."""
@@ -45,7 +46,9 @@ class SampledBatch:
 
     @property
     def pixels(self) -> Pixels:
-        """(n, H, W, 3); black where values are not finite. Waits for the copy, in any thread.
+        """(n, H, W, 3), or (n, F, H, W, 3) for clips of F frames.
+
+        Black where values are not finite. Waits for the copy, in any thread.
 
         Raises:
             DeviceError: the device failed; no image is to blame.
@@ -73,6 +76,23 @@ def fault_of(finite: bool, blank: bool, flagged: bool) -> Fault | None:
     if not finite:
         return Fault.NON_FINITE
     return Fault.BLANK if blank else None
+
+
+def clip_fault(frames: Sequence[Fault | None], is_still: bool) -> Fault | None:
+    """What is wrong with a clip.
+
+    One frame that is flagged or not finite spoils it; it is blank if every frame is of one colour.
+
+    Args:
+        frames: what is wrong with each frame.
+        is_still: whether all frames are equal.
+    """
+    for fault in (Fault.FLAGGED, Fault.NON_FINITE):
+        if fault in frames:
+            return fault
+    if all(fault is Fault.BLANK for fault in frames):
+        return Fault.BLANK
+    return Fault.STILL if is_still else None
 
 
 def images_of(output: Any, shape: tuple[int, ...]) -> torch.Tensor:

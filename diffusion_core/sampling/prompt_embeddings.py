@@ -20,6 +20,7 @@ from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.chunk_encoding import ChunkEncoder, name_last_norm
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
+from nightpress.diffusion_core.sampling.walks import BetweenPrompts, blend
 from nightpress.diffusion_core.silence_libraries import errors_only
 
 LAYOUTS: tuple[tuple[str, ...], ...] = (
@@ -50,6 +51,9 @@ RowLora = tuple[str | None, float | None]
 """`lora` and `lora_scale` of `SamplingParams`."""
 
 NO_LORA: RowLora = (None, None)
+
+Prompt = str | BetweenPrompts
+"""Of one image."""
 
 Key = tuple[str, str, tuple[str, float] | None]
 """`prompt`, `negative`, or `empty chunk` of a negative prompt; its text; and the LoRA (name, scale)
@@ -104,16 +108,17 @@ class Conditioner:
             self._stream.wait_for_current_stream()
 
     def num_chunks(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+        self, prompts: Sequence[Prompt], negative_prompts: Sequence[str], guided: bool
     ) -> int:
         """The most chunks of any of these prompts, and of the negative ones where they are used."""
         if self._chunks is None:
             return 1
         negatives = negative_prompts if guided and self._guidance.takes_negative_prompt else ()
-        return max(map(self._num_chunks, (*prompts, *negatives)))
+        positives = [text for prompt in prompts for text in _texts(prompt)]
+        return max(map(self._num_chunks, (*positives, *negatives)))
 
     def group_by_call(
-        self, prompts: Sequence[str], negative_prompts: Sequence[str], guided: bool
+        self, prompts: Sequence[Prompt], negative_prompts: Sequence[str], guided: bool
     ) -> list[list[int]]:
         """Group the indices of images that may share one call of the pipeline.
 
@@ -138,7 +143,7 @@ class Conditioner:
 
     def arguments(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora = NO_LORA,
@@ -165,7 +170,7 @@ class Conditioner:
 
     def prepare(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora = NO_LORA,
@@ -179,7 +184,7 @@ class Conditioner:
 
     def _embeddings(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         negative_prompts: Sequence[str],
         guided: bool,
         lora: RowLora,
@@ -190,7 +195,7 @@ class Conditioner:
             for prompt, negative in zip(prompts, negative_prompts, strict=True)
         ]
 
-    def _strings(self, prompts: Sequence[str], negatives: Sequence[str]) -> dict[str, Any]:
+    def _strings(self, prompts: Sequence[Prompt], negatives: Sequence[str]) -> dict[str, Any]:
         negative = {"negative_prompt": list(negatives)} if any(negatives) else {}
         return {"prompt": list(prompts)} | negative
 
@@ -202,10 +207,10 @@ class Conditioner:
         }
 
     def _encode_pair(
-        self, prompt: str, negative_prompt: str | None, lora: RowLora
+        self, prompt: Prompt, negative_prompt: str | None, lora: RowLora
     ) -> dict[str, torch.Tensor]:
         active = self._row_loras.in_encoders(*lora)
-        positive = self._cached(("prompt", prompt, active), self._encode)
+        positive = self._encode_positive(prompt, active)
         if negative_prompt is None:
             return dict(positive)
         negative = self._cached_negative(("negative", negative_prompt, active), positive)
@@ -221,6 +226,16 @@ class Conditioner:
             empty = self._cached_negative((kind, "", active), positive)
             negative = self._chunks.padded(negative, counts[0], empty)
         return {**positive, **negative}
+
+    def _encode_positive(self, prompt: Prompt, active: tuple[str, float] | None) -> Embedding:
+        found = [self._cached(("prompt", text, active), self._encode) for text in _texts(prompt)]
+        if not isinstance(prompt, BetweenPrompts):
+            return found[0]
+        if self._chunks is not None:
+            number = max(map(self._chunks.num_chunks, found))
+            empty = self._cached(("prompt", "", active), self._encode)
+            found = [self._chunks.padded(each, number, empty) for each in found]
+        return blend(found[0], found[1], prompt.at)
 
     def _cached_negative(self, key: Key, positive: Embedding) -> Embedding:
         return self._cached(key, lambda key: self._encode_negative(key, positive))
@@ -344,6 +359,11 @@ class Conditioner:
             and short[name].shape == long[name].shape
             for name in _positive(layout)
         )
+
+
+def _texts(prompt: Prompt) -> tuple[str, ...]:
+    """A prompt's text, or both if it is between two."""
+    return (prompt.start, prompt.end) if isinstance(prompt, BetweenPrompts) else (prompt,)
 
 
 def _positive(names: Iterable[str]) -> set[str]:

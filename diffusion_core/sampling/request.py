@@ -1,5 +1,6 @@
 """What an image is made from. Importing this loads no framework."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -33,6 +34,8 @@ class SamplingParams:
     conditioning: Conditioning = TEXT_ALONE
     passes: tuple[Pass, ...] = ()
     """How each image is sampled again, larger."""
+    num_frames: int | None = None
+    """Frames of each clip; None for still images."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -49,10 +52,15 @@ class SamplingParams:
 
     @property
     def work(self) -> Iterator[tuple[int, int, int]]:
-        """Width, height and steps of every time that an image is sampled."""
+        """Width, height and steps of every time that an image, or one frame, is sampled."""
         yield self.width, self.height, _steps_taken(self.num_inference_steps, self.conditioning)
         for each in self.pass_params:
             yield from each.work
+
+    @property
+    def cost(self) -> int:
+        """Pixels times steps, over every time that an image and each of its frames is sampled."""
+        return sum(map(math.prod, self.work)) * (self.num_frames or 1)
 
     @property
     def pass_params(self) -> Iterator[Self]:
@@ -85,6 +93,12 @@ class ImageRequest:
     guidance_scale: float | None = None
     """This image's own scale, where `Sampler.supports_per_image_guidance`; None for the batch's."""
     images: ConditionImages = field(default=NO_IMAGES, compare=False)
+    to_seed: int | None = None
+    """Where a walk ends, in a clip that a model of still images makes; None for `seed`."""
+    to_prompt: str | None = None
+    """Likewise; None for `prompt`."""
+    at: float = 0.0
+    """Where a frame of a walk lies, from 0 at its start to 1 at its end; set by `walks`."""
 
 
 def with_init_image(request: ImageRequest, pixels: Pixels, params: SamplingParams) -> ImageRequest:

@@ -36,7 +36,13 @@ from nightpress.diffusion_core.errors import (
 )
 from nightpress.diffusion_core.models import family_rules, modes, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.sampling import decoding, no_sync, per_image_guidance, schedulers
+from nightpress.diffusion_core.sampling import (
+    decoding,
+    no_sync,
+    per_image_guidance,
+    schedulers,
+    walks,
+)
 from nightpress.diffusion_core.sampling.batch_result import (
     Fault,
     SampledBatch,
@@ -47,7 +53,12 @@ from nightpress.diffusion_core.sampling.batch_result import (
     merge,
 )
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
-from nightpress.diffusion_core.sampling.prompt_embeddings import CACHE_BYTES, Conditioner, RowLora
+from nightpress.diffusion_core.sampling.prompt_embeddings import (
+    CACHE_BYTES,
+    Conditioner,
+    Prompt,
+    RowLora,
+)
 from nightpress.diffusion_core.sampling.request import (
     ImageRequest,
     SamplingParams,
@@ -77,6 +88,7 @@ class Sampler:
     def __init__(self, model: LoadedModel, batch_size: int, cache_bytes: int = CACHE_BYTES) -> None:
         self._model = model
         self._pipeline = model.pipeline
+        self._name = type(model.pipeline).__name__
         self._modes = ModePipelines(model)
         self._batch_size = batch_size
         self._conditioner = Conditioner(model, cache_bytes)
@@ -89,6 +101,8 @@ class Sampler:
         """Whether the images of one batch may differ in their guidance scales."""
         self.shares_batches = self._conditioner.shares_batches
         """Whether images may share a call of the pipeline; if not, each is sampled alone."""
+        self.walks_prompts = self._conditioner.encodes
+        """Whether a walk may have a `to_prompt`."""
         self._on_cpu = torch.device(model.device).type == "cpu"
         if not self._on_cpu:  # an upgrade that has moved a patch must fail before any image does
             no_sync.install(schedulers.make("default", model.scheduler_config))
@@ -110,6 +124,8 @@ class Sampler:
     ) -> SampledBatch:
         """Sample at most a batch of images; a shorter batch is padded with its last request.
 
+        With `num_frames`, each request is a walk whose frames are images; see `walks`.
+
         Args:
             requests: what each image is made from.
             params: the settings that all of them share.
@@ -122,6 +138,20 @@ class Sampler:
             OutOfMemory: a smaller batch may fit.
             SamplingError: the pipeline failed.
         """
+        size = batch_size or self._batch_size
+        if params.num_frames is None:
+            walks.require_stills(requests)
+            return self._sample_images(requests, params, size)
+        if not 1 <= len(requests) <= size:
+            raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {size}")
+        if not self.walks_prompts and any(each.to_prompt is not None for each in requests):
+            raise SettingsError(f"to_prompt: {self._name} reads prompts and takes no embeddings")
+        return walks.sample_walks(requests, params, size, self._sample_images)
+
+    def _sample_images(
+        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
+    ) -> SampledBatch:
+        """Sample at most a batch of still images, and each again in its passes."""
         sampled = self._sample_once(requests, replace(params, passes=()), batch_size)
         for larger in params.pass_params:
             again = [
@@ -138,9 +168,7 @@ class Sampler:
         size = batch_size or self._batch_size
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)
-        alone = not self.shares_batches or edits.samples_alone(
-            type(self._pipeline).__name__, params.conditioning
-        )
+        alone = not self.shares_batches or edits.samples_alone(self._name, params.conditioning)
         if alone:
             groups, size = [[index] for index in range(len(requests))], 1
         else:
@@ -161,7 +189,7 @@ class Sampler:
             OutOfMemory, DeviceError, SamplingError: `sample` will most likely raise it too.
         """
         self._has_prepared = True
-        with as_sampling_error(type(self._pipeline).__name__):
+        with as_sampling_error(self._name):
             self._conditioner.prepare(*self._prompts(requests, params))
 
     def _check(
@@ -196,17 +224,17 @@ class Sampler:
                     f"guidance_scale {scale} and {params.guidance_scale} cannot share a batch"
                 )
         if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
-            raise SettingsError(f"{type(self._pipeline).__name__} takes no negative prompt")
+            raise SettingsError(f"{self._name} takes no negative prompt")
 
     def _sample_padded(
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> SampledBatch:
         batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-        number, name = len(requests), type(self._pipeline).__name__
+        number = len(requests)
         num_chunks = self.num_chunks(requests[0], params)
         with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
             images, finite, flagged = self._run_without_damaged_code(batch, params)
-        with torch.inference_mode(), as_sampling_error(name):
+        with torch.inference_mode(), as_sampling_error(self._name):
             images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
             # Rounded on the device: a quarter of the bytes is left to copy.
             pixels = (images[:number] * 255).round().to(torch.uint8)
@@ -280,7 +308,8 @@ class Sampler:
             values |= {name: value for name, value in references.items() if name in accepted}
             with (
                 any_number_of_channels(pipeline),
-                control_patches.around_call(pipeline, [request.seed for request in batch]),
+                walks.interpolating(batch),
+                control_patches.around_call(pipeline, list(map(walks.generator_of, batch))),
                 decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
                 decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
                 np.errstate(invalid="ignore"),
@@ -315,12 +344,12 @@ class Sampler:
 
     def _prompts(
         self, requests: Sequence[ImageRequest], params: SamplingParams
-    ) -> tuple[list[str], list[str], bool, RowLora]:
+    ) -> tuple[list[Prompt], list[str], bool, RowLora]:
         """Prompts, negative prompts, whether the latter are used at all, and the LoRA for both."""
         guided = params.guidance_scale > self._model.guidance.off_at
         negatives = [request.negative_prompt for request in requests]
         lora = (params.lora, params.lora_scale)
-        return [request.prompt for request in requests], negatives, guided, lora
+        return list(map(walks.prompt_of, requests)), negatives, guided, lora
 
     def _settings(
         self, pipeline: Any, batch: Sequence[ImageRequest], params: SamplingParams
@@ -330,7 +359,7 @@ class Sampler:
             "width": params.width,
             "height": params.height,
             "num_inference_steps": params.num_inference_steps,
-            "generator": [torch.Generator("cpu").manual_seed(r.seed) for r in batch],
+            "generator": list(map(walks.generator_of, batch)),
             "output_type": family_rules.output_type(type(pipeline)),
             # FLUX.1 Kontext would make an image of another size, from a picture of another size.
             "max_area": params.width * params.height,

@@ -86,7 +86,7 @@ def as_text(found: Inspection) -> str:
     """The inspection in words, for a person."""
     report = found.report
     lines = [
-        f"{shown(found.url)}: {report.format} {report.width} x {report.height}, "
+        f"{shown(found.url)}: {report.format} {report.width} x {report.height}, {_frames(report)}"
         f"{report.num_bytes:,} bytes, sha256 {report.sha256[:12]}",
         *_marking(report),
         *_facts(report),
@@ -95,6 +95,15 @@ def as_text(found: Inspection) -> str:
         *_origin(found),
     ]
     return "\n".join(lines)
+
+
+def _frames(report: FileReport) -> str:
+    """The length of a clip, before what follows; empty for a still image."""
+    if report.num_frames == 1:
+        return ""
+    fps = None if report.facts is None else report.facts.fps
+    rate = "" if fps is None else f" at {fps:g} a second"
+    return f"{report.num_frames} frames{rate}, "
 
 
 def shown(text: str) -> str:
@@ -125,11 +134,17 @@ def _facts(report: FileReport) -> list[str]:
 
 def made_with(facts: ImageFacts) -> str:
     """The image, and the model and settings that made it."""
-    loras = "".join(f", LoRA {each.name} at {each.scale:g}" for each in facts.loras)
+    more = "".join(f", LoRA {each.name} at {each.scale:g}" for each in facts.loras) + _walk(facts)
     return shown(
         f"image {facts.image_id}, {facts.model} {facts.model_fingerprint[:12]}, seed {facts.seed}, "
-        f"{facts.num_inference_steps} steps of {facts.scheduler}, {facts.dtype}{loras}"
+        f"{facts.num_inference_steps} steps of {facts.scheduler}, {facts.dtype}{more}"
     )
+
+
+def _walk(facts: ImageFacts) -> str:
+    """Where a walk ends."""
+    seed = "" if facts.to_seed is None else f", to seed {facts.to_seed}"
+    return seed if facts.to_prompt is None else f"{seed}, to prompt {facts.to_prompt!r}"
 
 
 def _prompts(facts: ImageFacts) -> list[str]:

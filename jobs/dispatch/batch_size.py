@@ -6,6 +6,7 @@ They are decided once, with the first actor, before the run's record is written.
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -81,7 +82,7 @@ def _measure(
         yield Message(
             f"batch.size auto: {usual}, not measured: that needs at least "
             f"{STEPS_WORTH_MEASURING:,} denoising steps, and this run has "
-            f"{num_steps(layout.batches):,}"
+            f"{num_steps(_in_batches(layout, model)):,}"
         )
     found: list[MeasuredKind] = []
     group_sizes = _group_sizes(layout, model)
@@ -133,12 +134,20 @@ def _fit_in_memory(
 
 
 def _in_batches(layout: PlanLayout, model: ModelInfo) -> list[SettingsCount]:
-    """The settings whose images are not sampled one at a time."""
+    """The settings whose images are not sampled one at a time; the frames of a walk are images."""
     return [
         each
-        for each in layout.batches
+        for each in map(_as_images, layout.batches)
         if not samples_alone(model.pipeline, each.settings.conditioning)
     ]
+
+
+def _as_images(count: SettingsCount) -> SettingsCount:
+    """The frames of walks, which fill batches, as the images that they are."""
+    frames = count.settings.num_frames
+    if frames is None:
+        return count
+    return SettingsCount(replace(count.settings, num_frames=None), count.num_images * frames)
 
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:

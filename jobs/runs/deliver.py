@@ -22,6 +22,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.client_copies import CopySpec
 from nightpress.pipelines.image_files.copy_signing import CopySigner, CopySigning
 from nightpress.pipelines.image_files.naming import FOLDER
+from nightpress.pipelines.run_directory.clip_checks import refuse_clips
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS, Options, Store
@@ -129,6 +130,7 @@ def deliver(
     """
     (copies := copies or CopySpec()).check()
     run = open_images(target, storage)
+    refuse_clips(run, "nightpress deliver")
     options: Options = {**run.store.options, **(storage or {})}
     signer = CopySigner.of(signing or CopySigning(), options)
     choice = choice_of(ids, where, selection, marked_if_asked(run, marks, on_event))

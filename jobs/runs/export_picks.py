@@ -39,6 +39,7 @@ from nightpress.pipelines.image_files.copy_names import DEFAULT, copy_names
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.reporting.contact_pdf import SheetImage, contact_pdfs, small_copy
 from nightpress.pipelines.reporting.contact_sheet import not_drawable
+from nightpress.pipelines.run_directory.clip_checks import refuse_clips
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.marks_merge import Policy, decisions
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
@@ -124,6 +125,7 @@ def export_picks(
     """
     require_choice(ids, where, selection, marks)
     run, copies = open_images(target, storage), copies or PickCopies()
+    refuse_clips(run, "nightpress export --to")
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
     rows = ChosenRows(run, choice_of(ids, where, selection, marked), None)

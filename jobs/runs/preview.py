@@ -20,6 +20,7 @@ from nightpress.jobs.runs.input_session import with_input_root
 from nightpress.jobs.runs.mode_lines import conditions
 from nightpress.jobs.runs.shared import OnEvent, actor_factory, ignore, planning_mapper
 from nightpress.jobs.runs.table_manifest import TableManifest, readable_manifest
+from nightpress.pipelines.image_files.clips.frames import first_frame
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
 from nightpress.pipelines.planning import check, select_images
@@ -34,7 +35,7 @@ class PreviewImage:
 
     image: PlannedImage
     pixels: np.ndarray
-    """uint8 (H, W, 3)."""
+    """uint8 (H, W, 3); (F, H, W, 3) of a clip."""
     fault: str | None
     """What is wrong with the pixels; None if nothing is."""
 
@@ -75,7 +76,9 @@ def preview(
     with readable_manifest(spec, table) as readable:
         samples = sample_images(readable, num_images, by, on_event)
     captions = [caption(sample) for sample in samples]
-    return contact_sheet([Image.fromarray(sample.pixels) for sample in samples], captions)
+    return contact_sheet(
+        [Image.fromarray(first_frame(sample.pixels)) for sample in samples], captions
+    )
 
 
 def caption(sample: PreviewImage) -> str:

@@ -19,7 +19,7 @@ from nightpress.jobs.runs.repair_spec import require_pickles_allowed
 from nightpress.jobs.runs.stored_image import read_image, run_around
 from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.origin import row_of_bytes

@@ -12,6 +12,7 @@ from nightpress.pipelines.export.columns import SCORES
 from nightpress.pipelines.export.selected_images import SelectedImages
 from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.run_directory.clip_checks import refuse_clips
 from nightpress.pipelines.run_directory.commit import commit_sizes, read_commit
 from nightpress.pipelines.run_directory.embeddings import embedding_parts, read_part
 from nightpress.pipelines.run_directory.late_scores import (
@@ -103,6 +104,7 @@ def _opened(spec: ExportSpec, url: str) -> ExportSource:
     if record is None:
         raise RunNotFound(f"from: {url}: no run here ({RUN_FILE} is missing)")
     run = Run(store, record)
+    refuse_clips(run, "nightpress export")
     sizes = commit_sizes(store)
     missing = record.layout.num_shards - len(sizes)
     if missing:

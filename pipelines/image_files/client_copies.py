@@ -21,7 +21,7 @@ from nightpress.pipelines.image_files.encoding import (
     opened,
 )
 from nightpress.pipelines.image_files.stripping import stripped
-from nightpress.pipelines.job.sections import ImageFormat, ImagesSpec
+from nightpress.pipelines.job.images_section import ImageFormat, ImagesSpec
 
 MAX_TEXT = 1_000
 """Characters of a text for the client, so that a JPEG can hold the packet in one piece."""
@@ -72,6 +72,17 @@ class Rating:
 NOT_RATED = Rating()
 
 
+def still_format(images: ImagesSpec) -> ImageFormat:
+    """The format of a run's images.
+
+    Raises:
+        SpecError: they are clips, of which no copies are made.
+    """
+    if images.format == "mp4":
+        raise SpecError("images.format mp4: copies are made of still images, not of clips")
+    return images.format
+
+
 @dataclass(frozen=True)
 class PixelSpec:
     """What the pixels of copies are to be; by default those of the image, not encoded again."""
@@ -101,7 +112,7 @@ class PixelSpec:
 
     def encoding(self, images: ImagesSpec) -> "Encoding":
         """How a copy is encoded if its pixels are not those of the image."""
-        format_ = self.format or images.format
+        format_ = self.format or still_format(images)
         own = images.quality if format_ == images.format else None
         return Encoding(format_, own if self.quality is None else self.quality)
 
@@ -144,7 +155,7 @@ class Encoding:
     @classmethod
     def of(cls, images: ImagesSpec) -> Self:
         """That of a run's images."""
-        return cls(images.format, images.quality)
+        return cls(still_format(images), images.quality)
 
     def encoded(self, image: Image.Image) -> bytes:
         """An image file without metadata.

@@ -73,6 +73,7 @@ def parameters_text(facts: ImageFacts) -> str:
         **_image_settings(facts),
         **_control_settings(facts),
         **_pass_settings(facts),
+        **_clip_settings(facts),
         "Version": CREATOR,
     }
     lines = [facts.prompt]
@@ -133,6 +134,15 @@ def _pass_settings(facts: ImageFacts) -> dict[str, object]:
     return settings
 
 
+def _clip_settings(facts: ImageFacts) -> dict[str, object]:
+    """How the image moves; A1111 writes nothing of the kind, so these names are ours."""
+    if facts.num_frames is None:
+        return {}
+    fps = None if facts.fps is None else f"{facts.fps:.15g}"
+    ends = {"To prompt": facts.to_prompt, "To seed": facts.to_seed}
+    return {"Frames": facts.num_frames, "FPS": fps, **ends}
+
+
 def readable(text: str) -> str:
     """Replace the control characters that XML and PNG cannot hold with U+FFFD."""
     return _NOT_XML.sub("\ufffd", text)
@@ -156,31 +166,36 @@ class SealedFacts:
     batch_size: int
     inputs: tuple[str | None, ...] = ()
     """SHA-256 of the pictures that the image was made from, in the order of its facts."""
+    frames_sha256: str | None = None
+    """Of a clip; see `ImageFacts`."""
 
     @classmethod
     def of(cls, facts: ImageFacts) -> Self:
         """The seal of some facts."""
         hashed = hashlib.sha256(facts_json(facts).encode()).hexdigest()
-        return cls(hashed, facts.batch_size, tuple(each.sha256 for each in facts.inputs))
+        inputs = tuple(each.sha256 for each in facts.inputs)
+        return cls(hashed, facts.batch_size, inputs, facts.frames_sha256)
 
     def opened(self, planned: ImageFacts) -> ImageFacts | None:
         """The facts that are sealed; None if they are not the planned ones.
 
         Args:
-            planned: the facts, of a batch of `batch_size`; hashes of its inputs may be missing.
+            planned: the facts, of a batch of `batch_size`; hashes of its inputs and of its frames
+                may be missing.
         """
         if len(planned.inputs) != len(self.inputs):
             return None
         pairs = zip(planned.inputs, self.inputs, strict=True)
         inputs = tuple(replace(each, sha256=sha256) for each, sha256 in pairs)
-        facts = replace(planned, inputs=inputs)
+        facts = replace(planned, inputs=inputs, frames_sha256=self.frames_sha256)
         return facts if SealedFacts.of(facts) == self else None
 
     def to_json(self) -> str:
         """The seal as JSON on one line."""
         values = {"facts_sha256": self.facts_sha256, "batch_size": self.batch_size}
         inputs = {"inputs": list(self.inputs)} if self.inputs else {}
-        return json.dumps(values | inputs, separators=(",", ":"))
+        frames = {"frames_sha256": self.frames_sha256} if self.frames_sha256 else {}
+        return json.dumps(values | inputs | frames, separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -192,7 +207,8 @@ class SealedFacts:
         if not isinstance(values["facts_sha256"], str) or not isinstance(values["batch_size"], int):
             raise TypeError("not a seal of facts")
         inputs = tuple(values.get("inputs", ()))
-        return cls(values["facts_sha256"], values["batch_size"], inputs)
+        frames = values.get("frames_sha256")
+        return cls(values["facts_sha256"], values["batch_size"], inputs, frames)
 
 
 Embedded = ImageFacts | SealedFacts

@@ -1,4 +1,4 @@
-"""Image files: encode pixels with embedded facts, and read the facts back.
+"""Files of images and clips: encode pixels with embedded facts, and read the facts back.
 
 Equal pixels and facts give equal bytes. A file contains checksums or a digest of itself, so that it
 can be checked without its metadata row.
@@ -17,6 +17,11 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.image_files.clips.frames import is_clip
+from nightpress.pipelines.image_files.clips.mp4 import encode_mp4
+from nightpress.pipelines.image_files.clips.mp4_boxes import is_mp4, xmp_box
+from nightpress.pipelines.image_files.clips.reading import open_mp4
+from nightpress.pipelines.image_files.clips.webp import encode_webp
 from nightpress.pipelines.image_files.content_credentials import can_check
 from nightpress.pipelines.image_files.content_credentials.parts import (
     PNG_CHUNK,
@@ -36,8 +41,8 @@ from nightpress.pipelines.image_files.embedded_metadata import (
     xmp_main,
     xmp_packet,
 )
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.provenance_section import Embed
-from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
 JPEG_QUALITY = 95
@@ -72,16 +77,19 @@ MAX_REASON = 200
 def encode(
     pixels: np.ndarray, facts: ImageFacts, images: ImagesSpec, embed: Embed = "full"
 ) -> bytes:
-    """Encode an image file with embedded facts.
+    """Encode the file of an image or a clip with embedded facts.
 
     Args:
-        pixels: uint8 (H, W, 3), RGB.
+        pixels: uint8 (H, W, 3), RGB; (F, H, W, 3) for a clip.
         facts: the facts of the image.
         images: format and quality.
         embed: whether the file has the facts, only what stands for them, or no metadata.
     """
-    image = Image.fromarray(pixels)
-    file, embedded = BytesIO(), _embedded(facts, embed)
+    embedded = _embedded(facts, embed)
+    if is_clip(pixels):
+        data = _encoded_clip(pixels, facts, images, embedded)
+        return data if embedded is None else _with_digest(data)
+    image, file = Image.fromarray(pixels), BytesIO()
     match images.format:
         case "png":
             image.save(file, "PNG", **_png_options(embedded))
@@ -91,6 +99,24 @@ def encode(
         case "jpeg":
             image.save(file, "JPEG", **_jpeg_options(embedded, images.quality))
     return file.getvalue() if embedded is None else _with_digest(file.getvalue())
+
+
+def _encoded_clip(
+    frames: np.ndarray, facts: ImageFacts, images: ImagesSpec, embedded: Embedded | None
+) -> bytes:
+    """The file of a clip, with a place for its digest."""
+    if facts.fps is None:
+        raise ValueError(f"{facts.image_id}: a clip without a frame rate")
+    xmp = None if embedded is None else xmp_packet(embedded, NO_DIGEST)
+    if images.format == "webp":
+        exif = _exif(embedded) if isinstance(embedded, ImageFacts) else None
+        return encode_webp(frames, facts.fps, exif, xmp)
+    if images.format != "mp4":
+        raise ValueError(f"{facts.image_id}: {images.format} files hold one image, not a clip")
+    tags = {} if embedded is None else {"nightpress": embedded_json(embedded)}
+    if isinstance(embedded, ImageFacts):
+        tags["comment"] = parameters_text(embedded)
+    return encode_mp4(frames, facts.fps, tags) + (b"" if xmp is None else xmp_box(xmp))
 
 
 def _embedded(facts: ImageFacts, embed: Embed) -> Embedded | None:
@@ -104,26 +130,31 @@ def _embedded(facts: ImageFacts, embed: Embed) -> Embedded | None:
 
 
 def opened(data: bytes) -> Image.Image:
-    """Open a PNG, WebP or JPEG file without decoding its pixels; a context manager.
+    """Open a PNG, WebP, JPEG or MP4 file without decoding its pixels; a context manager.
+
+    A clip opens as its first frame, and has the attribute `n_frames`.
 
     Raises:
         ValueError: another format, or too large to decode safely.
     """
+    if is_mp4(data):
+        return open_mp4(data)
     try:
         return Image.open(BytesIO(data), formats=("PNG", "WEBP", "JPEG"))
     except Image.DecompressionBombError as error:
         raise ValueError("its header claims more pixels than any image should have") from error
     except BROKEN as error:
-        raise ValueError("not a PNG, WebP or JPEG file") from error
+        raise ValueError("not a PNG, WebP, JPEG or MP4 file") from error
     except ValueError as error:  # such as compressed text that expands without bound
         raise ValueError(f"invalid image: {one_line(error, MAX_REASON)}") from error
 
 
 def decoded(data: bytes) -> Image.Image:
-    """Open and decode a PNG, WebP or JPEG file.
+    """Open and decode a PNG, WebP or JPEG file, or the first frame of a clip.
 
     Raises:
         ValueError: another format, truncated, invalid, or too large to decode safely.
+        SpecError: it is an MP4 file, and what decodes it is not installed.
     """
     image = opened(data)
     try:

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 import numpy as np
 
 from nightpress.pipelines.errors import SpecError
+from nightpress.pipelines.image_files.clips.mp4 import require_av
 from nightpress.pipelines.image_files.content_credentials import require_packages
 from nightpress.pipelines.image_files.content_credentials.parts import split
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import CREATOR, SealedFacts
 from nightpress.pipelines.image_files.encoding import encode, is_whole, read_embedded
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.provenance_section import ProvenanceSpec, SignSpec
-from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
 Encoder = Callable[[np.ndarray, ImageFacts], bytes]
@@ -37,9 +38,12 @@ class FileFormat:
             key: of the certificate that the run names.
 
         Raises:
-            SpecError: the images are to be signed, and the key is missing or another one.
+            SpecError: the images are to be signed, and the key is missing or another one; or a
+                package is missing.
         """
         sign, embed = self.provenance.sign, self.provenance.embed
+        if self.images.format == "mp4":
+            require_av("images.format: mp4")
         if sign is None:
             return lambda pixels, facts: encode(pixels, facts, self.images, embed)
         if key is None:

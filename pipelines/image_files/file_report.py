@@ -50,9 +50,11 @@ class FileReport:
     """What an image file says about itself."""
 
     format: str
-    """`png`, `webp` or `jpeg`."""
+    """`png`, `webp`, `jpeg` or `mp4`."""
     width: int
     height: int
+    num_frames: int
+    """Pictures in the file; 1 for a still image."""
     num_bytes: int
     sha256: str
     is_whole: bool | None
@@ -74,11 +76,12 @@ def read_report(data: bytes) -> FileReport:
     """Read what an image file says about itself.
 
     Raises:
-        ValueError: not a PNG, JPEG or WebP file, or too large to open.
+        ValueError: not a PNG, JPEG, WebP or MP4 file, or too large to open.
     """
     with opened(data) as image:
         packet = next(iter(xmp_packets(image)), b"")
         kind, (width, height) = (image.format or "").lower(), image.size
+        num_frames = getattr(image, "n_frames", 1)
     found = read_embedded(data)
     has_checksums = data.startswith(PNG_SIGNATURE) or found is not None
     properties = _properties(packet)
@@ -86,6 +89,7 @@ def read_report(data: bytes) -> FileReport:
         format=kind,
         width=width,
         height=height,
+        num_frames=num_frames,
         num_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         is_whole=is_whole(data) if has_checksums else None,

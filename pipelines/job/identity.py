@@ -38,7 +38,10 @@ def job_identity(
     omitted = [key for key in optional if not model[key]]
     omitted.append("memory")  # decides where weights lie, and no pixel
     values["model"] = {key: model[key] for key in model if key not in omitted}
-    values["images"] = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}
+    defaults: dict[str, Any] = {"packing": "none", "fps": None, "keep": []}
+    values["images"] = {k: v for k, v in values["images"].items() if defaults.get(k, k) != v}
+    if values["sampling"]["num_frames"] is None:
+        values["sampling"] = {k: v for k, v in values["sampling"].items() if k != "num_frames"}
     fit = values["inputs"]["fit"]
     values["inputs"] = {"fit": fit} if fit != InputsSpec().fit else None
     values["scores"] = {name: _scorer_identity(each) for name, each in scores.items()}

@@ -31,12 +31,11 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4_000
 """The longest file name and path that common file systems accept."""
 
 
+MAX_FRAMES = 2_048
+"""Frames of the longest clip."""
+
 MAX_PIXELS = 89_478_485
 """Pixels of the largest image that Pillow opens without a warning: its MAX_IMAGE_PIXELS."""
-
-MAX_SIDE = 16_384
-WEBP_MAX_SIDE = 16_383
-"""Pixels. WebP has 14 bits for a side: developers.google.com/speed/webp/docs/riff_container."""
 
 
 def check_path_length(source: str) -> str:
@@ -130,9 +129,6 @@ StorageOptions = Annotated[
 NO_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 
 
-ImageFormat = Literal["png", "webp", "jpeg"]
-
-
 class Section(BaseModel):
     """A mapping in the job file: immutable, and unknown keys are errors."""
 
@@ -195,78 +191,20 @@ class SamplingSpec(Section):
     num_images: Annotated[
         int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
     ] = 1
+    num_frames: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_FRAMES,
+            description="Frames of each clip; default: the model's. With a model of still images "
+            "only for walks; see nightpress walk.",
+        ),
+    ] = None
 
     @field_validator("scheduler")
     @classmethod
     def _known_sampler(cls, name: str | None) -> str | None:
         return None if name is None else read_sampler(name).name
-
-
-class ImagesSpec(Section):
-    """The format and the names of the image files."""
-
-    format: Annotated[ImageFormat, Field(description="File format of the images.")] = "png"
-    quality: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=100,
-            description="Quality for jpeg and webp. Default: 95 for jpeg, lossless for webp.",
-        ),
-    ] = None
-    file_name: Annotated[
-        str | None,
-        Field(
-            min_length=1,
-            description="Template over the columns, such as {category}/{image_id}.png. Default: "
-            "{image_id} and the format's suffix. A leading {spread}/ distributes the images of a "
-            "large run over 256 folders.",
-        ),
-    ] = None
-    packing: Annotated[
-        Literal["none", "webdataset", "parquet"],
-        Field(
-            description="none: one object per image. webdataset or parquet: all images of a shard "
-            "in one object; an interrupted shard then starts again from its first image."
-        ),
-    ] = "none"
-
-    @property
-    def suffix(self) -> str:
-        """The file suffix without its dot."""
-        return {"png": "png", "webp": "webp", "jpeg": "jpg"}[self.format]
-
-    @property
-    def max_side(self) -> int:
-        """The largest width or height in pixels that a file of this format can have."""
-        return WEBP_MAX_SIDE if self.format == "webp" else MAX_SIDE
-
-    @property
-    def is_lossless(self) -> bool:
-        """Whether a file gives exactly the pixels back that it was made from."""
-        return self.format == "png" or (self.format == "webp" and self.quality is None)
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether the images of a shard share an object."""
-        return self.packing != "none"
-
-    @property
-    def template(self) -> str:
-        """The file-name template in effect."""
-        return self.file_name or f"{{image_id}}.{self.suffix}"
-
-    @model_validator(mode="after")
-    def _matching_suffix(self) -> Self:
-        allowed = ("jpg", "jpeg") if self.format == "jpeg" else (self.suffix,)
-        if not self.template.lower().endswith(tuple(f".{suffix}" for suffix in allowed)):
-            raise ValueError(
-                f"file_name {self.template!r} must end in .{' or .'.join(allowed)}, "
-                f"because format is {self.format}"
-            )
-        if self.format == "png" and self.quality is not None:
-            raise ValueError("quality applies to jpeg and webp only; png is always lossless")
-        return self
 
 
 class ActorRange(Section):

@@ -25,6 +25,7 @@ from nightpress.pipelines.job.cost_section import CostSpec
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.identity import job_identity
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.inputs_section import InputsSpec
 from nightpress.pipelines.job.night import PLACEHOLDER, with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
@@ -46,7 +47,6 @@ from nightpress.pipelines.job.sections import (
     NO_OPTIONS,
     ClusterSpec,
     ColumnMap,
-    ImagesSpec,
     JobName,
     SamplingSpec,
     Section,
@@ -324,6 +324,10 @@ SETTING_COLUMNS = (
     "control_scale",
     "reference_image",
     "reference_scale",
+    "num_frames",
+    "fps",
+    "to_prompt",
+    "to_seed",
     "priority",
 )
 """Manifest columns that are settings; see also `NAMED_SETTINGS`. Others are carried through."""

@@ -30,7 +30,7 @@ from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
-TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora", "parent"})
+TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora", "parent", "to_prompt"})
 
 FIRST_VARIANT = "first_variant"
 """The setting that says at which variant the images of a row begin. Only an edition's rows have it,

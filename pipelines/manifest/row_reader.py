@@ -5,6 +5,7 @@ can rely on. Everything runs on Arrow and numpy columns, without a Python loop o
 """
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
 from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
+from nightpress.pipelines.manifest.clips import ClipReader
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
 from nightpress.pipelines.manifest.columns import FIRST_VARIANT, PARENT, Columns, is_mixed
 from nightpress.pipelines.manifest.conditions import ConditionReader, RowSizes
@@ -48,6 +50,7 @@ class RowReader:
         self.defaults = Defaults.of(spec, info)
         self.images = spec.images
         self.conditions = ConditionReader(info, columns, spec.model.controlnets)
+        self.clips = ClipReader.of(spec, info, columns)
         self.samplers = ("default", *(name for name in info.samplers if name != "default"))
         self.loras = tuple(lora.label for lora in spec.model.row_loras)
         self.lora_scales = np.array([0.0, *(lora.scale for lora in spec.model.row_loras)])
@@ -66,8 +69,7 @@ class RowReader:
         first_variants = self._first_variants(table, problems)
         seeds, has_seed = self._seeds(table, first_variants + num_images, problems)
         width, height = self._sides(table, problems)
-        scheduler = self._schedulers(table, problems)
-        lora = self._loras(table, problems)
+        scheduler, lora = self._schedulers(table, problems), self._loras(table, problems)
         steps = self._steps(table, scheduler, problems)
         sizes = RowSizes(width, height, steps, scheduler)
         conditioning, inputs = self.conditions.read(table, sizes, problems)
@@ -91,6 +93,7 @@ class RowReader:
             inputs=inputs,
             priority=self._priorities(table, problems),
             parents=self._parents(table, problems),
+            clips=self.clips.read(table, prompts, pa.array(seeds, mask=~has_seed), problems),
         )
 
     def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
@@ -129,7 +132,8 @@ class RowReader:
 
     def _sides(self, table: pa.Table, problems: RowProblems) -> tuple[Ints, Ints]:
         """Width and height in pixels; no image is too large to be opened again."""
-        bounds, multiple = (1, self.images.max_side), self.info.size_multiple
+        bounds = (1, self.images.max_side)
+        multiple = math.lcm(self.info.size_multiple, self.images.size_multiple)
         width = self._whole("width", table, bounds, problems, multiple)
         height = self._whole("height", table, bounds, problems, multiple)
         problems.add(

@@ -80,6 +80,8 @@ class Rows:
     """int64, higher is sooner; null where the row leaves it out."""
     parents: pa.Array
     """The image that each row's images are other variants of; null except in rows made again."""
+    clips: pa.Array
+    """CLIP_TYPE; null for still images. A row's `to_seed` counts up with its variants."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,6 +90,11 @@ class Rows:
     def any_conditioned(self) -> bool:
         """Whether any row is more than text alone."""
         return bool(self.conditioning.null_count < len(self))
+
+    @property
+    def any_clips(self) -> bool:
+        """Whether the rows make clips: all of them, or none."""
+        return bool(self.clips.null_count < len(self))
 
     def between(self, start: int, stop: int) -> "Rows":
         """Rows `start` to `stop`, without a copy."""

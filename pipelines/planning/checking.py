@@ -4,6 +4,7 @@ Files are scanned and split into units of work, and each unit is checked by itse
 built-in `map`, or a function that sends the same calls to other machines.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCou
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.campaign_checks import check_campaigns
+from nightpress.pipelines.planning.clips import check_clips
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.images import Planner
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount, part_path
@@ -76,6 +78,7 @@ def check_files(
 ) -> PlanLayout:
     """Check manifest files that have been scanned, and lay out their plan; see `check`."""
     columns = resolve_columns(spec, files)
+    check_clips(spec, info, columns.settings)
     _check_sizes(spec, info, columns)
     planner = Planner(spec, info, columns)
     files = check_campaigns(spec, info.prompts, planner.template, files)
@@ -113,8 +116,9 @@ def _check_settings(spec: RunSpec, info: ModelInfo) -> None:
     """Check the job's defaults against what the model supports."""
     job = spec.sampling
     for key, value in (("width", job.width), ("height", job.height)):
-        if value is not None and (value % info.size_multiple or value > spec.images.max_side):
-            rule = f"a multiple of {info.size_multiple} up to {spec.images.max_side:,}"
+        multiple = math.lcm(info.size_multiple, spec.images.size_multiple)
+        if value is not None and (value % multiple or value > spec.images.max_side):
+            rule = f"a multiple of {multiple} up to {spec.images.max_side:,}"
             raise SpecError(
                 f"sampling.{key}: {value} is not {rule}, as this model and images.format "
                 f"{spec.images.format} require"

@@ -3,6 +3,7 @@
 Everything runs on Arrow and numpy columns.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,11 +29,13 @@ from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.order import OrderKey, by_importance, importance_ranks
 from nightpress.pipelines.planning.passes import PassPlanner
 from nightpress.pipelines.planning.prompt_lengths import estimated_chunks
-from nightpress.pipelines.records import PLAN_SCHEMA
+from nightpress.pipelines.records import CLIP_TYPE, PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
 
-NOT_IN_FILE_NAMES = frozenset({"file", "shard", "conditioning", "inputs", "passes", "parent"})
+NOT_IN_FILE_NAMES = frozenset(
+    {"file", "shard", "conditioning", "inputs", "passes", "parent", "clip"}
+)
 """Columns of the plan that a file name cannot use: some are decided later, and others are not for
 people."""
 
@@ -52,7 +55,8 @@ class Planner:
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
-        self.passes = PassPlanner(spec.passes, info.size_multiple)
+        multiple = math.lcm(info.size_multiple, spec.images.size_multiple)
+        self.passes = PassPlanner(spec.passes, multiple)
         self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes
         """Whether images with different guidance scales can share a batch."""
 
@@ -162,6 +166,8 @@ class Images:
                 return pa.nulls(len(self), PLAN_SCHEMA.field(name).type)
             case "parent" if self.rows.parents.null_count == len(self.rows):
                 return pa.nulls(len(self), pa.string())
+            case "clip":
+                return self._clips()
             case "passes" if not self.passes.specs:
                 return pa.nulls(len(self), pa.string())
             case _:
@@ -201,6 +207,15 @@ class Images:
                 return spread(self.rows.numbers)
             case _:
                 return self.carried[name]
+
+    def _clips(self) -> pa.Array:
+        """The clip of each image; the seed that a walk ends at counts up with the variants."""
+        if not self.rows.any_clips:
+            return pa.nulls(len(self), CLIP_TYPE)
+        clips = self.per_image(self.rows.clips)
+        arrays = [clips.field(name) for name in CLIP_TYPE.names]
+        arrays[-1] = pc.add(arrays[-1], pa.array(self.variants))
+        return pa.StructArray.from_arrays(arrays, fields=list(CLIP_TYPE))
 
     @cached_property
     def final_sizes(self) -> tuple[Ints, Ints]:
@@ -316,6 +331,9 @@ def group_by_settings(
             continue
         codes, num_codes = _ranks(column)
         groups, _ = _ranks(groups * num_codes + codes)
+    if rows.any_clips:
+        codes, num_codes = _ranks(rows.clips.field("num_frames"))
+        groups, _ = _ranks(groups * num_codes + codes)
     if rows.any_conditioned:
         codes, num_codes = _ranks(pc.fill_null(rows.conditioning, ""))
         groups, _ = _ranks(groups * num_codes + codes)
@@ -351,4 +369,5 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         lora_scale=float(rows.lora_scale[row]) if lora else None,
         conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
         passes=planner.passes.passes(width, height),
+        num_frames=rows.clips.field("num_frames")[row].as_py() if rows.any_clips else None,
     )

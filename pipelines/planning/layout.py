@@ -5,7 +5,6 @@ adds to a run has a layout of its own, whose numbers go on where those of the ru
 """
 
 import base64
-import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -157,9 +156,9 @@ class PlanLayout:
 
     @property
     def cost_ratio(self) -> float:
-        """Pixels times steps of the costliest images over those of the cheapest; 1.0 if empty."""
+        """The cost of the costliest images over that of the cheapest; 1.0 if there are none."""
         settings = [count.settings for count in self.batches]
-        costs = [sum(map(math.prod, one.work)) for one in settings]
+        costs = [one.cost for one in settings]
         return max(costs) / min(costs) if costs else 1.0
 
     def in_shards(self, shard_size: int, batch_size: int) -> Self:

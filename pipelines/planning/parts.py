@@ -25,10 +25,11 @@ from nightpress.pipelines.planning.duplicates import Mapper
 from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampling
 from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.input_hashes import read_hashes, with_hashes
+from nightpress.pipelines.planning.later_names import with_carried_renamed
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.order import OrderKey
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
-from nightpress.pipelines.records import ADDED_TO_PLANS, PLAN_SCHEMA, with_carried_renamed
+from nightpress.pipelines.records import ADDED_TO_PLANS, PLAN_SCHEMA, PLANNED_AFTER_PASSES
 from nightpress.pipelines.storage import Store, open_source
 
 DICTIONARY_BYTES = 64 << 20
@@ -233,6 +234,7 @@ def _table(images: Images, first_shard: int, shard_size: int) -> pa.Table:
     columns = {
         name: pa.array(shards.astype(np.int32)) if name == "shard" else images.column(name)
         for name in (*PLAN_SCHEMA.names, *images.carried)
+        if name not in PLANNED_AFTER_PASSES or images.rows.any_clips
     }
     nullable = {*images.carried, *(field.name for field in PLAN_SCHEMA if field.nullable)}
     fields = [pa.field(name, array.type, name in nullable) for name, array in columns.items()]

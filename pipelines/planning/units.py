@@ -297,6 +297,9 @@ def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
     if "negative_prompt" in planner.columns.settings or planner.spec.sampling.negative_prompt:
         name = planner.columns.manifest_name("negative_prompt")
         columns.append((name, batch.rows.negative_prompts))
+    if "to_prompt" in planner.columns.settings and batch.rows.any_clips:
+        to_prompts = batch.rows.clips.field("to_prompt")
+        columns.append((planner.columns.manifest_name("to_prompt"), to_prompts))
     counts = planner.prompt_checker.check(columns, batch.problems)
     return replace(counts, num_unguided=_num_unguided(planner, batch.rows))
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
+from nightpress.pipelines.planning.later_names import with_carried_renamed
 from nightpress.pipelines.records import (
-    ADDED_AFTER_PASSES,
     ADDED_TO_METADATA,
-    with_carried_renamed,
+    SCORE_COLUMNS,
 )
 from nightpress.pipelines.reporting.scores import RunScores, ScoreSummary, ScoreTable
 from nightpress.pipelines.run_directory.commit import (
@@ -176,7 +176,7 @@ def _read_part(
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
         cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
-        scored = read_columns(file, ["sha256", *ADDED_AFTER_PASSES])
+        scored = read_columns(file, ["sha256", *SCORE_COLUMNS])
         scored = with_scores_of(run.store, scored, late.get(shard))
         scores = scored["scores"]
         return _Part(

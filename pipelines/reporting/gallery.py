@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from PIL import Image
@@ -48,16 +48,21 @@ IMAGE_FACTS = {
     "negative_prompt_cut": "cut from the negative prompt",
     "image_id": "image id",
     "seed": "seed",
+    "to_prompt": "to prompt",
+    "to_seed": "to seed",
+    "num_frames": "frames",
+    "fps": "frames a second",
     "scheduler": "sampler",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "file": "file",
     "member": "member",
     "sha256": "sha256",
+    "frames_sha256": "sha256 of the frames",
 }
 """Metadata column -> its label on the page; carried columns follow under their own names."""
 
-MONOSPACE = ("file", "member", "sha256", "image_id")
+MONOSPACE = ("file", "member", "sha256", "frames_sha256", "image_id")
 
 Row = Mapping[str, Any]
 
@@ -88,6 +93,8 @@ class GalleryImage:
     width: int
     height: int
     facts: tuple[Fact, ...]
+    clip: Literal["", "image", "video"] = ""
+    """How a clip plays on the page: as an animated image or as a video; empty for a still image."""
 
 
 def gallery(run: Run, rows: Sequence[Row]) -> list[GalleryImage]:
@@ -123,7 +130,14 @@ def _image(row: Row, thumb: str, telling: Sequence[str]) -> GalleryImage:
         width=row["width"],
         height=row["height"],
         facts=tuple(fact for fact in facts if fact.value),
+        clip=_clip(row),
     )
+
+
+def _clip(row: Row) -> Literal["", "image", "video"]:
+    if row.get("num_frames") is None or row["member"] is not None:
+        return ""
+    return "video" if row["file"].endswith(".mp4") else "image"
 
 
 def _telling_columns(rows: Sequence[Row]) -> list[str]:

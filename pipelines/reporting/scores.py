@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
-from nightpress.pipelines.records import ADDED_AFTER_PASSES
+from nightpress.pipelines.records import SCORE_COLUMNS
 from nightpress.pipelines.run_directory.commit import commit_sizes, open_commit, read_columns
 from nightpress.pipelines.run_directory.late_scores import newest_parts, with_scores_of
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
@@ -170,7 +170,7 @@ def run_scores(run: Run, max_shards: int = MAX_SHARDS) -> RunScores:
 
     def read(shard: int) -> tuple[pa.ChunkedArray, int]:
         with open_commit(run.store, shard, sizes[shard]) as file:
-            rows = read_columns(file, ["status", "sha256", *ADDED_AFTER_PASSES])
+            rows = read_columns(file, ["status", "sha256", *SCORE_COLUMNS])
         num_ok = pc.sum(pc.equal(rows["status"], "ok")).as_py() or 0
         return with_scores_of(run.store, rows, late.get(shard))["scores"], num_ok
 

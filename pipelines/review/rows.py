@@ -31,7 +31,12 @@ IMAGE_COLUMNS = ("image_id", "sha256", "file", "member", "member_offset", "num_b
 LAST = ("variant", "id")
 """Columns with so many values that they come last."""
 
-MEDIA_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+MEDIA_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+    "mp4": "video/mp4",
+}
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,9 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
     yield b',"prompt":{"values":%s,"codes":%s}' % (_json(values), _json(codes))
     media_type = MEDIA_TYPES[rows.run.spec.images.format]
     types, inputs = {"values": [media_type], "codes": [0] * len(table)}, _inputs(table)
-    yield b',"num_frames":null,"media_type":%s,"inputs":%s' % (_json(types), _json(inputs))
+    frames = _num_frames(table)
+    yield b',"num_frames":%s,"media_type":%s' % (_json(frames), _json(types))
+    yield b',"inputs":%s' % _json(inputs)
     names, constants = list[str](), dict[str, Any]()
     yield b',"columns":['
     for column in page_columns(table.select(_shown(table))):
@@ -277,3 +284,12 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[Any], list[int]]:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _num_frames(table: pa.Table) -> list[int | None] | None:
+    """Frames of each clip; None if there are only still images."""
+    column = table.column("num_frames") if "num_frames" in table.column_names else None
+    if column is None or column.null_count == len(column):
+        return None
+    found: list[int | None] = column.to_pylist()
+    return found

@@ -16,6 +16,10 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, StoreMissing
+from nightpress.pipelines.planning.later_names import (
+    carried_under_later_names,
+    with_carried_renamed,
+)
 from nightpress.pipelines.records import (
     ADDED_TO_METADATA,
     METADATA_SCHEMA,
@@ -23,8 +27,6 @@ from nightpress.pipelines.records import (
     PLAN_SCHEMA,
     FailureType,
     ImageRecord,
-    carried_under_later_names,
-    with_carried_renamed,
 )
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.rewriting import rewrite
@@ -388,4 +390,5 @@ def _metadata_row(record: ImageRecord) -> dict[str, object]:
         "draws": record.draws,
         "gate": record.gate,
         "scoring_s": record.scoring_s,
+        "first_frame": record.first_frame,
     }

@@ -10,8 +10,10 @@ from nightpress.diffusion_core.conditioning.passes import passes_from_text
 from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.inputs.preparing import input_info
-from nightpress.pipelines.records import PlannedInput
+from nightpress.pipelines.records import CLIP_TYPE, PlannedInput
 from nightpress.pipelines.run_directory.commit import metadata_columns
+
+PLANNED_CLIP = tuple(CLIP_TYPE.names)
 
 CONDITION_COLUMNS = (
     "mode",
@@ -21,8 +23,9 @@ CONDITION_COLUMNS = (
     "references",
     "inputs",
     "passes",
+    *PLANNED_CLIP,
 )
-"""Metadata columns that follow from the plan's `conditioning`, `inputs` and `passes`."""
+"""Metadata columns that follow from the plan's `conditioning`, `inputs`, `passes` and `clip`."""
 
 
 def wrong_loras(part: pa.Table, planned: pa.Table, model: ModelInfo) -> str | None:
@@ -49,7 +52,7 @@ def wrong_conditioning(part: pa.Table, planned: pa.Table, model: ModelInfo, fit:
         fit: how the job fits pictures.
     """
     metadata = metadata_columns(part, CONDITION_COLUMNS)
-    plans = planned.select(["conditioning", "inputs", "passes"])
+    plans = planned.select(["conditioning", "inputs", "passes", "clip"])
     if _all_of_text(metadata) and all(map(_is_empty, plans.columns)):
         return None
     pairs = zip(metadata.to_pylist(), plans.to_pylist(), strict=True)
@@ -105,4 +108,5 @@ def _expected(plan: dict[str, Any], model: ModelInfo, fit: str) -> dict[str, Any
             for each in plan["inputs"] or ()
         ],
         "passes": [asdict(each) for each in passes_from_text(plan["passes"])],
+        **(plan["clip"] or dict.fromkeys(PLANNED_CLIP)),
     }

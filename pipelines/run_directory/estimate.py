@@ -53,6 +53,8 @@ class RateKey:
     strength: float | None = None
     passes: tuple[tuple[float, float, int], ...] = ()
     """Scale, strength and steps of each."""
+    num_frames: int | None = None
+    """None for a still image."""
 
     @classmethod
     def of(cls, settings: SamplingParams) -> Self:
@@ -64,6 +66,7 @@ class RateKey:
             settings.conditioning.mode,
             settings.conditioning.strength,
             tuple((p.scale, p.strength, p.num_inference_steps) for p in settings.passes),
+            settings.num_frames,
         )
 
 
@@ -254,7 +257,7 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     run = open_run(url, spec.storage)
     with run.reading():
         table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
-            columns=[*settings, "sampling_s", "num_bytes", "scoring_s"],
+            columns=[*settings, "num_frames", "sampling_s", "num_bytes", "scoring_s"],
             filter=ds.field("sampling_s").is_valid(),
         )
     guided = pc.greater(table.column("guidance_scale"), 1.0)
@@ -263,11 +266,12 @@ def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
     table = table.set_column(4, "mode", modes)
     passes = tuple((p.scale, p.strength, p.num_inference_steps) for p in run.spec.passes)
     keys = [*settings[:3], "guided", *settings[4:]]
+    grouping = [*keys, "num_frames"]
     measured = ("sampling_s", "num_bytes", "scoring_s")
-    grouped = table.group_by(keys).aggregate([(name, "mean") for name in measured])
+    grouped = table.group_by(grouping).aggregate([(name, "mean") for name in measured])
     return {
-        replace(RateKey(*(row[key] for key in keys)), passes=passes): Rate(
-            row["sampling_s_mean"], row["num_bytes_mean"], scoring_s=row["scoring_s_mean"]
-        )
+        replace(
+            RateKey(*(row[key] for key in keys)), passes=passes, num_frames=row["num_frames"]
+        ): Rate(row["sampling_s_mean"], row["num_bytes_mean"], scoring_s=row["scoring_s_mean"])
         for row in grouped.to_pylist()
     }

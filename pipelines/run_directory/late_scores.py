@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, SpecError
-from nightpress.pipelines.records import ADDED_AFTER_PASSES, METADATA_SCHEMA
+from nightpress.pipelines.records import METADATA_SCHEMA, SCORE_COLUMNS
 from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
 from nightpress.pipelines.storage import Store
@@ -106,13 +106,13 @@ def with_late_scores(rows: pa.Table, late: LateScores) -> pa.Table:
         rows: all rows of the commit, with at least the column `sha256`.
         late: the content of a part of its shard, for this commit or for one before it.
     """
-    names = ("sha256", *ADDED_AFTER_PASSES)
+    names = ("sha256", *SCORE_COLUMNS)
     own, other = metadata_columns(rows, names).to_pylist(), late.rows.select(names).to_pylist()
     merged = [
         after if after["sha256"] == before["sha256"] else before
         for before, after in zip(own, other, strict=True)
     ]
-    for name in ADDED_AFTER_PASSES:
+    for name in SCORE_COLUMNS:
         field = METADATA_SCHEMA.field(name)
         values = pa.array([row[name] for row in merged], field.type)
         if name in rows.column_names:

@@ -23,7 +23,15 @@ from nightpress.pipelines.planning.shard_order import read_columns
 from nightpress.pipelines.run_directory.estimate import Rate, RateKey, Scoring, scoring_in
 from nightpress.pipelines.storage import Store
 
-SETTINGS = ("width", "height", "num_inference_steps", "guidance_scale", "conditioning", "passes")
+SETTINGS = (
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "conditioning",
+    "passes",
+    "clip",
+)
 """Columns of the plan that decide how long an image takes."""
 
 MAX_LEVELS = 1_000
@@ -138,12 +146,22 @@ def _columns_of_work(layout: PlanLayout) -> list[str]:
 def _counted(tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
     """The distinct rows of some tables, and in `num_images` how often each is there."""
     waiting: list[pa.Table] = []
-    for table in tables:
+    for part in tables:
+        table = _with_frames_alone(part)
         ones = pa.array(np.ones(len(table), np.int64))
         waiting.append(_merged([table.append_column("num_images", ones)], names))
         if sum(map(len, waiting)) > MERGED_ROWS:
             waiting = [_merged(waiting, names)]
     return _merged(waiting, names)
+
+
+def _with_frames_alone(part: pa.Table) -> pa.Table:
+    """Rows of a plan with the number of frames in place of `clip`; Arrow groups by no structs."""
+    place = part.schema.get_field_index("clip")
+    column = part.column(place)
+    if pa.types.is_struct(column.type):
+        part = part.set_column(place, "clip", pc.struct_field(column, "num_frames"))
+    return part
 
 
 def _merged(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
@@ -180,6 +198,7 @@ def _rate_key(
     guidance_scale: float,
     conditioning: str | None,
     passes: str | None,
+    num_frames: int | None,
 ) -> RateKey:
     condition = Conditioning.from_text(conditioning)
     made = passes_from_text(passes)
@@ -191,6 +210,7 @@ def _rate_key(
         condition.mode,
         condition.strength,
         tuple((each.scale, each.strength, each.num_inference_steps) for each in made),
+        num_frames,
     )
 
 

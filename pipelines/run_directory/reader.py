@@ -25,11 +25,11 @@ from nightpress.pipelines.errors import Damaged, ImageNotFound
 from nightpress.pipelines.image_files.packing import image_bytes, packed_shard
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import candidate_shards
+from nightpress.pipelines.planning.later_names import carried_under_later_names
 from nightpress.pipelines.records import (
-    ADDED_AFTER_PASSES,
     ADDED_TO_METADATA,
     METADATA_SCHEMA,
-    carried_under_later_names,
+    SCORE_COLUMNS,
 )
 from nightpress.pipelines.run_directory.commit import (
     commit_sizes,
@@ -240,7 +240,7 @@ class Run:
         if late := late_parts(self.store, shard):
             rows = read_late(self.store, late[-1]).rows
             same = (pc.field("image_id") == image_id) & (pc.field("sha256") == row["sha256"])
-            for scored in metadata_rows(rows.filter(same).select(list(ADDED_AFTER_PASSES))):
+            for scored in metadata_rows(rows.filter(same).select(list(SCORE_COLUMNS))):
                 row |= scored
         return row
 

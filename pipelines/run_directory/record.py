@@ -218,8 +218,14 @@ class RunRecord:
 
     def package_differences(self) -> list[str]:
         """Warnings about packages whose version has changed since the run began."""
-        now = package_versions()
-        return [
+        now = package_versions() | encoder_version(self.spec)
+        encoder = [
+            f"{name} is {now[name]} and was {before} when the run began; the bytes of MP4 files "
+            "may differ, and their frames do not"
+            for name in encoder_version(self.spec)
+            if (before := self.versions.get(name, now[name])) != now[name]
+        ]
+        return encoder + [
             f"{name} is {now[name]} and was {self.versions[name]} when the run began; "
             "the last bits of a pixel may differ"
             for name in PIXEL_PACKAGES
@@ -250,7 +256,7 @@ def new_record(
         batch_size=sizes.largest,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions(),
+        versions=package_versions() | encoder_version(spec),
         measured=sizes.measured,
         scorers=dict(scorers or {}),
     )
@@ -318,6 +324,11 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         package: _installed_version(package) for package in RECORDED_PACKAGES
     }
+
+
+def encoder_version(spec: RunSpec) -> dict[str, str]:
+    """The version of what writes the files of a run's clips, if Pillow and numpy do not."""
+    return {"av": _installed_version("av")} if spec.images.format == "mp4" else {}
 
 
 @cache

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Damaged, PlanDamaged, StoreMissing
 from nightpress.pipelines.hashing import Hashes, hash64
+from nightpress.pipelines.image_files.clips.mp4 import require_av
 from nightpress.pipelines.image_files.content_credentials import require_packages
 from nightpress.pipelines.image_files.encoding import decoded, opened
 from nightpress.pipelines.image_files.file_format import FileFormat
@@ -32,6 +33,7 @@ from nightpress.pipelines.records import (
     FailureType,
     ImageFacts,
 )
+from nightpress.pipelines.run_directory.clip_checks import wrong_frames
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit, shard_path
 from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
 from nightpress.pipelines.run_directory.draw_checks import with_drawn_seeds, wrong_draws
@@ -46,7 +48,10 @@ PLANNED = tuple(
     name
     for name in PLAN_SCHEMA.names
     if name
-    not in {"shard", "file", "lora", "lora_scale", "conditioning", "inputs", "passes", "parent"}
+    not in {
+        *("shard", "file", "lora", "lora_scale", "conditioning", "inputs", "passes", "parent"),
+        "clip",
+    }
 )
 """Columns that must be equal in metadata and plan; `comparison` compares the others."""
 
@@ -111,7 +116,8 @@ def verify(run: Run, sample: float = 1.0, seed: int = 0) -> Iterator[ShardVerifi
 
     Raises:
         StoreError: the store fails.
-        SpecError: the images are signed, and the packages that check credentials are missing.
+        SpecError: the images are signed, or clips in MP4, and the packages that check credentials
+            or decode MP4 are missing.
     """
     yield from _verify(run, run.committed, sample, seed)
 
@@ -126,6 +132,8 @@ def verify_shards(
 def _verify(run: Run, shards: Sequence[int], sample: float, seed: int) -> Iterator[ShardVerified]:
     if run.spec.provenance.sign is not None:
         require_packages()
+    if run.spec.images.format == "mp4":
+        require_av("verifying MP4 files")
     with ThreadPoolExecutor(READ_THREADS) as images, ThreadPoolExecutor(SHARDS_AHEAD) as readers:
         check = partial(_verify_shard, run, sample=sample, seed=seed, pool=images)
         yield from map_ahead(readers, check, shards, SHARDS_AHEAD)
@@ -177,7 +185,10 @@ def _named_files(run: Run) -> Hashes:
 
 
 def _file_hashes(run: Run, shard: int) -> Hashes:
-    files = read_commit(run.store, shard, ["file"]).column("file").drop_null()
+    part = metadata_columns(read_commit(run.store, shard), ("file", "first_frame"))
+    frames = pc.struct_field(part.column("first_frame"), "file")
+    files = pa.chunked_array([*part.column("file").chunks, *frames.chunks], pa.string())
+    files = files.drop_null()
     return hash64(files.combine_chunks().cast(pa.string()), 0)
 
 
@@ -289,7 +300,23 @@ def _verify_image(run: Run, shard: int, row: int, values: dict[str, Any]) -> Fin
     except StoreMissing:
         return Finding(Damage.MISSING, shard, path, "the image is not in the store", row)
     damage, text = _damage(data, values, run.record.file_format)
-    return None if damage is None else Finding(damage, shard, path, text, row)
+    if damage is not None:
+        return Finding(damage, shard, path, text, row)
+    return _verify_first_frame(run, shard, row, values)
+
+
+def _verify_first_frame(run: Run, shard: int, row: int, values: dict[str, Any]) -> Finding | None:
+    frame = values["first_frame"]
+    if frame is None:
+        return None
+    data, path = run.store.read_if_any(frame["file"]), frame["file"]
+    if data is None:
+        return Finding(Damage.MISSING, shard, path, "the first frame is not in the store", row)
+    digest = hashlib.sha256(data).hexdigest()
+    if digest == frame["sha256"]:
+        return None
+    text = f"sha256 {digest[:12]}, but the metadata has {frame['sha256'][:12]}"
+    return Finding(Damage.CHANGED, shard, path, text, row)
 
 
 def _damage(data: bytes, values: dict[str, Any], form: FileFormat) -> tuple[Damage | None, str]:
@@ -302,9 +329,13 @@ def _damage(data: bytes, values: dict[str, Any], form: FileFormat) -> tuple[Dama
     try:
         with opened(data) as image:
             shape = (image.format or "").lower(), *image.size
+            num_frames = getattr(image, "n_frames", 1)
         if shape != planned_shape:
             return Damage.UNREADABLE, f"{_shape(shape)}, but the plan has {_shape(planned_shape)}"
-        decoded(data)
+        if (wrong := wrong_frames(data, num_frames, values, form.images)) is not None:
+            return Damage.UNREADABLE, wrong
+        if values["num_frames"] is None:
+            decoded(data)
     except ValueError as error:
         return Damage.UNREADABLE, str(error)
     facts = ImageFacts.from_dict(values)

@@ -14,7 +14,8 @@ from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.draws import draw_of_seed
 from nightpress.pipelines.scoring.image_scorer import ImageScores
-from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.batching import PlannedImage, as_facts
+from nightpress.pipelines.shards.kept_frames import frame_file, stored_frame
 from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
@@ -42,6 +43,8 @@ class EncodedImage:
     """Its share of its batch's sampling time; None if it was found in the store."""
     thumb: Thumb | None = field(default=None, repr=False, compare=False)
     """Its thumbnail, if the job asks for them and it could be made."""
+    first_frame: bytes | None = field(default=None, repr=False)
+    """The PNG file of a clip's first frame, if the job keeps it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ class Attempt:
             passes=image.params.passes,
             parent=image.parent,
             prompt_reading=spec.model.prompts.as_text(),
+            **as_facts(image.clip),
         )
 
     def _conditions(self, image: PlannedImage) -> dict[str, Any]:
@@ -123,6 +127,9 @@ class Attempt:
             file=encoded.image.file,
             sha256=sha256,
             num_bytes=len(encoded.data),
+            first_frame=None
+            if encoded.first_frame is None
+            else frame_file(encoded.image.file, encoded.first_frame),
             sampling_s=encoded.sampling_s,
             scores=encoded.scores.scores,
             perceptual_hash=encoded.scores.perceptual_hash,
@@ -149,8 +156,14 @@ class Attempt:
                 scores = self.scores.of_file(draw, data)
             except ValueError:  # its checksums are right, and its pixels cannot be decoded
                 return None
+            frame = None
+            if self.record.spec.images.keep:
+                frame = stored_frame(self.store, self.record, image.file, data)
+                if frame is None:
+                    return None
             thumb = None if self.thumbs is None else self.thumbs.of_file(data)
-            return self.ok(EncodedImage(draw, facts, data, scores, started_at, thumb=thumb))
+            times = (started_at, None)
+            return self.ok(EncodedImage(draw, facts, data, scores, *times, thumb, frame))
         return None
 
     def _possible_draws(self, image: PlannedImage, data: bytes) -> Iterator[PlannedImage]:

@@ -1,8 +1,8 @@
 """Batches: planned images grouped by their sampling settings and cut to the batch size."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -12,6 +12,30 @@ from nightpress.diffusion_core.models.modes import MULTIPLY_MODES
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.pipelines.records import PLAN_SCHEMA, PlannedInput
 from nightpress.pipelines.scoring.draws import draw_seed
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """How an image moves."""
+
+    num_frames: int
+    fps: float
+    to_prompt: str | None = None
+    """The prompt that a walk ends at."""
+    to_seed: int | None = None
+
+    @property
+    def is_walk(self) -> bool:
+        """Whether a model of still images makes it, frame by frame."""
+        return self.to_prompt is not None or self.to_seed is not None
+
+
+STILL = PlannedClip(1, 0.0)
+
+
+def as_facts(clip: PlannedClip | None) -> dict[str, Any]:
+    """The values of an image's facts that say how it moves; none for a still image."""
+    return {} if clip is None else asdict(clip)
 
 
 @dataclass(frozen=True)
@@ -44,6 +68,8 @@ class PlannedImage:
     """The image that it is another variant of, if it was made again."""
     num_chunks: int = 1
     """The chunks of its prompts; see `counted`."""
+    clip: PlannedClip | None = None
+    """None for a still image."""
 
     @property
     def params(self) -> SamplingParams:
@@ -60,6 +86,7 @@ class PlannedImage:
             lora_scale=self.lora_scale,
             conditioning=Conditioning.from_text(self.conditioning),
             passes=passes,
+            num_frames=None if self.clip is None else self.clip.num_frames,
         )
 
     def drawn(self, draw: int) -> Self:
@@ -78,7 +105,18 @@ class PlannedImage:
             seed=self.seed,
             guidance_scale=self.guidance_scale,
             images=images,
+            to_prompt=(self.clip or STILL).to_prompt,
+            to_seed=(self.clip or STILL).to_seed,
         )
+
+    def num_together(self, batch_size: int) -> int:
+        """How many images like it are sampled together, so that they fill a batch.
+
+        The frames of a walk fill batches by themselves.
+        """
+        if self.clip is None or not self.clip.is_walk:
+            return batch_size
+        return max(1, batch_size // self.clip.num_frames)
 
 
 def counted(
@@ -96,12 +134,13 @@ def counted(
 
 def planned_images(rows: pa.Table) -> list[PlannedImage]:
     """The rows of a plan table, in order."""
-    return [
-        PlannedImage(
-            **{**row, "inputs": tuple(PlannedInput(**each) for each in row["inputs"] or ())}
-        )
-        for row in rows.select(PLAN_SCHEMA.names).to_pylist()
-    ]
+    return [_planned_image(row) for row in rows.select(PLAN_SCHEMA.names).to_pylist()]
+
+
+def _planned_image(row: dict[str, Any]) -> PlannedImage:
+    inputs = tuple(PlannedInput(**each) for each in row["inputs"] or ())
+    clip = None if row["clip"] is None else PlannedClip(**row["clip"])
+    return PlannedImage(**{**row, "inputs": inputs, "clip": clip})
 
 
 def shared_settings(settings: SamplingParams, supports_per_image_guidance: bool) -> SamplingParams:
@@ -140,9 +179,9 @@ def batches(
         groups.setdefault((settings, image.num_chunks, size(image)), []).append(image)
     for members in _by_lora(groups.values()):
         while members:
-            batch_size = size(members[0])
-            yield members[:batch_size]
-            members = members[batch_size:]
+            together = members[0].num_together(size(members[0]))
+            yield members[:together]
+            members = members[together:]
 
 
 def _by_lora(groups: Iterable[list[PlannedImage]]) -> Iterator[list[PlannedImage]]:

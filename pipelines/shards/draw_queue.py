@@ -212,7 +212,10 @@ class DrawQueue:
         yield from sorted(others, key=lambda each: each.lora != before.lora)
 
     def _batch_size(self, group: _Group) -> int:
-        return 1 if self._singly else self._size(group.waiting[0].image)
+        if self._singly:
+            return 1
+        image = group.waiting[0].image
+        return image.num_together(self._size(image))
 
     def _perhaps_needed(self, group: _Group, count: int) -> list[Draw]:
         """Draws that open places may need, evenly among the places."""

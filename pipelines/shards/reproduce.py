@@ -1,6 +1,6 @@
 """Reproduce one image from its embedded metadata, and measure how close the new image comes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,11 +12,13 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.theory.psnr import image_psnrs_db
+from nightpress.pipelines.image_files.clips.frames import frames_sha256, is_clip
+from nightpress.pipelines.image_files.clips.reading import frames_in
 from nightpress.pipelines.image_files.content_credentials import require_packages
 from nightpress.pipelines.image_files.content_credentials.parts import split, with_store
 from nightpress.pipelines.image_files.encoding import decoded, encode, opened
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.provenance_section import Embed
-from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
 
@@ -30,14 +32,21 @@ class Reproduction:
     max_difference: int
     """The largest difference of any pixel in any channel, out of 255."""
     psnr_db: float | None
-    """Peak signal-to-noise ratio; None if the pixels are the same."""
+    """Peak signal-to-noise ratio; None if the pixels are the same. Of a clip, the lowest of any
+    frame, as both files show them."""
+    same_frames: bool | None = None
+    """Whether the raw frames of a clip are those that were recorded; None for a still image."""
 
     def __str__(self) -> str:
         """The comparison in words."""
         if self.same_file:
             return "bit-exact: the same file"
+        if self.same_frames:
+            return "bit-exact frames, but a different file; another version of av writes others"
         if self.same_pixels:
             return "bit-exact pixels, but a different file"
+        if self.psnr_db is None:
+            return "the raw frames differ, but not as the files show them"
         return f"differs by at most {self.max_difference} of 255, PSNR {self.psnr_db:.1f} dB"
 
 
@@ -78,16 +87,26 @@ def reproduce(
     require_size(data, facts)
     inputs = inputs or RecordedInputs(conditioning_of(facts))
     sampler = Sampler(model, facts.batch_size)
-    request = ImageRequest(
+    params = _params(facts, model, inputs.conditioning)
+    pixels = sampler.sample([_request(facts, inputs)], params).pixels[0]
+    if is_clip(pixels):
+        made = replace(facts, frames_sha256=frames_sha256(pixels))
+        again = encode(pixels, made, images, embed)
+        return compare_clips(data, again, facts.frames_sha256 == made.frames_sha256), again
+    again = encode(pixels, facts, images, embed)
+    again = signed_like(data, again)
+    return compare(data, again), again
+
+
+def _request(facts: ImageFacts, inputs: RecordedInputs) -> ImageRequest:
+    return ImageRequest(
         prompt=facts.prompt,
         negative_prompt=facts.negative_prompt,
         seed=facts.seed,
         images=inputs.pictures,
+        to_prompt=facts.to_prompt,
+        to_seed=facts.to_seed,
     )
-    params = _params(facts, model, inputs.conditioning)
-    again = encode(sampler.sample([request], params).pixels[0], facts, images, embed)
-    again = signed_like(data, again)
-    return compare(data, again), again
 
 
 def signed_like(data: bytes, again: bytes) -> bytes:
@@ -120,6 +139,7 @@ def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -
         lora_scale=own.scale if own else None,
         conditioning=conditioning,
         passes=facts.passes,
+        num_frames=facts.num_frames,
     )
 
 
@@ -207,6 +227,32 @@ def compare(data: bytes, again: bytes) -> Reproduction:
         max_difference=largest,
         psnr_db=image_psnrs_db([original], [new])[0] if largest else None,
     )
+
+
+def compare_clips(data: bytes, again: bytes, same_frames: bool) -> Reproduction:
+    """Compare two files of a clip.
+
+    Args:
+        same_frames: whether their raw frames are the same; H.264 does not keep them.
+
+    Raises:
+        ValueError: the first file is not an intact clip, or the sizes differ.
+        SpecError: they are MP4 files, and what decodes them is not installed.
+    """
+    if same_frames:
+        return Reproduction(data == again, True, 0, None, True)
+    original, new = list(frames_in(data)), list(frames_in(again))
+    if [each.shape for each in original] != [each.shape for each in new]:
+        raise ValueError(
+            f"the clip has {len(original)} frames of {_size(original[0])} pixels, but its model "
+            f"makes {len(new)} of {_size(new[0])}"
+        )
+    largest = max(
+        int(np.abs(one.astype(np.int16) - two).max())
+        for one, two in zip(original, new, strict=True)
+    )
+    worst = min(image_psnrs_db(original, new)) if largest else None
+    return Reproduction(False, False, largest, worst, False)
 
 
 def _size(pixels: np.ndarray) -> str:

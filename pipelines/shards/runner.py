@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.sampler import Fault, Sampler
+from nightpress.pipelines.image_files.clips.frames import first_frame, frames_sha256, is_clip
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.commit import (
@@ -49,6 +51,7 @@ from nightpress.pipelines.shards.events import (
 from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
+from nightpress.pipelines.shards.kept_frames import encoded_frame
 from nightpress.pipelines.shards.missing import (
     InHand,
     Missing,
@@ -72,6 +75,7 @@ SCORING_HANG_S = 300.0
 FAILURES = {
     Fault.NON_FINITE: FailureType.NON_FINITE,
     Fault.BLANK: FailureType.BLANK,
+    Fault.STILL: FailureType.STILL,
     Fault.FLAGGED: FailureType.FLAGGED,
 }
 
@@ -329,15 +333,19 @@ class ShardRunner:
             return attempt.failed(image, FAILURES[fault], fault.value, inputs)
         facts = attempt.facts(image, sampled.batch_size, inputs)
         pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
+        if is_clip(pixels):
+            facts = replace(facts, frames_sha256=frames_sha256(pixels))
         try:
             data = self._encode_file(pixels, facts)
+            frame = encoded_frame(self.record, pixels, facts)
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)
-        scores = attempt.scores.of_encoded(image, data, pixels)
+        still = first_frame(pixels)
+        scores = attempt.scores.of_encoded(image, data, still)
         times = sampled.started_at, sampled.sampling_s
-        thumb = None if attempt.thumbs is None else attempt.thumbs.of_pixels(pixels)
-        return EncodedImage(image, facts, data, scores, *times, thumb)
+        thumb = None if attempt.thumbs is None else attempt.thumbs.of_pixels(still)
+        return EncodedImage(image, facts, data, scores, *times, thumb, frame)
 
     def _commit(
         self,

@@ -6,7 +6,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.scoring.image_scorer import ImageScorer, ImageScores, Pixels

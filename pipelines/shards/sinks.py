@@ -31,6 +31,7 @@ from nightpress.pipelines.run_directory.commit import metadata_columns
 from nightpress.pipelines.run_directory.rewriting import rewrite
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.kept_frames import frame_path
 
 MIN_EQUAL_SHARE = 0.9
 """Share of equal bytes above which a damaged file counts as a copy of an image."""
@@ -85,6 +86,8 @@ class FileSink:
         """Create the image's object, or adopt the object under its name if it is this image."""
         attempt, path, data = self._attempt, encoded.image.file, encoded.data
         replaces = attempt.work.replaces
+        if encoded.first_frame is not None and not self._store_frame(encoded):
+            return self._name_taken(encoded, frame_path(path))
         if not replaces and not attempt.store.create(path, data):
             adopted = attempt.adopt_file(encoded.image, encoded.started_at)
             if adopted is not None:
@@ -93,13 +96,31 @@ class FileSink:
             if found == data:  # without embedded metadata it is not recognised, but it is the same
                 return attempt.ok(encoded)
             if not is_damaged_copy(found, data):
-                error = f"{path} already exists and is a different file"
-                used = encoded.facts.inputs
-                return attempt.failed(encoded.image, FailureType.NAME_TAKEN, error, used)
+                return self._name_taken(encoded, path)
             replaces = True
         if replaces:
             rewrite(attempt.store, path, lambda seen: data, attempt.fence)
         return attempt.ok(encoded)
+
+    def _store_frame(self, encoded: EncodedImage) -> bool:
+        """Store a clip's first frame before the clip; returns whether its name was free or its own.
+
+        So a clip in the store always has its first frame there, and is adopted only with it.
+        """
+        store, data = self._attempt.store, encoded.first_frame or b""
+        path = frame_path(encoded.image.file)
+        if not self._attempt.work.replaces:
+            if store.create(path, data) or (found := store.read(path)) == data:
+                return True
+            if not is_damaged_copy(found, data):
+                return False
+        rewrite(store, path, lambda seen: data, self._attempt.fence)
+        return True
+
+    def _name_taken(self, encoded: EncodedImage, path: str) -> ImageRecord:
+        error = f"{path} already exists and is a different file"
+        used = encoded.facts.inputs
+        return self._attempt.failed(encoded.image, FailureType.NAME_TAKEN, error, used)
 
     def flush(self, records: Mapping[int, ImageRecord], rows: pa.Table) -> dict[int, ImageRecord]:
         """Return the records unchanged: every image is stored already."""

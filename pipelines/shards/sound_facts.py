@@ -10,7 +10,8 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.conditioning.passes import Pass
 from nightpress.pipelines.inputs.fitting import Fit
 from nightpress.pipelines.inputs.preparing import NOT_FITTED
-from nightpress.pipelines.job.sections import MAX_SIDE
+from nightpress.pipelines.job.images_section import MAX_FPS, MAX_SIDE
+from nightpress.pipelines.job.sections import MAX_FRAMES
 from nightpress.pipelines.manifest.modes import BASES
 from nightpress.pipelines.records import ImageFacts
 
@@ -71,6 +72,16 @@ def _require_sound_conditions(facts: ImageFacts) -> None:
         if each.fit not in FITS:
             raise ValueError(f"inputs: there is no fit {each.fit!r}")
     _require_sound_passes(facts.passes, (facts.width, facts.height))
+    _require_sound_clip(facts)
+
+
+def _require_sound_clip(facts: ImageFacts) -> None:
+    if facts.num_frames is not None and not 1 <= facts.num_frames <= MAX_FRAMES:
+        raise ValueError(f"num_frames is {facts.num_frames}, but must be from 1 to {MAX_FRAMES}")
+    if (facts.num_frames is None) != (facts.fps is None):
+        raise ValueError("fps: a clip has a number of frames and a frame rate, an image neither")
+    if facts.fps is not None and not 0 < facts.fps <= MAX_FPS:
+        raise ValueError(f"fps is {facts.fps:g}, but must be above 0 and up to {MAX_FPS:g}")
 
 
 def _is_canvas(canvas: Sequence[int], width: int, height: int) -> bool:

@@ -47,6 +47,7 @@ MEDIA_TYPES = {
     ".jpeg": "image/jpeg",
     ".jpg": "image/jpeg",
     ".json": "application/json",
+    ".mp4": "video/mp4",
     ".parquet": "application/vnd.apache.parquet",
     ".png": "image/png",
     ".tar": "application/x-tar",

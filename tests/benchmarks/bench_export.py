@@ -37,7 +37,7 @@ from nightpress.pipelines import Run  # noqa: E402
 from nightpress.pipelines.export.splits import SPLITS, TRAIN, splits_of  # noqa: E402
 from nightpress.pipelines.image_files.encoding import encode  # noqa: E402
 from nightpress.pipelines.image_files.packing import Member, Pack, pack, pack_path  # noqa: E402
-from nightpress.pipelines.job.sections import ImagesSpec  # noqa: E402
+from nightpress.pipelines.job.images_section import ImagesSpec  # noqa: E402
 from nightpress.pipelines.planning import PlanPart  # noqa: E402
 from nightpress.pipelines.records import ImageRecord  # noqa: E402
 from nightpress.pipelines.run_directory.commit import (  # noqa: E402

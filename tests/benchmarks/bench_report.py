@@ -24,7 +24,7 @@ from support import made_runs  # noqa: E402
 from support.marked_runs import say  # noqa: E402
 
 from nightpress.pipelines.image_files.encoding import encode  # noqa: E402
-from nightpress.pipelines.job.sections import ImagesSpec  # noqa: E402
+from nightpress.pipelines.job.images_section import ImagesSpec  # noqa: E402
 from nightpress.pipelines.reporting.report import REPORT_FILE, write_report  # noqa: E402
 from nightpress.pipelines.review.thumbnails import make_missing  # noqa: E402
 from nightpress.pipelines.run_directory.reader import Run  # noqa: E402

@@ -33,7 +33,7 @@ from nightpress.jobs.reviews.options import ReviewOptions
 from nightpress.jobs.reviews.reviewed_run import ReviewedRun
 from nightpress.pipelines.image_files.atlas import CELLS, encode_atlas, thumb_of_pixels
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.run_directory.commit import commit_shard, metadata_part
 from nightpress.pipelines.run_directory.marks import Mark, MarksObject, store_marks
 from nightpress.pipelines.run_directory.marks_merge import MergedMarks

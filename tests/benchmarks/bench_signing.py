@@ -31,8 +31,8 @@ from support.signers import Studio
 from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
 from nightpress.pipelines.image_files.encoding import encode
 from nightpress.pipelines.image_files.file_format import FileFormat
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.provenance_section import ProvenanceSpec
-from nightpress.pipelines.job.sections import ImagesSpec
 
 SIDES = (512, 1024)
 

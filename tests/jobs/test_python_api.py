@@ -40,6 +40,7 @@ COMMANDS = [
     "train",
     "tune",
     "verify",
+    "walk",
 ]
 
 

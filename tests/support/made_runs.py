@@ -11,7 +11,7 @@ import pyarrow as pa
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines import Run, RunSpec, open_run
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.planning import PlanLayout, PlanPart
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord
 from nightpress.pipelines.run_directory.commit import commit_shard, metadata_part

@@ -31,8 +31,8 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import Sig
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED
 from nightpress.pipelines.image_files.encoding import encode
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.provenance_section import SignSpec
-from nightpress.pipelines.job.sections import ImagesSpec
 from nightpress.pipelines.run_directory.commit import commit_shard
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 

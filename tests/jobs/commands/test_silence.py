@@ -16,7 +16,7 @@ from nightpress.diffusion_core.models.loading import describe
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import QUIET
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.models.location import locate
 
 LONG = "a red circle above a blue square, " * 20

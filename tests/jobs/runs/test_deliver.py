@@ -24,7 +24,7 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import KEY
 from nightpress.pipelines.image_files.content_credentials.validation import read_credential
 from nightpress.pipelines.image_files.copy_signing import CopySigning
 from nightpress.pipelines.image_files.encoding import decoded, read_facts
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.run_directory.commit import commit_shard, read_commit, shard_path
 from nightpress.pipelines.storage import Store
 

@@ -17,7 +17,7 @@ from support.cat_facts import CAT
 from nightpress.jobs.cli import command
 from nightpress.pipelines.image_files.embedded_metadata import facts_json
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 
 FACTS = replace(CAT, num_inference_steps=2, guidance_scale=3.0, batch_size=1)
@@ -71,7 +71,7 @@ def of_another_size() -> bytes:
         (bomb, "more pixels than any image should have"),
         (text_bomb, "invalid image: Decompressed data too large"),
         (of_another_size, "48 x 32 pixels, but its embedded metadata says 4096 x 4096"),
-        (lambda: b"GIF89a" + bytes(99), "not a PNG, WebP or JPEG file"),
+        (lambda: b"GIF89a" + bytes(99), "not a PNG, WebP, JPEG or MP4 file"),
     ],
     ids=["bomb", "text bomb", "another size", "another format"],
 )

@@ -16,7 +16,7 @@ from nightpress.pipelines.image_files.content_credentials.parts import split
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_embedded
 from nightpress.pipelines.image_files.file_report import read_report
 from nightpress.pipelines.image_files.stripping import stripped
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 
 FORMS = [
     ImagesSpec(format="png"),

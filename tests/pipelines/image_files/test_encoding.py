@@ -19,7 +19,7 @@ from nightpress.pipelines.image_files.embedded_metadata import (
     parameters_text,
 )
 from nightpress.pipelines.image_files.encoding import decoded, encode, is_whole, opened, read_facts
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
 

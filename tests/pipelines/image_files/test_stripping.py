@@ -14,7 +14,7 @@ from support.made_runs import FACTS
 from nightpress.pipelines.image_files.embedded_metadata import AI_GENERATED
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_facts
 from nightpress.pipelines.image_files.stripping import MARKING, stripped, without_facts
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 
 FORMATS = [
     ImagesSpec(format="png"),

@@ -15,7 +15,6 @@ from nightpress.pipelines import Run, RunSpec, open_run
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.records import (
     ADDED_AFTER_PASSES,
-    ADDED_AFTER_SCORES,
     ADDED_TO_METADATA,
     ADDED_TO_PLANS,
     ImageFacts,
@@ -37,7 +36,7 @@ CARRIED = ("topic", "mode", "inputs")
 """Columns of the manifest; two of them have names that a later version uses itself."""
 
 PROMPT_CUTS = {"prompt_cut", "negative_prompt_cut"}
-LATER = [*ADDED_AFTER_PASSES, *ADDED_AFTER_SCORES]
+LATER = [*ADDED_AFTER_PASSES]
 
 
 def older_run(folder: Path, packing: str, carried: tuple[str, ...], aged: bool = True) -> Run:

@@ -17,7 +17,7 @@ from support.signers import Studio
 from nightpress.pipelines.image_files.content_credentials.parts import without_credential
 from nightpress.pipelines.image_files.encoding import decoded, encode, read_facts
 from nightpress.pipelines.image_files.packing import image_bytes
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.run_directory import origin
 from nightpress.pipelines.run_directory.commit import commit_shard, read_commit, shard_path
 from nightpress.pipelines.run_directory.origin import Likeness, find_origin

@@ -11,7 +11,7 @@ from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.pipelines.image_files import encoding
 from nightpress.pipelines.image_files.embedded_metadata import xmp_packet
 from nightpress.pipelines.image_files.encoding import encode, is_whole, read_facts
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.shards.attempt import nothing_lost

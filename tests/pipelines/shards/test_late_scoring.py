@@ -15,7 +15,7 @@ from nightpress.pipelines import Run
 from nightpress.pipelines.errors import Damaged, SpecError
 from nightpress.pipelines.image_files.encoding import encode, read_facts
 from nightpress.pipelines.planning import read_shard
-from nightpress.pipelines.records import ADDED_AFTER_PASSES, ADDED_AFTER_SCORES
+from nightpress.pipelines.records import ADDED_AFTER_PASSES
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.late_scores import late_parts, register_scorer
 from nightpress.pipelines.run_directory.verify import verify
@@ -168,9 +168,7 @@ def test_a_run_of_an_older_version_is_measured(tmp_path: Path) -> None:
     run = Run(*finished_run(tmp_path, ["a", "b", "c"]))
     expected = scores(run)
     part = Path(run.url, shard_path(0))
-    pq.write_table(
-        pq.read_table(part).drop_columns([*ADDED_AFTER_PASSES, *ADDED_AFTER_SCORES]), part
-    )
+    pq.write_table(pq.read_table(part).drop_columns([*ADDED_AFTER_PASSES]), part)
     assert scores(run) == {"a": None, "b": None, "c": None}
     assert LateScorer(run, {}).score(0).num_scored == 3
     assert scores(run) == expected

@@ -9,7 +9,7 @@ from nightpress.diffusion_core.models.loading import describe, load
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.shards.reproduce import reproduce
 

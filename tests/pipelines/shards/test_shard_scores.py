@@ -17,7 +17,7 @@ from support.fakes.fake_scorers import loaded
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines.image_files.encoding import decoded
 from nightpress.pipelines.image_files.packing import image_bytes
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows

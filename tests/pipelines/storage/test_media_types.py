@@ -2,7 +2,7 @@
 
 import pytest
 
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.storage.drivers import StoreLocation
 
 
@@ -19,11 +19,12 @@ def test_objects_are_written_with_their_media_type(path: str, media_type: str) -
     assert StoreLocation("s3://press/runs", {}).write_options(path) == {"ContentType": media_type}
 
 
-@pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpeg", "mp4"])
 def test_every_image_format_has_a_media_type(image_format: str) -> None:
+    kind = "video" if image_format == "mp4" else "image"
     name = f"images/cat.{ImagesSpec.model_validate({'format': image_format}).suffix}"
     options = StoreLocation("s3a://press/runs", {}).write_options(name)
-    assert options == {"ContentType": f"image/{image_format}"}
+    assert options == {"ContentType": f"{kind}/{image_format}"}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from nightpress.pipelines.image_files.encoding import (
     is_whole,
     read_facts,
 )
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 
 FORMATS = ("png", "webp", "jpeg")
 EMBEDS = ("full", "minimal", "none")

@@ -31,7 +31,7 @@ from nightpress.pipelines.image_files.packing import (
     split_member,
 )
 from nightpress.pipelines.image_files.packing.webdataset import member_name
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.training.data import DataSpec
 from nightpress.pipelines.training.data import pack as training_data
 
