@@ -16,7 +16,6 @@ from nightpress.pipelines.image_files.importing.a1111_text import (
 )
 from nightpress.pipelines.image_files.importing.made_image import (
     MadeImage,
-    UnreadableImage,
     UsedLora,
     file_stem,
 )
@@ -55,15 +54,13 @@ def made_by_a1111(source: str, text: str) -> MadeImage:
         text: the parameters.
 
     Raises:
-        UnreadableImage: the text is none of A1111's, or its prompt is empty.
+        UnreadableImage: the text is none of A1111's.
     """
     parsed = parse_parameters(text)
     is_own = parsed.settings.get("Version") == CREATOR
     made = MadeImage(source, "A1111", reads_weights=not is_own)
     reader = _Reader(made, parsed)
     reader.read()
-    if not made.settings["prompt"].strip():
-        raise UnreadableImage("its prompt is empty, which a manifest cannot have")
     return made
 
 
@@ -117,7 +114,7 @@ class _Reader:
             self.made.loras.append(found)
 
     def _sampling(self) -> None:
-        self._take("Steps", int, "num_inference_steps", lambda steps: steps >= 1)
+        self._take("Steps", int, "num_inference_steps", lambda steps: 1 <= steps <= 10_000)
         self._take("CFG scale", float, "guidance_scale", lambda scale: scale >= 0)
         if "Distilled CFG Scale" in self.left:
             plain = self.made.settings.pop("guidance_scale", 1.0)

@@ -61,7 +61,7 @@ def made_by_comfyui(source: str, text: str) -> MadeImage:
     reader = _Reader(graph, made)
     end = _end(graph, made)
     reader.read(find_stages(graph, end))
-    if not str(made.settings.get("prompt", "")).strip():
+    if "prompt" not in made.settings:
         why = "; ".join(each.detail for each in made.notes if each.what == "prompt")
         raise UnreadableImage(f"its graph has no prompt that can be read{why and f': {why}'}")
     return made

@@ -72,6 +72,7 @@ class Graph:
             )
         try:
             values = json.loads(text)
+            json.dumps(values, ensure_ascii=False).encode()  # half of a character is no text
         except ValueError as error:
             raise UnreadableImage(f"its graph is broken JSON: {shortened(error)}") from error
         except RecursionError:
@@ -120,7 +121,8 @@ class Graph:
     def number(self, node: Node, name: str) -> float | None:
         """An input that is a number, or leads to a node that holds one; None if it is neither."""
         found = self._scalar(node, name, float)
-        return float(found) if isinstance(found, int | float) else None
+        is_number = isinstance(found, int | float) and abs(found) < 1e18  # which NaN is not
+        return float(found) if is_number else None
 
     def whole(self, node: Node, name: str) -> int | None:
         """An input that is a whole number, or leads to one; None if it is neither."""

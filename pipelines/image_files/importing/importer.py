@@ -130,31 +130,40 @@ def import_images(
     if not output.lower().endswith(OUTPUT_SUFFIXES):
         raise ValueError(f"{output}: the name must end in one of {' '.join(OUTPUT_SUFFIXES)}")
     made, not_read, passed_over = _read_all(source, options)
+    _require_some(made, not_read, source)
+    replacements = Replacements(model, loras)
+    groups = grouped(made, replacements)
+    _set_ids(made)
+    names = [_numbered(output, number) for number in range(1, len(groups) + 1)]
+    manifests, files = _written(groups, names, replacements, source)
+    images = tuple(_imported(groups, names))
+    notes = _notes(images, not_read, passed_over)
+    notes_name = f"{_stem(output)}{NOTES_SUFFIX}"
+    _write(files if notes is None else files | {notes_name: notes}, options)
+    said_in = None if notes is None else notes_name
+    return ImportedImages(tuple(manifests), images, tuple(not_read), tuple(passed_over), said_in)
+
+
+def _require_some(made: Sequence[MadeImage], not_read: Sequence[NotRead], source: str) -> None:
     if not made:
         raise ManifestError(
             [Problem(public(each.file), None, None, each.reason) for each in not_read]
             or [Problem(public(source), None, None, f"no file ends in {' '.join(SUFFIXES)}")]
         )
-    replacements = Replacements(model, loras)
-    groups = grouped(made, replacements)
-    _set_ids(made)
-    names = [_numbered(output, number) for number in range(1, len(groups) + 1)]
-    files: dict[str, bytes] = {}
+
+
+def _written(
+    groups: Sequence[Group], names: Sequence[str], replacements: Replacements, source: str
+) -> tuple[list[ImportedManifest], dict[str, bytes]]:
+    """What is to be written for the groups, and the files by their URLs."""
     manifests: list[ImportedManifest] = []
+    files: dict[str, bytes] = {}
     for group, name in zip(groups, names, strict=True):
         job = job_of(group, name, replacements)
         files |= {name: _table_bytes(group, name), _job_name(name): _job_bytes(job, group, source)}
-        source_of_model = job["model"]["source"]
-        manifests.append(
-            ImportedManifest(name, _job_name(name), len(group.images), source_of_model)
-        )
-    images = tuple(_imported(groups, names))
-    notes = _notes(images, not_read, passed_over)
-    notes_name = f"{_stem(output)}{NOTES_SUFFIX}" if notes else None
-    if notes_name and notes:
-        files[notes_name] = notes
-    _write(files, options)
-    return ImportedImages(tuple(manifests), images, tuple(not_read), tuple(passed_over), notes_name)
+        model = job["model"]["source"]
+        manifests.append(ImportedManifest(name, _job_name(name), len(group.images), model))
+    return manifests, files
 
 
 def _read_all(
@@ -285,7 +294,8 @@ def _notes(
         "not_read": [asdict(each) | {"file": public(each.file)} for each in not_read],
         "passed_over": [asdict(each) | {"file": public(each.file)} for each in passed_over],
     }
-    return (json.dumps(values, ensure_ascii=False, indent=2) + "\n").encode()
+    text = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _write(files: Mapping[str, bytes], options: Options | None) -> None:

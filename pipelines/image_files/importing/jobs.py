@@ -17,6 +17,9 @@ _LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}")
 BRACKETS = re.compile(r"[()\[\]\\]|\bBREAK\b")
 """Matches prompts that A1111 and ComfyUI do not take as mere text."""
 
+UNNAMED_MODEL = "unnamed-model"
+"""The model in a job whose images name none, so that no run begins with another one."""
+
 LONG_PROMPT_CHARS = 250
 """Some prompts from this length on are longer than CLIP reads at once."""
 
@@ -91,7 +94,7 @@ def job_of(group: Group, manifest: str, replacements: Replacements) -> dict[str,
     first = group.images[0]
     stem = re.sub(r"\.[^.]+$", "", PurePosixPath(manifest).name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:128] or "imported"
-    source = replacements.model or first.model or "builtin"
+    source = replacements.model or first.model or UNNAMED_MODEL
     model: dict[str, Any] = {"source": source} | _loras(group, replacements)
     if prompts := _prompts(group):
         model["prompts"] = prompts

@@ -9,12 +9,26 @@ from typing import Any, Literal
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.sampler_spellings import read_pair
+from nightpress.pipelines.job.sections import MAX_SIDE
 from nightpress.pipelines.job.spec import MAX_SEED
 
 Program = Literal["A1111", "ComfyUI", "nightpress"]
 NoteKind = Literal["left out", "differs"]
 
 MOST_DETAIL_CHARS = 200
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "seed": (0, MAX_SEED),
+    "width": (1, MAX_SIDE),
+    "height": (1, MAX_SIDE),
+    "num_inference_steps": (1, 10_000),
+    "guidance_scale": (0, 1e6),
+    "strength": (0, 1),
+}
+"""Settings that are numbers, with the least and the most that is taken of a file."""
+
+WHOLE = frozenset({"seed", "width", "height", "num_inference_steps"})
+"""Those of them that are whole numbers."""
 
 
 class UnreadableImage(ValueError):
@@ -81,6 +95,22 @@ class MadeImage:
         """Note what is carried over, but not as it was."""
         self.notes.append(ImportNote("differs", what, shortened(detail)))
 
+    def drop_unsound(self) -> None:
+        """Leave out settings that no manifest can have; a file may hold anything.
+
+        Raises:
+            UnreadableImage: its prompt is no text, or empty.
+        """
+        for name, value in list(self.settings.items()):
+            if not _is_sound(name, value):
+                del self.settings[name]
+                self.leave_out(name, value)
+        for lora in [each for each in self.loras if not math.isfinite(each.scale)]:
+            self.loras.remove(lora)
+            self.leave_out("LoRA", lora)
+        if not str(self.settings.get("prompt", "")).strip():
+            raise UnreadableImage("it has no prompt, or an empty one, which no manifest can have")
+
     def set_seed(self, seed: int) -> None:
         """Take the seed, if a manifest can hold it."""
         if 0 <= seed <= MAX_SEED:
@@ -121,9 +151,25 @@ class MadeImage:
         self.passes.append(found)
 
 
+def _is_sound(name: str, value: object) -> bool:
+    """Whether a manifest can have a value in a column; texts must be Unicode."""
+    if isinstance(value, bool) or name not in BOUNDS:
+        is_number = isinstance(value, float | int) and not isinstance(value, bool)
+        return _is_text(value) or (is_number and math.isfinite(value))  # type: ignore[arg-type]
+    kind, (low, high) = int if name in WHOLE else int | float, BOUNDS[name]
+    return isinstance(value, kind) and low <= value <= high
+
+
+def _is_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
 def steps_at_full_strength(taken: int, strength: float) -> int:
     """How many steps diffusers must be given, so that it takes so many at a strength."""
-    if not 0 < strength <= 1:
+    if not 1e-6 < strength <= 1:
         return taken
     number = math.ceil(taken / strength)
     return number if int(number * strength) >= taken else number + 1
@@ -137,7 +183,7 @@ def file_stem(name: str) -> str:
 
 def shortened(value: object) -> str:
     """A value on one line, with at most `MOST_DETAIL_CHARS` characters."""
-    text = " ".join(str(value).split())
+    text = " ".join(str(value).encode("utf-8", "replace").decode().split())
     return text if len(text) <= MOST_DETAIL_CHARS else f"{text[: MOST_DETAIL_CHARS - 3]}..."
 
 

@@ -8,6 +8,7 @@ from nightpress.diffusion_core.conditioning.passes import PassSpec, first_size
 from nightpress.diffusion_core.models.prompt_syntax import found_tag
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.image_files.importing.made_image import MadeImage, UsedLora
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import ImageFacts, InputInfo
 
 
@@ -16,6 +17,10 @@ def made_by_nightpress(source: str, facts: ImageFacts) -> MadeImage:
 
     The job gets what decides the bits: dtype, batch size and acceleration. Files name LoRAs,
     ControlNets and IP-Adapters, but not where they lie.
+
+    Raises:
+        SpecError, ValueError, TypeError, KeyError, AttributeError: these are not the facts of an
+            image; anybody can have written them.
     """
     made = MadeImage(source, "nightpress", model=facts.model, model_hash=facts.model_fingerprint)
     made.settings = {"id": facts.image_id, **_settings(facts)}
@@ -32,6 +37,7 @@ def made_by_nightpress(source: str, facts: ImageFacts) -> MadeImage:
     if facts.scheduler not in SAMPLER_NAMES:
         made.differs("sampler", f"{facts.scheduler} is taken as the model's own")
     _conditions(facts, made)
+    RunSpec.from_dict({"name": "a", "manifest": "a", "output": "a"} | made.job)
     return made
 
 

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image
 
 from nightpress.diffusion_core.errors import one_line
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.embedded_metadata import SealedFacts
 from nightpress.pipelines.image_files.encoding import BROKEN, decoded, opened, read_embedded
 from nightpress.pipelines.image_files.importing.a1111 import made_by_a1111
 from nightpress.pipelines.image_files.importing.comfyui import made_by_comfyui
-from nightpress.pipelines.image_files.importing.made_image import MadeImage, UnreadableImage
+from nightpress.pipelines.image_files.importing.made_image import (
+    MadeImage,
+    UnreadableImage,
+    shortened,
+)
 from nightpress.pipelines.image_files.importing.own_images import made_by_nightpress
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import ImageFacts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -59,16 +65,37 @@ def read_made_image(url: str, data: bytes) -> MadeImage:
     """
     name = url.lower()
     if name.endswith(TEXT_SUFFIXES):
-        return made_by_a1111(url, _decoded(data))
-    if name.endswith(GRAPH_SUFFIXES):
-        return made_by_comfyui(url, _decoded(data))
-    return _of_image(url, data)
+        made = made_by_a1111(url, _decoded(data))
+    elif name.endswith(GRAPH_SUFFIXES):
+        made = made_by_comfyui(url, _decoded(data))
+    else:
+        made = _of_image(url, data)
+    made.drop_unsound()
+    _drop_bad_model(made)
+    return made
+
+
+def _drop_bad_model(made: MadeImage) -> None:
+    """Leave out the name of a model that no job can have, such as one of 10,000 letters."""
+    if made.model is None:
+        known = f"; its hash is {shortened(made.model_hash)}" if made.model_hash else ""
+        made.leave_out("model", f"the image does not name it; set model in the job{known}")
+        return
+    try:
+        RunSpec.from_dict({"name": "a", "manifest": "a", "output": "a", "model": made.model})
+    except SpecError:
+        made.leave_out("model", f"no job can have the name {shortened(made.model)[:60]!r}")
+        made.model = None
 
 
 def _of_image(url: str, data: bytes) -> MadeImage:
     embedded = read_embedded(data)
     if isinstance(embedded, ImageFacts):
-        return made_by_nightpress(url, embedded)
+        try:
+            return made_by_nightpress(url, embedded)
+        except (SpecError, ValueError, TypeError, KeyError, AttributeError) as error:
+            reason = f"its facts of nightpress are damaged: {one_line(error, 200)}"
+            raise UnreadableImage(reason) from error
     try:
         with opened(data) as image:
             size, texts = image.size, _texts(image)

@@ -1,6 +1,8 @@
 """Files become manifests and jobs that nightpress plans, and nothing is lost without a note."""
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.made_elsewhere import (
     changed,
     plain_graph,
@@ -15,13 +19,18 @@ from support.made_elsewhere import (
     webp_with_graph,
     with_user_comment,
 )
+from support.made_runs import FACTS as MADE
 from support.plans import MODEL, planned
 
 from nightpress.pipelines.errors import ManifestError, StoreDenied, StoreMissing
 from nightpress.pipelines.image_files.importing.importer import ImportedImages, import_images
 from nightpress.pipelines.image_files.importing.jobs import BRACKETS
+from nightpress.pipelines.image_files.importing.made_image import UnreadableImage
+from nightpress.pipelines.image_files.importing.reading import SUFFIXES, read_made_image
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check
+
+FACTS = replace(MADE, image_id="0_00", id="0")
 
 TEXT = (
     "a castle\nNegative prompt: blur,\nlow quality\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: "
@@ -265,6 +274,100 @@ def test_files_that_say_nothing_are_listed_with_the_reason(tmp_path: Path) -> No
     assert result.notes is not None
     noted = json.loads(Path(result.notes).read_text("utf-8"))
     assert [each["file"] for each in noted["not_read"]] == [each.file for each in result.not_read]
+
+
+def test_a_model_that_no_image_names_is_asked_for_and_never_another(tmp_path: Path) -> None:
+    unnamed = text().replace("Model: dream", "Model hash: 45dee52b")
+    folder = folder_of(tmp_path / "in", a__png=png_with(parameters=unnamed))
+    result = imported(folder)
+    assert result.manifests[0].model == "unnamed-model"
+    assert [str(note) for note in result.images[0].notes] == [
+        "left out: model: the image does not name it; set model in the job; its hash is 45dee52b"
+    ]
+    too_long = text(model="x" * 5000)
+    other = imported(folder_of(tmp_path / "long", a__png=png_with(parameters=too_long)), "b.csv")
+    assert other.manifests[0].model == "unnamed-model"
+    assert [str(note) for note in other.images[0].notes] == [
+        f"left out: model: no job can have the name {'x' * 60!r}"
+    ]
+
+
+def test_an_image_without_a_prompt_is_not_read(tmp_path: Path) -> None:
+    folder = folder_of(
+        tmp_path / "in",
+        a__txt=text().removeprefix("a castle\n"),
+        b__txt=text().replace("a castle", "<lora:ink:1>"),
+        c__txt=text(),
+    )
+    result = imported(folder)
+    assert [image.id for image in result.images] == ["c"]
+    why = "it has no prompt, or an empty one, which no manifest can have"
+    assert [each.reason for each in result.not_read] == [why, why]
+
+
+def test_forged_facts_of_nightpress_are_refused_in_one_line(tmp_path: Path) -> None:
+    facts = FACTS.as_dict()
+    forged = {
+        "fine": {},
+        "dtype": {"dtype": "float99"},
+        "passes": {"passes": [{"scale": "x"}]},
+        "speed": {"speed": "{"},
+        "size": {"batch_size": -1},
+        "prompt": {"prompt": 7},
+        "model": {"model": ["a"]},
+        "inputs": {"inputs": [{"role": 3, "url": 4, "sha256": 5, "fit": 6}]},
+        "half": {"prompt": "\ud800"},
+    }
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, change in forged.items():
+        data = png_with((16, 16), nightpress=json.dumps(facts | change))
+        (folder / f"{name}.png").write_bytes(data)
+    result = imported(folder)
+    assert "0_00" in [image.id for image in result.images]
+    reasons = {Path(each.file).stem: each.reason for each in result.not_read}
+    assert {"dtype", "passes", "speed", "size", "half"} <= reasons.keys()
+    assert all("\n" not in reason for reason in reasons.values())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode), st.sampled_from(SUFFIXES))
+def test_any_file_is_read_or_refused_in_words(data: bytes, suffix: str) -> None:
+    for content in (data, TEXT.encode() + data, b'{"1": ' + data, data + TEXT.encode()):
+        with contextlib.suppress(UnreadableImage):
+            made = read_made_image(f"a{suffix}", content)
+            assert made.settings["prompt"].strip()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+INPUTS = sorted({key for each in plain_graph().values() for key in each["inputs"]})
+LINKS = st.tuples(st.sampled_from("3456789"), st.integers(0, 2)).map(list)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(
+            st.sampled_from("3456789"),
+            st.sampled_from(
+                sorted({key for each in plain_graph().values() for key in each["inputs"]})
+            ),
+        ),
+        JSON | LINKS,
+        max_size=5,
+    )
+)
+def test_any_change_of_a_graph_is_read_or_refused_in_words(changes: dict[Any, Any]) -> None:
+    graph = plain_graph()
+    for (name, key), value in changes.items():
+        graph[name]["inputs"][key] = value
+    with contextlib.suppress(UnreadableImage):
+        made = read_made_image("a.json", json.dumps(graph).encode())
+        assert all(isinstance(value, str | int | float) for value in made.settings.values())
 
 
 def test_nothing_is_written_if_no_file_says_anything(tmp_path: Path) -> None:
