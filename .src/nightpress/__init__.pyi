@@ -4,6 +4,7 @@ from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
     AgainResult,
+    ConvertedModel,
     Delivery,
     Diagnosis,
     Expansion,
@@ -15,6 +16,7 @@ from .jobs import (
     Inspection,
     MarkChoice,
     MarksImported,
+    ModelSummary,
     PickCopies,
     PicksExported,
     Plan,
@@ -37,6 +39,7 @@ from .jobs import (
     VerifyResult,
     again,
     compare_samplers,
+    convert,
     deliver,
     doctor,
     expand,
@@ -46,6 +49,7 @@ from .jobs import (
     gates,
     import_marks,
     inspect,
+    list_models,
     list_runs,
     plan,
     preview,
@@ -79,6 +83,7 @@ from .pipelines import (
 
 __all__ = [
     "AgainResult",
+    "ConvertedModel",
     "Delivery",
     "Diagnosis",
     "Expansion",
@@ -92,6 +97,7 @@ __all__ = [
     "Inspection",
     "MarkChoice",
     "MarksImported",
+    "ModelSummary",
     "NightpressError",
     "PickCopies",
     "PickRates",
@@ -120,6 +126,7 @@ __all__ = [
     "VerifyResult",
     "again",
     "compare_samplers",
+    "convert",
     "deliver",
     "doctor",
     "expand",
@@ -130,6 +137,7 @@ __all__ = [
     "import_lists",
     "import_marks",
     "inspect",
+    "list_models",
     "list_runs",
     "open_run",
     "plan",
