@@ -15,6 +15,7 @@ from .reviews.options import ReviewOptions, ServerOptions
 from .reviews.review import ReviewResult, review
 from .reviews.static import StaticPage, write_static_page
 from .runs.again import AgainResult, again
+from .runs.convert import ConvertedModel, convert
 from .runs.deliver import Delivery, deliver
 from .runs.doctor import Diagnosis, doctor
 from .runs.expand import Expansion, expand
@@ -22,6 +23,7 @@ from .runs.export import ExportResult, export
 from .runs.export_picks import PickCopies, PicksExported, export_picks
 from .runs.fid import FidResult, fid
 from .runs.inspect_file import Inspection, inspect
+from .runs.list_models import ModelSummary, list_models
 from .runs.list_runs import RunSummary, list_runs
 from .runs.marked_images import MarkChoice
 from .runs.pick_rates import write_rates
@@ -47,6 +49,7 @@ __all__ = [
     "AgainResult",
     "ClusterError",
     "ClusterUnavailable",
+    "ConvertedModel",
     "Delivery",
     "Diagnosis",
     "Expansion",
@@ -60,6 +63,7 @@ __all__ = [
     "JobError",
     "MarkChoice",
     "MarksImported",
+    "ModelSummary",
     "NightpressError",
     "PickCopies",
     "PicksExported",
@@ -89,6 +93,7 @@ __all__ = [
     "WalkOptions",
     "again",
     "compare_samplers",
+    "convert",
     "deliver",
     "doctor",
     "expand",
@@ -98,6 +103,7 @@ __all__ = [
     "gates",
     "import_marks",
     "inspect",
+    "list_models",
     "list_runs",
     "plan",
     "preview",

@@ -59,6 +59,8 @@ COMMANDS = {
     "schedule": "Write the files with which a scheduler runs a job every night.",
     "doctor": "Look for what would stop a night, on this machine and on a cluster.",
     "train": "Train an autoencoder, a denoiser or a LoRA, or resume an interrupted training run.",
+    "models": "List the models that a job on this machine can use.",
+    "convert": "Write a model in one file as a diffusers folder.",
     "init": "Write a commented example job file.",
     "import": "Turn images or word lists of other programs into a manifest, or a campaign.",
     "schema": "Print the JSON Schema of a job file, for editors.",

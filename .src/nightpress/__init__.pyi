@@ -4,6 +4,7 @@ from . import pipelines as pipelines
 from .diffusion_core.errors import NightpressError
 from .jobs import (
     AgainResult,
+    ConvertedModel,
     Delivery,
     Diagnosis,
     Expansion,
@@ -15,6 +16,7 @@ from .jobs import (
     Inspection,
     MarkChoice,
     MarksImported,
+    ModelSummary,
     PickCopies,
     PicksExported,
     Plan,
@@ -38,6 +40,7 @@ from .jobs import (
     WalkOptions,
     again,
     compare_samplers,
+    convert,
     deliver,
     doctor,
     expand,
@@ -47,6 +50,7 @@ from .jobs import (
     gates,
     import_marks,
     inspect,
+    list_models,
     list_runs,
     plan,
     preview,
@@ -83,6 +87,7 @@ from .pipelines import (
 
 __all__ = [
     "AgainResult",
+    "ConvertedModel",
     "Delivery",
     "Diagnosis",
     "Expansion",
@@ -97,6 +102,7 @@ __all__ = [
     "Inspection",
     "MarkChoice",
     "MarksImported",
+    "ModelSummary",
     "NightpressError",
     "PickCopies",
     "PickRates",
@@ -126,6 +132,7 @@ __all__ = [
     "WalkOptions",
     "again",
     "compare_samplers",
+    "convert",
     "deliver",
     "doctor",
     "expand",
@@ -137,6 +144,7 @@ __all__ = [
     "import_lists",
     "import_marks",
     "inspect",
+    "list_models",
     "list_runs",
     "open_run",
     "plan",

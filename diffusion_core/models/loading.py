@@ -120,7 +120,7 @@ def describe(
         UnsupportedModel: no text-to-image pipeline of this diffusers, or it takes no LoRAs.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
-    model, pipeline_class = _read(folder)
+    model, pipeline_class = read_model(folder)
     placement.require_placement(spec.memory, pipeline_class)
     quantized_weights.check_quantized(model, elsewhere)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
@@ -210,7 +210,7 @@ def load(
     Raises:
         ModelError: as `describe`, or a part of it cannot be loaded; the message is one line.
     """
-    model, pipeline_class = _read(folder)
+    model, pipeline_class = read_model(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
     spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
@@ -257,8 +257,13 @@ def _checked_references(
     )
 
 
-def _read(folder: Path) -> tuple[PipelineFolder, Any]:
-    """A pipeline's folder and class."""
+def read_model(folder: Path) -> tuple[PipelineFolder, Any]:
+    """A pipeline's folder, and the class as which it is loaded.
+
+    Raises:
+        ModelNotFound: there is no saved pipeline in the folder.
+        UnsupportedModel: it is not one that can be sampled.
+    """
     model = PipelineFolder.read(folder)
     pipeline_class = pipeline_folder.text_to_image_class(model, refusals())
     _require_fit_scheduler(model, pipeline_class)

@@ -52,16 +52,36 @@ def load_networks(
         ModelError: a network cannot be loaded, or its files do not hold exactly its weights; the
             message is one line.
     """
-    networks = {}
+    return {
+        name: load_one(model, name, variant, allow_pickle, dtype) for name in network_names(model)
+    }
+
+
+def network_names(model: PipelineFolder) -> list[str]:
+    """The components of a saved pipeline that are networks."""
+    return [name for name, _ in _network_classes(model)]
+
+
+def load_one(
+    model: PipelineFolder, name: str, variant: str | None, allow_pickle: bool, dtype: Any
+) -> Any:
+    """Load one network of a saved pipeline, as `load_networks` does.
+
+    Args:
+        model, variant, allow_pickle: as for `load_networks`.
+        name: the pipeline's name of the network.
+        dtype: torch's type of the weights; None for that of their files.
+
+    Raises:
+        ModelError: as `load_networks`.
+    """
+    kind = dict(_network_classes(model))[name]
     checkpoint = _checkpoint(model)
-    for name, kind in _network_classes(model):
-        with _named(model, name):
-            if checkpoint is not None and single_file.is_in_checkpoint(model, name):
-                networks[name] = single_file.load_network(checkpoint, model, name, kind, dtype)
-                continue
-            files = weight_files.weight_files(model.path / name, variant, allow_pickle)
-            networks[name] = load_network(kind, model.path / name, files, dtype=dtype)
-    return networks
+    with _named(model, name):
+        if checkpoint is not None and single_file.is_in_checkpoint(model, name):
+            return single_file.load_network(checkpoint, model, name, kind, dtype)
+        files = weight_files.weight_files(model.path / name, variant, allow_pickle)
+        return load_network(kind, model.path / name, files, dtype=dtype)
 
 
 def check_networks(model: PipelineFolder, variant: str | None, allow_pickle: bool) -> None:
@@ -115,7 +135,7 @@ def load_network(kind: Any, folder: Path, files: Sequence[Path], **settings: Any
         ModelError: a file is damaged, or the files do not hold exactly the network's weights.
     """
     headers = read_all_headers(folder, files)
-    if "dtype" not in settings and (dtype := _stored_dtype(headers)) is not None:
+    if settings.get("dtype") is None and (dtype := _stored_dtype(headers)) is not None:
         settings["dtype"] = dtype  # anything else would be converted on the CPU
     with as_model_error(f"cannot load {kind.__name__}"), no_progress_bars(), errors_only():
         network, report = kind.from_pretrained(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.models.single_file.reading import read_single_file
+from nightpress.diffusion_core.models.single_file.reading import SingleFile, read_single_file
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, read_headers
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES, used_files, weight_files
@@ -102,7 +102,12 @@ def _of_checkpoint(model: PipelineFolder, dtype: str) -> int:
     """Bytes of the networks in a single file, without what the file holds beside them."""
     if model.checkpoint is None:
         return 0
-    headers = read_single_file(model.checkpoint, model.shown).headers.values()
+    return bytes_of_file(read_single_file(model.checkpoint, model.shown), dtype)
+
+
+def bytes_of_file(file: SingleFile, dtype: str) -> int:
+    """Bytes in memory of the networks in a single file."""
+    headers = file.headers.values()
     return sum(math.prod(header.shape) * _item_bytes(header, dtype) for header in headers)
 
 

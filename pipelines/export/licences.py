@@ -42,7 +42,9 @@ def licences_of(record: RunRecord, options: Options) -> list[Licence]:
     Nothing is downloaded: of a model of the hub, only a card in this machine's cache is read.
     """
     model = record.model
-    found = [Licence("model", model.source, model.fingerprint, _stated(model.source, options))]
+    found = [
+        Licence("model", model.source, model.fingerprint, stated_licence(model.source, options))
+    ]
     sources = dict(_adapter_sources(record))
     for role, infos in (
         ("LoRA", (*model.loras, *model.row_loras)),
@@ -54,7 +56,7 @@ def licences_of(record: RunRecord, options: Options) -> list[Licence]:
 
 
 def _adapter(role: str, info: LoraInfo, source: str | None, options: Options) -> Licence:
-    stated = None if source is None else _stated(source, options)
+    stated = None if source is None else stated_licence(source, options)
     return Licence(role, info.name, info.sha256, stated)
 
 
@@ -67,8 +69,15 @@ def _adapter_sources(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield from ((each.label, each.source) for each in model.references)
 
 
-def _stated(source: str, options: Options) -> str | None:
-    """What the card in a folder says."""
+def stated_licence(source: str, options: Options) -> str | None:
+    """The licence that the card beside a model or an adapter states; None if it states none.
+
+    Nothing is downloaded from a hub.
+
+    Args:
+        source: as a job names it.
+        options: fsspec options by protocol, for URLs.
+    """
     if source.partition("/")[0] == "builtin":
         return OWN_LICENCE
     card = _card(source, options)

@@ -22,6 +22,7 @@ from nightpress.pipelines.run_directory.verify import Damage
 MakeSpec = Callable[..., RunSpec]
 
 COMMANDS = [
+    "convert",
     "deliver",
     "doctor",
     "export",
