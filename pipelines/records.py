@@ -135,6 +135,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("gate", pa.string()),
         pa.field("scoring_s", pa.float64()),
         pa.field("prompt_reading", pa.string()),
+        pa.field("textual_inversions", pa.list_(LORA_TYPE)),
     ]
 )
 """One row per finished image; carried columns follow. The image is the object `file`; in a pack, it
@@ -155,7 +156,7 @@ ADDED_TO_METADATA = frozenset(
 ADDED_AFTER_PASSES = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
 
-ADDED_AFTER_SCORES = ("prompt_reading",)
+ADDED_AFTER_SCORES = ("prompt_reading", "textual_inversions")
 """Columns that were added to commits after those, in this order, and never to plans."""
 
 
@@ -205,10 +206,9 @@ def carried_name(name: str) -> str:
 
 
 OPTIONAL_FACTS: dict[str, Any] = {
-    **dict.fromkeys(("speed", "prompt_cut", "negative_prompt_cut")),
     "mode": TEXT,
-    **dict.fromkeys(("strength", "canvas")),
-    **dict.fromkeys(("controlnets", "references", "inputs", "passes"), ()),
+    **dict.fromkeys(("speed", "prompt_cut", "negative_prompt_cut", "strength", "canvas")),
+    **dict.fromkeys(("controlnets", "references", "inputs", "passes", "textual_inversions"), ()),
     **dict.fromkeys(("parent", "prompt_reading")),
 }
 """Facts that most images lack, with the value for none; files and older metadata leave them out."""
@@ -288,6 +288,8 @@ class ImageFacts:
     """The id of the image that it is another variant of; see `nightpress again`."""
     prompt_reading: str | None = None
     """How its prompts were read, as `PromptsSpec.as_text`; None if as the pipeline reads them."""
+    textual_inversions: tuple[LoraInfo, ...] = ()
+    """The textual inversions that its prompts name."""
 
     @property
     def without_hashes(self) -> Self:
@@ -322,7 +324,7 @@ class ImageFacts:
             name: OPTIONAL_FACTS[name] if values.get(name) is None else values[name]
             for name in OPTIONAL_FACTS
         } | {name: values[name] for name in cls.__dataclass_fields__ if name not in OPTIONAL_FACTS}
-        for name in ("loras", "controlnets", "references"):
+        for name in ("loras", "controlnets", "references", "textual_inversions"):
             known[name] = tuple(LoraInfo(**each) for each in known[name])
         known["inputs"] = tuple(InputInfo(**each) for each in known["inputs"])
         known["passes"] = passes_from(known["passes"])

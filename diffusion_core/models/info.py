@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -60,16 +60,18 @@ class ModelInfo:
     """The ControlNets that rows may use, with their rows' scales or these."""
     references: tuple[LoraInfo, ...] = ()
     """The IP-Adapters, with their scales in the job; see `references.reference_info`."""
+    embeddings: tuple[LoraInfo, ...] = ()
+    """The textual inversions that prompts may name, by the words that stand for them."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
         """A hash that all machines of a run must agree on: `fingerprint`, and what rows may add."""
-        if not (self.row_loras or self.controlnets or self.references):
+        if not (self.row_loras or self.controlnets or self.references or self.embeddings):
             return self.fingerprint
         parts: list[Any] = [self.fingerprint, _hashes(self.row_loras)]
-        for name in ("controlnets", "references"):
+        for name in ("controlnets", "references", "embeddings"):
             if infos := getattr(self, name):
                 parts.append({name: _hashes(infos)})
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -133,6 +135,10 @@ class ModelInfo:
         names = ", ".join(info.name for info in used)
         return f"{self.pipeline} takes one ControlNet for an image, not {names}"
 
+    def embeddings_of(self, words: Collection[str]) -> tuple[LoraInfo, ...]:
+        """The textual inversions of these words, in the job's order."""
+        return tuple(each for each in self.embeddings if each.name in words)
+
     def references_of(self, names: Sequence[str], scales: Sequence[float]) -> tuple[LoraInfo, ...]:
         """The IP-Adapters that an image uses.
 
@@ -146,16 +152,17 @@ class ModelInfo:
         return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts`."""
+        """JSON-ready values, without `prompts`; `embeddings` only where there are any."""
         values = asdict(replace(self, prompts=PromptLimits()))
-        return {name: value for name, value in values.items() if name != "prompts"}
+        left_out = {"prompts"} if self.embeddings else {"prompts", "embeddings"}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras", "controlnets", "references")
+            for name in ("loras", "row_loras", "controlnets", "references", "embeddings")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))

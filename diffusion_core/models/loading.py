@@ -18,24 +18,27 @@ from nightpress.diffusion_core.models.controlnets import (
     describe_controlnets,
     load_controlnets,
 )
+from nightpress.diffusion_core.models.embeddings import EmbeddingFile, load_embeddings
 from nightpress.diffusion_core.models.family_rules import Guidance, guidance_of, refusals
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.lora_files import (
     LoraInfo,
+    LoraSpec,
     check_lora_files,
     load_loras,
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.models.prompt_reading import (
-    PromptReader,
-    check_clip_skip,
-    require_clip,
+from nightpress.diffusion_core.models.prompt_loading import (
+    checked_embeddings,
+    limits_of_folder,
+    limits_of_pipeline,
 )
+from nightpress.diffusion_core.models.prompt_reading import PromptReader
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
-from nightpress.diffusion_core.models.prompts import PromptLimits, limits_from_folder, limits_of
+from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
@@ -110,6 +113,7 @@ def describe(
     """
     model, pipeline_class = _read(folder)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
     controlnets = describe_controlnets(
         spec.controlnets, adapters.controlnets, model, spec.allow_pickle
     )
@@ -117,6 +121,8 @@ def describe(
     references = _checked_references(spec, adapters, model, pipeline_class)
     return replace(
         _info(model, pipeline_class, spec, loras, row_loras),
+        prompts=limits_of_folder(model, pipeline_class, spec, embeddings),
+        embeddings=tuple(each.info for each in embeddings),
         controlnets=controlnets,
         references=tuple(reference_info(*each) for each in references),
     )
@@ -133,7 +139,6 @@ def _info(
     guidance = guidance_of(model, pipeline_class)
     steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
-    limits = _checked_limits(model, pipeline_class, spec)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
     return ModelInfo(
@@ -154,17 +159,7 @@ def _info(
         max_steps=samplers.most_steps(model.scheduler),
         loras=loras,
         row_loras=row_loras,
-        prompts=limits,
     )
-
-
-def _checked_limits(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec) -> PromptLimits:
-    """The model's limits, if it can read prompts as the job wants them read."""
-    limits = limits_from_folder(model, pipeline_class)
-    require_clip(spec.prompts, limits, pipeline_class)
-    encoders = {name: model.config(name) for name in model.components}
-    check_clip_skip(spec.prompts, limits, encoders)
-    return limits
 
 
 def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
@@ -200,9 +195,9 @@ def load(
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
     dtype = resolve_dtype(spec.dtype, device)
-    pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
-    number = len(spec.loras)
-    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
+    embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
+    pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device, embeddings)
+    switching = _load_loras(pipeline, spec, loras, folder)
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
@@ -216,10 +211,18 @@ def load(
         speed=spec.speed,
         row_loras=switching,
         references=ip_adapters,
-        prompts=_limits(pipeline, pipeline_class, model, spec),
+        prompts=limits_of_pipeline(pipeline, model, spec, embeddings),
         reading=spec.prompts,
         controlnets=_load_controlnets(model, spec, adapters, dtype, device),
     )
+
+
+def _load_loras(
+    pipeline: Any, spec: ModelSpec, loras: Sequence[tuple[LoraSpec, Path]], folder: Path
+) -> RowLoras:
+    number = len(spec.loras)
+    always, of_rows = loras[:number], loras[number:]
+    return load_loras(pipeline, always, str(folder), spec.allow_pickle, of_rows)
 
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -266,7 +269,12 @@ def _require_fit_scheduler(model: PipelineFolder, pipeline_class: Any) -> None:
 
 
 def _load_pipeline(
-    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, dtype: str, device: str
+    model: PipelineFolder,
+    pipeline_class: Any,
+    spec: ModelSpec,
+    dtype: str,
+    device: str,
+    embeddings: Sequence[EmbeddingFile],
 ) -> Any:
     import torch
 
@@ -285,16 +293,8 @@ def _load_pipeline(
         ).to(device)
     networks.require_finite(pipeline, failure)
     pipeline.set_progress_bar_config(disable=True)
+    load_embeddings(pipeline, embeddings)  # before LoRAs, whose layers keep the encoders' shapes
     return pipeline
-
-
-def _limits(
-    pipeline: Any, pipeline_class: Any, model: PipelineFolder, spec: ModelSpec
-) -> PromptLimits:
-    """The limits of a loaded model, if it can read prompts as the job wants them read."""
-    limits = limits_of(model.components, pipeline.components.get, pipeline_class)
-    require_clip(spec.prompts, limits, pipeline_class)
-    return limits
 
 
 def _load_controlnets(

@@ -34,7 +34,7 @@ def weight_bytes(
     """
     model = PipelineFolder.read(folder)
     files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
-    files += loras
+    files += [*loras, *adapters.embeddings]
     for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
         files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]

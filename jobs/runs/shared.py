@@ -118,10 +118,13 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
         )
         for name in ("loras", "row_loras", "controlnets")
     }
-    references = tuple(map(_absolute_reference, model.references))
-    return model.model_copy(
-        update={"source": absolute_source(model.source), "references": references, **added}
+    embeddings = tuple(
+        each.model_copy(update={"source": absolute_source(each.source), "token": each.label})
+        for each in model.embeddings
     )
+    references = tuple(map(_absolute_reference, model.references))
+    others = {"references": references, "embeddings": embeddings}
+    return model.model_copy(update={"source": absolute_source(model.source), **others, **added})
 
 
 def _absolute_reference(adapter: ReferenceSpec) -> ReferenceSpec:

@@ -34,7 +34,7 @@ def job_identity(
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
     model = values["model"] | {"speed": speed, "prompts": prompts}
-    optional = ("speed", "prompts", "row_loras", "controlnets", "references")
+    optional = ("speed", "prompts", "row_loras", "controlnets", "references", "embeddings")
     omitted = [key for key in optional if not model[key]]
     values["model"] = {key: model[key] for key in model if key not in omitted}
     values["images"] = {k: v for k, v in values["images"].items() if (k, v) != ("packing", "none")}

@@ -210,7 +210,7 @@ def test_speed_options_are_part_of_a_runs_identity() -> None:
 
 
 def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
-    later = ("speed", "row_loras", "references", "prompts", "controlnets")
+    later = ("speed", "row_loras", "references", "prompts", "controlnets", "embeddings")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert "packing" not in job().identity()["images"]
