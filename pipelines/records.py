@@ -154,6 +154,7 @@ METADATA_SCHEMA = pa.schema(
         pa.field("gate", pa.string()),
         pa.field("scoring_s", pa.float64()),
         pa.field("prompt_reading", pa.string()),
+        pa.field("textual_inversions", pa.list_(LORA_TYPE)),
         pa.field("num_frames", pa.int32()),
         pa.field("fps", pa.float64()),
         pa.field("to_prompt", pa.string()),
@@ -179,7 +180,11 @@ ADDED_TO_METADATA = frozenset(
 
 SCORE_COLUMNS = ("scores", "perceptual_hash", "draw", "draws", "gate", "scoring_s")
 CLIP_COLUMNS = ("num_frames", "fps", "to_prompt", "to_seed", "frames_sha256", "first_frame")
-ADDED_AFTER_PASSES = (*SCORE_COLUMNS, "prompt_reading", *CLIP_COLUMNS)
+ADDED_AFTER_PASSES = (
+    *SCORE_COLUMNS,
+    *("prompt_reading", "textual_inversions"),
+    *CLIP_COLUMNS,
+)
 """Columns that were added to commits after `passes`, in this order, and never to plans."""
 
 PLANNED_AFTER_PASSES = ("clip",)
@@ -194,10 +199,9 @@ def carried_name(name: str) -> str:
 
 
 OPTIONAL_FACTS: dict[str, Any] = {
-    **dict.fromkeys(("speed", "prompt_cut", "negative_prompt_cut")),
     "mode": TEXT,
-    **dict.fromkeys(("strength", "canvas")),
-    **dict.fromkeys(("controlnets", "references", "inputs", "passes"), ()),
+    **dict.fromkeys(("speed", "prompt_cut", "negative_prompt_cut", "strength", "canvas")),
+    **dict.fromkeys(("controlnets", "references", "inputs", "passes", "textual_inversions"), ()),
     **dict.fromkeys(("parent", "prompt_reading")),
     **dict.fromkeys(("num_frames", "fps", "to_prompt", "to_seed", "frames_sha256")),
 }
@@ -278,6 +282,8 @@ class ImageFacts:
     """The id of the image that it is another variant of; see `nightpress again`."""
     prompt_reading: str | None = None
     """How its prompts were read, as `PromptsSpec.as_text`; None if as the pipeline reads them."""
+    textual_inversions: tuple[LoraInfo, ...] = ()
+    """The textual inversions that its prompts name."""
     num_frames: int | None = None
     """None if it is a still image; then `fps` and `frames_sha256` are None, too."""
     fps: float | None = None
@@ -321,7 +327,7 @@ class ImageFacts:
             name: OPTIONAL_FACTS[name] if values.get(name) is None else values[name]
             for name in OPTIONAL_FACTS
         } | {name: values[name] for name in cls.__dataclass_fields__ if name not in OPTIONAL_FACTS}
-        for name in ("loras", "controlnets", "references"):
+        for name in ("loras", "controlnets", "references", "textual_inversions"):
             known[name] = tuple(LoraInfo(**each) for each in known[name])
         known["inputs"] = tuple(InputInfo(**each) for each in known["inputs"])
         known["passes"] = passes_from(known["passes"])

@@ -1,4 +1,4 @@
-"""Where the files of a model's ControlNets and IP-Adapters are on this machine."""
+"""Where the files of what a job adds to a model are on this machine, but for LoRAs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ class AdapterFiles:
     """A saved diffusers network for each of `ModelSpec.controlnets`."""
     references: tuple[ReferenceFiles, ...] = ()
     """The files of each of `ModelSpec.references`."""
+    embeddings: tuple[Path, ...] = ()
+    """The file of each of `ModelSpec.embeddings`."""
 
 
 NO_ADAPTERS = AdapterFiles()

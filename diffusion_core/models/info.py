@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -64,16 +64,18 @@ class ModelInfo:
     """What a model in one file is, such as SDXL; None for a folder."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What to know about a model in one file: what is not used of it, or comes from elsewhere."""
+    embeddings: tuple[LoraInfo, ...] = ()
+    """The textual inversions that prompts may name, by the words that stand for them."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
     @property
     def identity(self) -> str:
         """A hash that all machines of a run must agree on: `fingerprint`, and what rows may add."""
-        if not (self.row_loras or self.controlnets or self.references):
+        if not (self.row_loras or self.controlnets or self.references or self.embeddings):
             return self.fingerprint
         parts: list[Any] = [self.fingerprint, _hashes(self.row_loras)]
-        for name in ("controlnets", "references"):
+        for name in ("controlnets", "references", "embeddings"):
             if infos := getattr(self, name):
                 parts.append({name: _hashes(infos)})
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -137,6 +139,10 @@ class ModelInfo:
         names = ", ".join(info.name for info in used)
         return f"{self.pipeline} takes one ControlNet for an image, not {names}"
 
+    def embeddings_of(self, words: Collection[str]) -> tuple[LoraInfo, ...]:
+        """The textual inversions of these words, in the job's order."""
+        return tuple(each for each in self.embeddings if each.name in words)
+
     def references_of(self, names: Sequence[str], scales: Sequence[float]) -> tuple[LoraInfo, ...]:
         """The IP-Adapters that an image uses.
 
@@ -150,9 +156,10 @@ class ModelInfo:
         return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts`, and without what only models in one file have."""
+        """JSON-ready values, without `prompts` and without what few models have."""
         values = asdict(replace(self, prompts=PromptLimits()))
-        left_out = {"prompts", *(name for name in ("family", "notes") if not values[name])}
+        rare = ("family", "notes", "embeddings")
+        left_out = {"prompts", *(name for name in rare if not values[name])}
         return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
@@ -160,7 +167,7 @@ class ModelInfo:
         """The inverse of `as_dict`."""
         loras = {
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
-            for name in ("loras", "row_loras", "controlnets", "references")
+            for name in ("loras", "row_loras", "controlnets", "references", "embeddings")
         }
         tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes", "notes")}
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))

@@ -25,6 +25,7 @@ from nightpress.diffusion_core.models.controlnets import (
     describe_controlnets,
     load_controlnets,
 )
+from nightpress.diffusion_core.models.embeddings import EmbeddingFile, load_embeddings
 from nightpress.diffusion_core.models.family_rules import Guidance, guidance_of, refusals
 from nightpress.diffusion_core.models.folder_defaults import defaults
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -39,13 +40,14 @@ from nightpress.diffusion_core.models.mode_facts import default_strengths, suppo
 from nightpress.diffusion_core.models.model_speed import apply_speed, check_speed
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.placement import MemorySpec
-from nightpress.diffusion_core.models.prompt_reading import (
-    PromptReader,
-    check_clip_skip,
-    require_clip,
+from nightpress.diffusion_core.models.prompt_loading import (
+    checked_embeddings,
+    limits_of_folder,
+    limits_of_pipeline,
 )
+from nightpress.diffusion_core.models.prompt_reading import PromptReader
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
-from nightpress.diffusion_core.models.prompts import PromptLimits, limits_from_folder, limits_of
+from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.diffusion_core.models.reference_switching import References, load_references
 from nightpress.diffusion_core.models.references import (
     ReferenceSpec,
@@ -124,6 +126,7 @@ def describe(
     placement.require_placement(spec.memory, pipeline_class)
     quantized_weights.check_quantized(model, elsewhere)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
     controlnets = describe_controlnets(
         spec.controlnets, adapters.controlnets, model, spec.allow_pickle
     )
@@ -131,6 +134,8 @@ def describe(
     references = _checked_references(spec, adapters, model, pipeline_class)
     return replace(
         _info(model, pipeline_class, spec, loras, row_loras),
+        prompts=limits_of_folder(model, pipeline_class, spec, embeddings),
+        embeddings=tuple(each.info for each in embeddings),
         controlnets=controlnets,
         references=tuple(reference_info(*each) for each in references),
     )
@@ -147,7 +152,6 @@ def _info(
     guidance = guidance_of(model, pipeline_class)
     steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
-    limits = _checked_limits(model, pipeline_class, spec)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
     return ModelInfo(
@@ -170,17 +174,7 @@ def _info(
         row_loras=row_loras,
         family=model.facts.get("family"),
         notes=tuple(model.facts.get("notes", ())),
-        prompts=limits,
     )
-
-
-def _checked_limits(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec) -> PromptLimits:
-    """The model's limits, if it can read prompts as the job wants them read."""
-    limits = limits_from_folder(model, pipeline_class)
-    require_clip(spec.prompts, limits, pipeline_class)
-    encoders = {name: model.config(name) for name in model.components}
-    check_clip_skip(spec.prompts, limits, encoders)
-    return limits
 
 
 def check_weights(folder: Path, spec: ModelSpec, adapters: AdapterFiles = NO_ADAPTERS) -> None:
@@ -213,8 +207,9 @@ def load(
     model, pipeline_class = read_model(folder)
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
+    embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
     spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
-    pipeline = _load_pipeline(model, pipeline_class, spec, device)
+    pipeline = _load_pipeline(model, pipeline_class, spec, device, embeddings)
     switching = _load_loras(pipeline, spec, loras, folder)
     switched = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
@@ -230,22 +225,23 @@ def load(
         speed=spec.speed,
         row_loras=switching,
         references=switched,
-        prompts=_limits(pipeline, pipeline_class, model, spec),
+        prompts=limits_of_pipeline(pipeline, model, spec, embeddings),
         reading=spec.prompts,
         controlnets=_load_controlnets(model, spec, adapters, device),
         memory=spec.memory,
     )
 
 
-def _scheduler_config(scheduler: Any) -> dict[str, Any]:
-    return {**scheduler.config, "_class_name": type(scheduler).__name__}
-
-
 def _load_loras(
     pipeline: Any, spec: ModelSpec, loras: Sequence[tuple[LoraSpec, Path]], folder: Path
 ) -> RowLoras:
-    always, of_rows = loras[: len(spec.loras)], loras[len(spec.loras) :]
+    number = len(spec.loras)
+    always, of_rows = loras[:number], loras[number:]
     return load_loras(pipeline, always, str(folder), spec.allow_pickle, of_rows)
+
+
+def _scheduler_config(scheduler: Any) -> dict[str, Any]:
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 def _checked_references(
@@ -292,7 +288,13 @@ def _require_fit_scheduler(model: PipelineFolder, pipeline_class: Any) -> None:
         )
 
 
-def _load_pipeline(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, device: str) -> Any:
+def _load_pipeline(
+    model: PipelineFolder,
+    pipeline_class: Any,
+    spec: ModelSpec,
+    device: str,
+    embeddings: Sequence[EmbeddingFile],
+) -> Any:
     """The pipeline in a folder, in the type `spec.dtype`."""
     import torch
 
@@ -317,16 +319,8 @@ def _load_pipeline(model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, 
             pipeline.to(device)
     networks.require_finite(pipeline, failure)
     pipeline.set_progress_bar_config(disable=True)
+    load_embeddings(pipeline, embeddings)  # before LoRAs, whose layers keep the encoders' shapes
     return pipeline
-
-
-def _limits(
-    pipeline: Any, pipeline_class: Any, model: PipelineFolder, spec: ModelSpec
-) -> PromptLimits:
-    """The limits of a loaded model, if it can read prompts as the job wants them read."""
-    limits = limits_of(model.components, pipeline.components.get, pipeline_class)
-    require_clip(spec.prompts, limits, pipeline_class)
-    return limits
 
 
 def _load_controlnets(

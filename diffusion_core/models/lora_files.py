@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -103,7 +103,18 @@ class LoraInfo:
     scale: float
 
 
-def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str:
+class WeightSource(Protocol):
+    """What a job says about where a LoRA or a textual inversion is."""
+
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def weight_name(self) -> str | None: ...  # noqa: D102
+
+
+def weight_name(
+    names: Sequence[str], spec: WeightSource, allow_pickle: bool, kind: str = "LoRA"
+) -> str:
     """Choose the file of a folder or repository that holds the LoRA.
 
     The file that the job names; else diffusers' own file name; else the only file there is.
@@ -112,6 +123,7 @@ def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str
         names: the files, relative to the folder, with `/` between parts.
         spec: the LoRA as the job names it.
         allow_pickle: whether the file may be a pickle.
+        kind: what it is, as errors call it.
 
     Raises:
         ModelNotFound: the named file is missing, or none is named and there are none or several.
@@ -121,21 +133,21 @@ def weight_name(names: Sequence[str], spec: LoraSpec, allow_pickle: bool) -> str
     if spec.weight_name is not None:
         if spec.weight_name not in weights:
             raise ModelNotFound(
-                f"LoRA {spec.source!r}: no file {spec.weight_name!r} (`weight_name`); "
+                f"{kind} {spec.source!r}: no file {spec.weight_name!r} (`weight_name`); "
                 f"{_found(weights)}"
             )
-        return _require_safe(spec, spec.weight_name, allow_pickle)
+        return _require_safe(spec, spec.weight_name, allow_pickle, kind)
     top = [name for name in weights if "/" not in name]
     safe = [name for name in top if name.endswith(".safetensors")]
     candidates = [LORA_FILE] if LORA_FILE in safe else safe or top
     if not candidates:
-        raise ModelNotFound(f"LoRA {spec.source!r}: no weight file; {_found(weights)}")
+        raise ModelNotFound(f"{kind} {spec.source!r}: no weight file; {_found(weights)}")
     if len(candidates) > 1:
         raise ModelNotFound(
-            f"LoRA {spec.source!r}: there are several weight files; set `weight_name` to one of: "
+            f"{kind} {spec.source!r}: there are several weight files; set `weight_name` to one of: "
             f"{listed(candidates)}"
         )
-    return _require_safe(spec, candidates[0], allow_pickle)
+    return _require_safe(spec, candidates[0], allow_pickle, kind)
 
 
 def check_lora_files(
@@ -330,10 +342,10 @@ def _check_layout(spec: LoraSpec, names: Sequence[str]) -> None:
         )
 
 
-def _require_safe(spec: LoraSpec, name: str, allow_pickle: bool) -> str:
+def _require_safe(spec: WeightSource, name: str, allow_pickle: bool, kind: str = "LoRA") -> str:
     if not name.endswith(".safetensors") and not allow_pickle:
         raise UnsafeWeights(
-            f"LoRA {spec.source!r}: {name} is not a safetensors file, and loading a pickle runs "
+            f"{kind} {spec.source!r}: {name} is not a safetensors file, and loading a pickle runs "
             "code; set `model.allow_pickle: true` if you trust it"
         )
     return name

@@ -6,6 +6,7 @@ Needs the model's tokenizers and no weights, so that planning and sampling read 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from nightpress.diffusion_core.errors import UnsupportedModel
@@ -26,7 +27,7 @@ class PromptReader:
     @property
     def is_needed(self) -> bool:
         """Whether prompts are more than what a pipeline reads of their text by itself."""
-        return self.spec.reads_chunks
+        return self.spec.reads_chunks or any(each.embeddings for each in self.limits.tokenizers)
 
     @property
     def chunk_size(self) -> int:
@@ -51,6 +52,8 @@ class PromptReader:
         """
         segments = self.segments(text)
         found = [_chunks(segments, each) for each in self.limits.tokenizers]
+        if not self.spec.reads_chunks:
+            found = [[_cut_to_one(text, each)] for each in self.limits.tokenizers]
         most = max(map(len, found))
         for own, tokenizer in zip(found, self.limits.tokenizers, strict=True):
             own += _chunks((Segment(""),), tokenizer) * (most - len(own))
@@ -64,7 +67,7 @@ class PromptReader:
         """
         if not self.limits.tokenizers:
             return 1 if self.segments(text) else 0
-        return len(self.chunks(text)) if self.is_needed else 1
+        return len(self.chunks(text)) if self.spec.reads_chunks else 1
 
     def num_tokens(self, text: str) -> int:
         """The most tokens that a tokenizer makes of a text, without its brackets."""
@@ -72,6 +75,25 @@ class PromptReader:
         return max(
             sum(each.count(segment.text) for segment in segments) for each in self.limits.tokenizers
         )
+
+    def embeddings_in(self, *texts: str) -> frozenset[str]:
+        """The words of the textual inversions that some texts name."""
+        if not any(each.embeddings for each in self.limits.tokenizers):
+            return frozenset()
+        first = self.limits.tokenizers[0]
+        pieces = (segment.text for text in texts for segment in self.segments(text))
+        found = {token for piece in pieces for token in first.tokens(piece)}
+        return frozenset(word for token, word in first.embeddings.items() if token in found)
+
+
+def _cut_to_one(text: str, tokenizer: PromptTokenizer) -> Chunk:
+    """The chunk of all tokens that the model reads; the others are lost."""
+    every = (
+        each for token in tokenizer.tokens(text) for each in tokenizer.vectors.get(token, (token,))
+    )
+    read = list(islice(every, tokenizer.max_tokens))
+    (chunk,) = cut_into_chunks([(read, 1.0, False)], tokenizer.max_tokens, _clip_of(tokenizer), {})
+    return chunk
 
 
 def _chunks(segments: tuple[Segment, ...], tokenizer: PromptTokenizer) -> list[Chunk]:

@@ -6,7 +6,7 @@ counts as cut if no text encoder of the model sees its end.
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -119,6 +119,8 @@ class PromptTokenizer:
     """What marks start and end, if it is that of CLIP."""
     vectors: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """First token of a textual inversion -> the tokens of all its vectors."""
+    embeddings: Mapping[int, str] = field(default_factory=dict)
+    """First token of a textual inversion -> the word in prompts that stands for it."""
 
     @property
     def safe_bytes(self) -> int:
@@ -199,8 +201,19 @@ class PromptLimits:
         return min(cuts, key=lambda cut: len(cut.lost), default=None)
 
 
-def limits_from_folder(model: PipelineFolder, pipeline_class: Any) -> PromptLimits:
+def limits_from_folder(
+    model: PipelineFolder,
+    pipeline_class: Any,
+    prepare: Callable[[Any], None] = lambda tokenizer: None,
+    words: Sequence[Sequence[str]] = (),
+) -> PromptLimits:
     """The limits of a saved model; loads its tokenizers and no weights.
+
+    Args:
+        model: its folder.
+        pipeline_class: its class.
+        prepare: adds the words of textual inversions to a tokenizer.
+        words: as for `limits_of`.
 
     Raises:
         ModelError: a tokenizer cannot be loaded.
@@ -214,13 +227,18 @@ def limits_from_folder(model: PipelineFolder, pipeline_class: Any) -> PromptLimi
             return None
         tokenizer_class = getattr(transformers, class_name, transformers.AutoTokenizer)
         with as_model_error(f"{model.path}: cannot load {name}"):
-            return tokenizer_class.from_pretrained(model.path / name, local_files_only=True)
+            tokenizer = tokenizer_class.from_pretrained(model.path / name, local_files_only=True)
+        prepare(tokenizer)
+        return tokenizer
 
-    return limits_of(model.components, load, pipeline_class)
+    return limits_of(model.components, load, pipeline_class, words)
 
 
 def limits_of(
-    components: Iterable[str], get: Callable[[str], Any], pipeline_class: Any
+    components: Iterable[str],
+    get: Callable[[str], Any],
+    pipeline_class: Any,
+    words: Sequence[Sequence[str]] = (),
 ) -> PromptLimits:
     """The limits of a model.
 
@@ -228,6 +246,7 @@ def limits_of(
         components: names of the model's components.
         get: returns a component that is a tokenizer of transformers, or None if it is another.
         pipeline_class: the pipeline's class.
+        words: those that stand for the vectors of each textual inversion.
 
     Returns:
         One entry for each tokenizer whose text encoder is there; none if one of them has no limit.
@@ -248,7 +267,7 @@ def limits_of(
             limit -= template_tokens(pipeline_class, tokenizer)
         plain = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
         made = prompt_tokenizer(plain, limit, lowercases)
-        found.append(replace(made, name=name, clip=_clip_tokens(plain)))
+        found.append(_with_words(replace(made, name=name, clip=_clip_tokens(plain)), plain, words))
     return PromptLimits(tuple(found))
 
 
@@ -262,6 +281,21 @@ def _max_length(name: str, tokenizer: Any, pipeline_class: Any) -> int | None:
         return int(sequence)
     own = int(getattr(tokenizer, "tokenizer", tokenizer).model_max_length)
     return own if own < UNLIMITED else None
+
+
+def _with_words(
+    made: PromptTokenizer, tokenizer: Any, words: Sequence[Sequence[str]]
+) -> PromptTokenizer:
+    """The tokenizer with its textual inversions, of which one byte may be many tokens."""
+    if not words:
+        return made
+    ids = [tuple(tokenizer.convert_tokens_to_ids(list(each))) for each in words]
+    return replace(
+        made,
+        is_bounded=False,
+        vectors={each[0]: each for each in ids},
+        embeddings={each[0]: word[0] for each, word in zip(ids, words, strict=True)},
+    )
 
 
 def _clip_tokens(tokenizer: Any) -> ClipTokens | None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.controlnet_spec import NamedControlNet, require_names
+from nightpress.diffusion_core.models.embedding_spec import NamedEmbedding, require_tokens
 from nightpress.diffusion_core.models.lora_files import LoraSpec, NamedLora
 from nightpress.diffusion_core.models.placement import MemorySpec
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
@@ -83,6 +84,14 @@ class ModelSpec(BaseModel):
             "with name, ...; off for other rows.",
         ),
     ] = ()
+    embeddings: Annotated[
+        tuple[NamedEmbedding, ...],
+        Field(
+            strict=False,
+            description="Textual inversions that prompts may name, each a source or a mapping with "
+            "token, ...",
+        ),
+    ] = ()
     speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
         SpeedSpec()
     )
@@ -105,7 +114,8 @@ class ModelSpec(BaseModel):
         configs = [self.config] if self.config else []
         loras = (lora.source for lora in self.all_loras)
         nets = (each.source for each in self.controlnets)
-        return (*configs, *loras, *nets, *self.reference_sources)
+        words = (each.source for each in self.embeddings)
+        return (*configs, *loras, *nets, *words, *self.reference_sources)
 
     @property
     def reference_sources(self) -> list[str]:
@@ -135,6 +145,11 @@ class ModelSpec(BaseModel):
                 raise ValueError(
                     f"row_loras: {number} are called {label!r}; give each a `name` of its own"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _embeddings_have_distinct_tokens(self) -> Self:
+        require_tokens(self.embeddings)
         return self
 
     @model_validator(mode="after")

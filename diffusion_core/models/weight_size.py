@@ -87,7 +87,7 @@ def weight_bytes(
     files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
     if model.checkpoint is not None:
         files.remove(model.checkpoint)
-    files += loras
+    files += [*loras, *adapters.embeddings]
     for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
         files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]

@@ -112,6 +112,10 @@ class Sampler:
         cut = self._model.prompts.cut(text)
         return None if cut is None else cut.lost
 
+    def embeddings_in(self, *texts: str) -> frozenset[str]:
+        """The words of the textual inversions that some prompts name."""
+        return self._model.reader.embeddings_in(*texts)
+
     def num_chunks(self, request: ImageRequest, params: SamplingParams) -> int:
         """The chunks of an image's prompts, by which images share a call; 1 if all have one."""
         return self._conditioner.num_chunks(*self._prompts([request], params)[:3])

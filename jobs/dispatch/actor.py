@@ -174,7 +174,7 @@ class SamplerActor:
         files = ModelFiles.locate(self._spec, self._options)
         found = files.describe(self._spec).identity
         if found != fingerprint:
-            keys = ("row_loras", "controlnets", "references")
+            keys = ("row_loras", "controlnets", "references", "embeddings")
             names = [name for name in keys if getattr(self._spec, name)]
             scope = ", including the files of " if names else ""
             scope += " and ".join(f"model.{name}" for name in names)

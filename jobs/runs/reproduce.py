@@ -202,6 +202,7 @@ def _model_spec(
         ("LoRAs", facts.loras),
         ("ControlNets", facts.controlnets),
         ("IP-Adapters", facts.references),
+        ("embeddings", facts.textual_inversions),
     ):
         if record is None and used:
             names = ", ".join(each.name for each in used)
@@ -248,6 +249,7 @@ def _require_adapters(facts: ImageFacts, model: ModelInfo) -> None:
     for kind, used, known in (
         ("ControlNet", facts.controlnets, model.controlnets),
         ("IP-Adapter", facts.references, model.references),
+        ("embedding", facts.textual_inversions, model.embeddings),
     ):
         hashes = {each.name: each.sha256 for each in known}
         for each in used:

@@ -118,12 +118,18 @@ def _absolute_model(model: ModelSpec) -> ModelSpec:
         )
         for name in ("loras", "row_loras", "controlnets")
     }
-    references = tuple(map(_absolute_reference, model.references))
-    config = None if model.config is None else absolute_source(model.config)
-    source = absolute_source(model.source)
-    return model.model_copy(
-        update={"source": source, "config": config, "references": references, **added}
+    embeddings = tuple(
+        each.model_copy(update={"source": absolute_source(each.source), "token": each.label})
+        for each in model.embeddings
     )
+    references = tuple(map(_absolute_reference, model.references))
+    others = {
+        "source": absolute_source(model.source),
+        "config": None if model.config is None else absolute_source(model.config),
+        "references": references,
+        "embeddings": embeddings,
+    }
+    return model.model_copy(update=others | added)
 
 
 def _absolute_reference(adapter: ReferenceSpec) -> ReferenceSpec:

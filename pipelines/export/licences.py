@@ -50,6 +50,7 @@ def licences_of(record: RunRecord, options: Options) -> list[Licence]:
         ("LoRA", (*model.loras, *model.row_loras)),
         ("ControlNet", model.controlnets),
         ("IP-Adapter", model.references),
+        ("embedding", model.embeddings),
     ):
         found += [_adapter(role, info, sources.get(info.name), options) for info in infos]
     return found
@@ -67,6 +68,7 @@ def _adapter_sources(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield lora.label, lora.source
     yield from ((each.label, each.source) for each in model.controlnets)
     yield from ((each.label, each.source) for each in model.references)
+    yield from ((each.label, each.source) for each in model.embeddings)
 
 
 def stated_licence(source: str, options: Options) -> str | None:

@@ -34,8 +34,8 @@ def job_identity(
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
     model = values["model"] | {"speed": speed, "prompts": prompts}
-    optional = ("config", "speed", "prompts", "row_loras", "controlnets", "references")
-    omitted = [key for key in optional if not model[key]]
+    adapters = ("row_loras", "controlnets", "references", "embeddings")
+    omitted = [key for key in ("config", "speed", "prompts", *adapters) if not model[key]]
     omitted.append("memory")  # decides where weights lie, and no pixel
     values["model"] = {key: model[key] for key in model if key not in omitted}
     defaults: dict[str, Any] = {"packing": "none", "fps": None, "keep": []}

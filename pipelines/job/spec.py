@@ -166,6 +166,7 @@ class RunSpec(Section):
             ("model.config", self.model.config or ""),
             *(("LoRA", lora.source) for lora in self.model.all_loras),
             *(("ControlNet", each.source) for each in self.model.controlnets),
+            *(("embedding", each.source) for each in self.model.embeddings),
             *(("IP-Adapter", source) for source in self.model.reference_sources),
             *(("manifest", url) for url in self._manifests),
             ("inputs.root", self.inputs.root or ""),

@@ -109,7 +109,7 @@ class PromptChecker:
         """
         cut, tagged, doubled = (np.zeros(len(columns[0][1]) if columns else 0, bool),) * 3
         for name, texts in columns:
-            if self.reader.is_needed:
+            if self.spec.reads_chunks:
                 self._check_reading(name, texts, problems)
             else:
                 cut = cut | self._check_length(name, texts, problems)
@@ -127,7 +127,7 @@ class PromptChecker:
 
     def length_problem(self, text: str) -> str | None:
         """What is wrong with how a text is read whose tags are allowed; None if nothing is."""
-        if self.reader.is_needed:
+        if self.spec.reads_chunks:
             return reading_problem(self.reader, text)
         cut = self.limits.cut(text)
         if cut is None or self.spec.long == "cut":

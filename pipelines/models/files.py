@@ -12,7 +12,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_sizes
 from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.location import locate
-from nightpress.pipelines.models.loras import locate_loras
+from nightpress.pipelines.models.loras import locate_embeddings, locate_loras
 from nightpress.pipelines.models.references import locate_references
 from nightpress.pipelines.storage import Options
 
@@ -33,7 +33,11 @@ class ModelFiles:
             ModelError: one of them cannot be found or downloaded.
             StoreError: the store behind a URL refuses or fails.
         """
-        adapters = AdapterFiles(locate_controlnets(spec, options), locate_references(spec, options))
+        adapters = AdapterFiles(
+            locate_controlnets(spec, options),
+            locate_references(spec, options),
+            locate_embeddings(spec, options),
+        )
         return cls(locate(spec, options), locate_loras(spec, options), adapters)
 
     def describe(self, spec: ModelSpec, elsewhere: bool = False) -> ModelInfo:

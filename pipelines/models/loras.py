@@ -1,4 +1,4 @@
-"""Find the weight files of a model's LoRAs on this machine, downloading them first if needed.
+"""Find the files of a model's LoRAs and textual inversions, downloading them first if needed.
 
 Only the weight file itself is downloaded from a source with several files;
 `diffusion_core.models.lora_files` decides which one that is, and reads it.
@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.errors import ModelNotFound
-from nightpress.diffusion_core.models.lora_files import LoraSpec, weight_name
+from nightpress.diffusion_core.models.lora_files import WeightSource, weight_name
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_files import WEIGHT_SUFFIXES
 from nightpress.pipelines import storage
@@ -46,29 +46,45 @@ def locate_loras(
     return tuple(_locate(lora, spec.allow_pickle, options or {}, folder) for lora in spec.all_loras)
 
 
-def _locate(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
+def locate_embeddings(
+    spec: ModelSpec, options: Options | None = None, cache: Path | None = None
+) -> tuple[Path, ...]:
+    """The file of each of the model's textual inversions; see `locate_loras`."""
+    folder = cache or cache_folder() / "embeddings"
+    return tuple(
+        _locate(each, spec.allow_pickle, options or {}, folder, "embedding")
+        for each in spec.embeddings
+    )
+
+
+def _locate(
+    lora: WeightSource, allow_pickle: bool, options: Options, cache: Path, kind: str = "LoRA"
+) -> Path:
     if storage.is_url(lora.source) and not storage.is_local(lora.source):
-        return _from_url(lora, allow_pickle, options, cache)
+        return _from_url(lora, allow_pickle, options, cache, kind)
     path = builtin_adapter(lora.source, "loras") or local_path(lora.source)
     if path.is_file():
         return path
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
-        return path / weight_name(names, lora, allow_pickle)
+        return path / weight_name(names, lora, allow_pickle, kind)
     if hub_id := HUB_ID.fullmatch(lora.source):
-        return _from_hub(lora, hub_id["repo"], hub_id["revision"], allow_pickle)
+        return _from_hub(lora, hub_id["repo"], hub_id["revision"], allow_pickle, kind)
+    article = "an" if kind[0] in "aeiou" else "a"
     raise ModelNotFound(
-        f"LoRA {lora.source!r}: no such file or folder; a LoRA must be a folder, a safetensors "
-        "file, a hub id such as owner/name@revision, or a URL"
+        f"{kind} {lora.source!r}: no such file or folder; {article} {kind} must be a folder, a "
+        "safetensors file, a hub id such as owner/name@revision, or a URL"
     )
 
 
-def _from_url(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path) -> Path:
+def _from_url(
+    lora: WeightSource, allow_pickle: bool, options: Options, cache: Path, kind: str
+) -> Path:
     try:
         sources = storage.find([lora.source], options, WEIGHT_SUFFIXES)
     except StoreMissing as error:
-        raise ModelNotFound(f"LoRA {error}") from error
-    source = _chosen(lora, sources, allow_pickle)
+        raise ModelNotFound(f"{kind} {error}") from error
+    source = _chosen(lora, sources, allow_pickle, kind)
     name = PurePosixPath(public(source.url)).name
 
     def download(into: Path) -> None:
@@ -81,21 +97,25 @@ def _from_url(lora: LoraSpec, allow_pickle: bool, options: Options, cache: Path)
     return mirror_once(lora.source, [source], cache, download) / name
 
 
-def _chosen(lora: LoraSpec, sources: list[Source], allow_pickle: bool) -> Source:
+def _chosen(lora: WeightSource, sources: list[Source], allow_pickle: bool, kind: str) -> Source:
     """The source itself if it is a file, otherwise the weight file below the folder."""
     base = lora.source.rstrip("/")
     names = {source.url.removeprefix(f"{base}/"): source for source in sources}
     if len(sources) == 1 and lora.weight_name is None:
         names = {PurePosixPath(public(sources[0].url)).name: sources[0]}
-    return names[weight_name(list(names), lora, allow_pickle)]
+    return names[weight_name(list(names), lora, allow_pickle, kind)]
 
 
-def _from_hub(lora: LoraSpec, repo: str, revision: str | None, allow_pickle: bool) -> Path:
+def _from_hub(
+    lora: WeightSource, repo: str, revision: str | None, allow_pickle: bool, kind: str
+) -> Path:
     """Download a hub repository's weight file; returns its path in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
-    file = weight_name(hub_files(lora.source, repo, revision), lora, allow_pickle)
-    return Path(ask_hub(lora.source, lambda: str(hf_hub_download(repo, file, revision=revision))))
+    names = hub_files(lora.source, repo, revision, kind)
+    file = weight_name(names, lora, allow_pickle, kind)
+    path = ask_hub(lora.source, lambda: hf_hub_download(repo, file, revision=revision), kind)
+    return Path(str(path))
 
 
 def hub_files(name: str, repo: str, revision: str | None, kind: str = "LoRA") -> list[str]:

@@ -113,7 +113,7 @@ class RunRecord:
             "batch_size": self.batch_size,
             "manifest": [file.identity for file in self.layout.sections[0].files],
         }
-        for name in ("row_loras", "controlnets", "references"):
+        for name in ("row_loras", "controlnets", "references", "embeddings"):
             if infos := getattr(self.model, name):
                 identity[name] = {each.name: each.sha256 for each in infos}
         if self.scorers:
@@ -202,7 +202,7 @@ class RunRecord:
         ]
         changes += [
             Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for kind in ("loras", "row_loras", "controlnets", "references")
+            for kind in ("loras", "row_loras", "controlnets", "references", "embeddings")
             for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
             if mine.name == other.name and mine.sha256 != other.sha256
         ]

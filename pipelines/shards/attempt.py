@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,15 @@ LostText = Callable[[str], str | None]
 
 def nothing_lost(text: str) -> None:
     """The answer for a run that refuses what is too long."""
+
+
+NamedEmbeddings = Callable[..., Collection[str]]
+"""The words of the textual inversions that some texts name."""
+
+
+def none_named(*texts: str) -> Collection[str]:
+    """The answer for a run without textual inversions."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,8 @@ class Attempt:
     fence: FencingToken | None = None
     lost: LostText = nothing_lost
     """What the model does not see of a text; asked only about images that were made."""
+    named: NamedEmbeddings = none_named
+    """The textual inversions that prompts name; asked only about images that were made."""
     thumbs: ShardThumbs | None = None
     """The thumbnails of the attempt; None if it makes none."""
 
@@ -99,6 +110,7 @@ class Attempt:
             passes=image.params.passes,
             parent=image.parent,
             prompt_reading=spec.model.prompts.as_text(),
+            textual_inversions=model.embeddings_of(self.named(image.prompt, image.negative_prompt)),
             **as_facts(image.clip),
         )
 
@@ -215,7 +227,7 @@ class Attempt:
     ) -> ImageRecord:
         facts = self.facts(image, self.record.batch_size, inputs or None)
         return ImageRecord(
-            facts=replace(facts, prompt_cut=None, negative_prompt_cut=None),
+            facts=replace(facts, prompt_cut=None, negative_prompt_cut=None, textual_inversions=()),
             status="failed",
             attempts=attempts,
             worker=self.worker,

@@ -29,7 +29,14 @@ from nightpress.pipelines.run_directory.embeddings import write_records_embeddin
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
-from nightpress.pipelines.shards.attempt import Attempt, EncodedImage, LostText, nothing_lost
+from nightpress.pipelines.shards.attempt import (
+    Attempt,
+    EncodedImage,
+    LostText,
+    NamedEmbeddings,
+    none_named,
+    nothing_lost,
+)
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
 from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import (
@@ -116,6 +123,9 @@ class ShardRunner:
         self._lost: LostText = sampler.lost_text if cuts else nothing_lost
         self._counts_chunks = record.spec.model.prompts.reads_chunks
         self._sampler, self._worker = sampler, worker
+        self._named: NamedEmbeddings = (
+            sampler.embeddings_in if record.spec.model.embeddings else none_named
+        )
         self._fence = fence
         self._draining = threading.Event()
         self.accelerator_lock = TicketLock()
@@ -242,7 +252,9 @@ class ShardRunner:
         worker, fence, lost = self._worker, self._fence, self._lost
         makes_thumbs = self.record.spec.review.thumbs and work.commits
         thumbs = ShardThumbs(self.store, work.shard, image_ids) if makes_thumbs else None
-        return Attempt(self.store, self.record, work, worker, scores, fence, lost, thumbs)
+        return Attempt(
+            self.store, self.record, work, worker, scores, fence, lost, self._named, thumbs
+        )
 
     def _sink(self, attempt: Attempt, committed: pa.Table | None) -> ImageSink:
         if (packing := self.record.spec.images.packing) == "none":

@@ -111,7 +111,11 @@ def _require_trainable(model: ModelSpec, what: str) -> None:
             f"model.loras and model.row_loras are not allowed: {what} is trained on a model "
             "without LoRAs"
         )
-    for key, others in (("controlnets", "ControlNets"), ("references", "IP-Adapters")):
+    for key, others in (
+        ("controlnets", "ControlNets"),
+        ("references", "IP-Adapters"),
+        ("embeddings", "textual inversions"),
+    ):
         if getattr(model, key):
             raise SettingsError(
                 f"model.{key} are not allowed: {what} is trained on a model without {others}"

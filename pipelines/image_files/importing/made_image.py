@@ -9,7 +9,7 @@ from typing import Any, Literal
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.sampler_spellings import read_pair
-from nightpress.pipelines.job.sections import MAX_SIDE
+from nightpress.pipelines.job.images_section import MAX_SIDE
 from nightpress.pipelines.job.spec import MAX_SEED
 
 Program = Literal["A1111", "ComfyUI", "nightpress"]

@@ -224,7 +224,7 @@ def test_where_weights_lie_is_no_part_of_a_runs_identity() -> None:
 
 
 def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
-    later = ("speed", "row_loras", "references", "prompts", "controlnets", "memory")
+    later = ("speed", "row_loras", "references", "prompts", "controlnets", "embeddings", "memory")
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert "packing" not in job().identity()["images"]

@@ -2,15 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 from support import tiny_models
 from support.conditioned_runs import run_of
 from support.plans import MODEL, job, planned, write
 
+from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
@@ -21,6 +25,7 @@ from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.manifest.columns import resolve_columns
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.row_reader import RowReader
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.planning.checking import scan_all
 from nightpress.pipelines.planning.prompt_lengths import estimated_chunks
@@ -110,6 +115,36 @@ def test_how_prompts_were_read_is_recorded_and_makes_the_image_again(
     assert hashlib.sha256(data).hexdigest() == row["sha256"]
     comparison, _ = reproduce(data, facts, model[1], run.record.spec.images)
     assert comparison.same_file
+
+
+def test_the_textual_inversions_that_prompts_name_are_recorded(tmp_path: Path) -> None:
+    folder, file = tiny_models.save("sd", tmp_path / "sd"), tmp_path / "cat.safetensors"
+    save_file({"emb_params": torch.ones(3, 16)}, file)
+    section = {"source": str(folder), "embeddings": [{"source": str(file), "token": "<cat>"}]}
+    spec = ModelSpec.model_validate(section)
+    files = ModelFiles.locate(spec, {})
+    assert files.adapters.embeddings == (file,)
+    info, rows = (
+        files.describe(spec),
+        [{"id": "0", "prompt": "a <cat>"}, {"id": "1", "prompt": "b"}],
+    )
+    run = run_of(tmp_path / "run", files.load(spec, "cpu"), info, rows, model=section)
+    table = run.metadata.to_table().sort_by("id")
+    (used,) = info.embeddings
+    assert table["textual_inversions"].to_pylist() == [[asdict(used)], []]
+    row = run.row("0_00")
+    assert row is not None
+    facts = read_facts(run.store.read(row["file"]))
+    assert facts is not None
+    assert facts.textual_inversions == (used,)
+    assert not any(shard.findings for shard in verify(run))
+    other = replace(info, embeddings=(replace(used, sha256="0" * 64),))
+    (change,) = run.record.changes(run.record.spec, other, "cpu")
+    assert change.field == "model.embeddings: sha256 of <cat>"
+    assert replace(run.record, model=other).fingerprint != run.record.fingerprint
+    missing = ModelSpec.model_validate({"embeddings": [str(tmp_path / "none.pt")]})
+    with pytest.raises(ModelError, match=r"embedding '.*none\.pt': no such file or folder"):
+        ModelFiles.locate(missing, {})
 
 
 def test_the_keys_join_the_identity_of_a_run_only_when_they_decide_pixels(tmp_path: Path) -> None:
