@@ -30,6 +30,7 @@ IMAGE_COLUMNS = ("image_id", "sha256", "file", "member", "member_offset", "num_b
 NOT_SHOWN = frozenset(
     [
         *("member", "num_bytes", "member_offset", "file", "sha256", "attempts", "perceptual_hash"),
+        *("frames_sha256", "first_frame"),
         *("model_fingerprint", "batch_size", "worker", "started_at", "sampling_s", "seed"),
         *("image_id", "prompt", "width", "height", "status", "error", "error_type", "canvas"),
         *("prompt_cut", "negative_prompt_cut"),
