@@ -30,9 +30,7 @@ def test_copies_and_training_sets_of_clips_are_refused_by_name(tmp_path: Path, k
     to = str(tmp_path / "copies")
     with pytest.raises(SpecError, match="these are clips, and nightpress deliver takes still"):
         deliver(run.url, to)
-    with pytest.raises(
-        SpecError, match="nightpress export --to takes still"
-    ):
+    with pytest.raises(SpecError, match="nightpress export --to takes still"):
         export_picks(run.url, to, where="status = 'ok'")
     spec = ExportSpec.from_dict(
         {"name": "set", "from": run.url, "layout": "webdataset", "output": to}
