@@ -125,7 +125,6 @@ def export_picks(
     """
     require_choice(ids, where, selection, marks)
     run, copies = open_images(target, storage), copies or PickCopies()
-    refuse_clips(run, "nightpress export --to")
     copies.pixels.check(run.spec.images)
     marked = marked_if_asked(run, marks, on_event)
     rows = ChosenRows(run, choice_of(ids, where, selection, marked), None)
@@ -178,6 +177,7 @@ class _Images:
         Args:
             said: DECISIONS_SCHEMA of images that have marks.
         """
+        refuse_clips(run, "nightpress export --to")
         table = pa.concat_tables(rows.tables()).combine_chunks()
         table = table.filter(pc.equal(table.column("status"), "ok"))
         if rows.ranked is not None:

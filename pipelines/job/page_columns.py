@@ -10,7 +10,8 @@ NOT_SHOWN = frozenset(
         *("member", "num_bytes", "member_offset", "file", "sha256", "attempts", "perceptual_hash"),
         *("model_fingerprint", "batch_size", "worker", "started_at", "sampling_s", "seed"),
         *("image_id", "prompt", "width", "height", "status", "error", "error_type", "canvas"),
-        *("prompt_cut", "negative_prompt_cut", "inputs"),
+        *("prompt_cut", "negative_prompt_cut", "inputs", "frames_sha256", "first_frame"),
+        *("prompt_reading", "textual_inversions"),
     ]
 )
 """Metadata columns that are no facets of the page: most are in the facts of an image."""

@@ -15,6 +15,7 @@ RETRY = "then nightpress retry makes the image"
 EXPLANATIONS: dict[str, str] = {
     FailureType.NON_FINITE: "the model's output was not finite, also in float32",
     FailureType.BLANK: "every pixel has the same colour",
+    FailureType.STILL: "all frames of the clip are equal",
     FailureType.FLAGGED: "the model's safety checker refused the image",
     FailureType.SAMPLING: "the model raised an error for this image, also alone",
     FailureType.OUT_OF_MEMORY: "the image does not fit into memory, even alone",

@@ -13,7 +13,9 @@ from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.draw_queue import DrawKey
 from nightpress.pipelines.shards.sinks import ImageSink
 
-FAULTS = frozenset({FailureType.NON_FINITE, FailureType.BLANK, FailureType.FLAGGED})
+FAULTS = frozenset(
+    {FailureType.NON_FINITE, FailureType.BLANK, FailureType.STILL, FailureType.FLAGGED}
+)
 """Failures that a draw with another seed may not have: they count as draws that do not pass."""
 
 

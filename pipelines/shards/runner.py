@@ -14,7 +14,7 @@ from itertools import chain
 
 import pyarrow as pa
 
-from nightpress.diffusion_core.sampling.sampler import Fault, Sampler
+from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.pipelines.image_files.clips.frames import first_frame, frames_sha256, is_clip
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.records import FailureType, ImageRecord
@@ -55,6 +55,7 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
+from nightpress.pipelines.shards.faults import FAILURES
 from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
@@ -78,13 +79,6 @@ PENDING_BATCHES = 2
 
 SCORING_HANG_S = 300.0
 """How long one scorer may take for one image before its process counts as hung."""
-
-FAILURES = {
-    Fault.NON_FINITE: FailureType.NON_FINITE,
-    Fault.BLANK: FailureType.BLANK,
-    Fault.STILL: FailureType.STILL,
-    Fault.FLAGGED: FailureType.FLAGGED,
-}
 
 
 class ShardRunner:

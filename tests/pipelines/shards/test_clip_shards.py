@@ -205,6 +205,15 @@ def test_repair_replaces_a_clip_and_its_first_frame_with_the_same_bytes(
     assert findings(run) == []
 
 
+def test_a_draw_that_does_not_move_is_drawn_again_where_there_are_gates(tmp_path: Path) -> None:
+    rows = [{**WALKS[0], "prompt": "still"}, WALKS[1]]
+    gates = {"require": ["sharpness >= 0"], "max_draws": 3}
+    run = made_clips(tmp_path, rows, gates=gates)
+    found = {row["prompt"]: row for row in rows_of(run)}
+    assert (found["still"]["status"], found["still"]["draws"]) == ("failed", 3)
+    assert found["a dog"]["status"] == "ok"
+
+
 def test_a_row_with_other_frames_than_planned_is_damage_of_the_metadata(tmp_path: Path) -> None:
     run = made_clips(tmp_path)
     path = tmp_path / "out/run" / shard_path(0)
