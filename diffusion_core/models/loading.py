@@ -185,7 +185,7 @@ def load(
     dtype = resolve_dtype(spec.dtype, device)
     pipeline = _load_pipeline(model, pipeline_class, spec, dtype, device)
     scheduler, number = pipeline.scheduler, len(spec.loras)
-    switching = load_loras(pipeline, loras[:number], str(folder), spec.allow_pickle, loras[number:])
+    switching = load_loras(pipeline, loras[:number], model.shown, spec.allow_pickle, loras[number:])
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
