@@ -210,7 +210,7 @@ def load(
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
     spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
     pipeline = _load_pipeline(model, pipeline_class, spec, device, embeddings)
-    switching = _load_loras(pipeline, spec, loras, folder)
+    switching = _load_loras(pipeline, spec, loras, model.shown)
     switched = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     apply_speed(pipeline, pipeline_class, spec, guidance)
@@ -233,11 +233,11 @@ def load(
 
 
 def _load_loras(
-    pipeline: Any, spec: ModelSpec, loras: Sequence[tuple[LoraSpec, Path]], folder: Path
+    pipeline: Any, spec: ModelSpec, loras: Sequence[tuple[LoraSpec, Path]], model: str
 ) -> RowLoras:
     number = len(spec.loras)
     always, of_rows = loras[:number], loras[number:]
-    return load_loras(pipeline, always, str(folder), spec.allow_pickle, of_rows)
+    return load_loras(pipeline, always, model, spec.allow_pickle, of_rows)
 
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
