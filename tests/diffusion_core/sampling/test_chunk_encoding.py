@@ -11,10 +11,11 @@ import pytest
 import torch
 from support import tiny_models
 
-from nightpress.diffusion_core.errors import UnsupportedModel
+from nightpress.diffusion_core.errors import IncompatibleLibrary, UnsupportedModel
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling.chunk_encoding import name_last_norm
 from nightpress.diffusion_core.sampling.prompt_embeddings import Conditioner
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
@@ -271,3 +272,11 @@ def test_more_layers_than_there_are_cannot_be_left_out(
         loading.describe(folder, spec)
     allowed = ModelSpec(source=str(folder), prompts={"clip_skip": 1})
     assert loading.describe(folder, allowed).fingerprint
+
+
+def test_an_upgrade_that_moves_the_last_norm_fails_in_words() -> None:
+    class Encoder:
+        """A text encoder with its last norm somewhere else."""
+
+    with pytest.raises(IncompatibleLibrary, match=r"Encoder\.final_layer_norm"):
+        name_last_norm(Encoder())
