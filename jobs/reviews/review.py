@@ -80,10 +80,11 @@ def review(
     require_group_column(run, options)
     if not options.read_only:
         run = _writing(run, on_event)
-    if options.makes_thumbs:
-        make_thumbs(run, on_event)
     reviewed = ReviewedRun(run, options, lambda text: on_event(Message(text, warning=True)))
     require_images(reviewed.rows())
+    if options.makes_thumbs:
+        make_thumbs(run, on_event)
+        reviewed.rows()  # with the new thumbnails, before anybody waits for them
     reviewed.refresh_marks()
     _serve(reviewed, server or ServerOptions(), on_event, on_address)
     decided = reviewed.close_marks()
