@@ -1,7 +1,9 @@
-"""A morning with 6,000 images on SeaweedFS: two people pick at once, with keys alone."""
+"""A morning with 6,000 images on SeaweedFS: two people pick; then as a file; then by signed URL."""
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,11 @@ from support.review_client import review_client
 from support.review_page import ReviewPage
 from support.servers import Folder
 
+from nightpress.jobs.reviews.imports import import_marks
+from nightpress.jobs.reviews.options import ReviewOptions
+from nightpress.jobs.reviews.static import write_static_page
 from nightpress.pipelines import Run, open_run
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -73,3 +79,45 @@ def test_two_people_pick_two_hundred_each_at_once_and_nothing_is_lost(
         boris.until_saved()
         assert flags(run, "boris") == {}
         assert flags(run, "anna") == dict.fromkeys(annas_picks, "pick")
+
+
+def exported(page: ReviewPage, reviewer: str) -> str:
+    """The path of the marks that a page without a server saves."""
+    page.page.locator(".saving").click()
+    page.page.locator("#reviewer").fill(reviewer)
+    with page.page.expect_download() as download:
+        page.page.get_by_role("button", name=f"Export {NUM_PICKED} marks").click()
+    return str(download.value.path())
+
+
+def test_two_hundred_picks_on_the_page_as_a_file_come_into_the_run(
+    run: Run, tmp_path: Path, open_page: Any
+) -> None:
+    copy = Store(str(tmp_path / "night"))
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        paths = [path for path in run.store.list() if not path.startswith("review")]
+        list(pool.map(lambda path: copy.create(path, run.store.read(path)), paths))
+    url = write_static_page(copy.url, ReviewOptions("anna")).url
+    page = open_page(Path(url).as_uri())
+    picks = set(picking(page, 3))
+    page.press("e")
+    page.until("NP.loupe.stage().node.classList.contains('loaded')")  # the image beside it
+    page.press("g")
+    page.reload()
+    assert page.value("NP.marks.picked") == NUM_PICKED
+    assert import_marks(run, exported(page, "carla")).num_stored == NUM_PICKED
+    assert flags(run, "carla") == dict.fromkeys(picks, "pick")
+
+
+def test_two_hundred_picks_by_a_signed_url_come_into_the_run(
+    run: Run, seaweed: Any, open_page: Any
+) -> None:
+    static = write_static_page(run, ReviewOptions("anna"))
+    signed = seaweed.driver().sign(static.url, expiration=3600)
+    page = open_page(signed)
+    assert page.value("NP.isStatic")
+    seen = "new Promise((done) => { const i = new Image(); i.onload = () => done(i.width);"
+    assert page.value(f"{seen} i.src = NP.rows.thumbs.atlases[0]; }})") == 1536
+    picks = set(picking(page, 4))
+    assert import_marks(run, exported(page, "dora")).num_stored == NUM_PICKED
+    assert flags(run, "dora") == dict.fromkeys(picks, "pick")
