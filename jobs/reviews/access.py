@@ -43,6 +43,17 @@ OPENED_BEFORE = (
     "this address was opened before, or is wrong; nightpress review has printed another one"
 )
 
+ENTRY = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url=/">
+<title>nightpress review</title>
+<p><a href="/">Open the review page</a></p>
+</html>
+"""
+"""Leads to the page. After a redirect, browsers would not send a SameSite=Strict cookie where a
+file or another site has led here."""
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -138,14 +149,14 @@ class Access:
         """
         self.require_origin(request)
         token = request.query["token"]
-        response = web.Response(status=303, headers={"Location": "/"})
         if self.has_cookie(request):
-            return response
+            return web.Response(status=303, headers={"Location": "/"})
         if not _is_among(token, self.tokens):
             raise Refused(403, OPENED_BEFORE)
         self.tokens.discard(token)
         cookie = secrets.token_urlsafe(TOKEN_BYTES)
         self.cookies.add(cookie)
+        response = web.Response(text=ENTRY, content_type="text/html")
         response.set_cookie(
             cookie_name(request),
             cookie,

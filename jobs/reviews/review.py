@@ -2,17 +2,14 @@
 
 import errno
 import hashlib
-import os
 import socket
-import sys
-import threading
-import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.reviews.access import ANY_ADDRESS, Access, is_loopback
+from nightpress.jobs.reviews.opening import BrowserOpener
 from nightpress.jobs.reviews.options import ReviewOptions, ServerOptions
 from nightpress.jobs.reviews.requirements import require_group_column, require_images
 from nightpress.jobs.reviews.reviewed_run import (
@@ -109,16 +106,21 @@ def _serve(
     seed = f"{reviewed.marks.run} {reviewed.options.reviewer}"
     with _listening(options.listen, options.port, seed, on_event) as bound:
         address = Address(shown_host(options.listen), bound.getsockname()[1])
-        access.on_token_used = lambda token: on_event(
-            Message(f"the page is open; another browser may open {address.url(token)}")
-        )
         # Set before the address is printed, since a reader of it may stop the server at once.
-        with first_interruption() as asked, serving(ReviewServer(reviewed, access), bound):
-            first = address.url(access.new_token())
-            on_address(first)
-            if options.open_browser:
-                _open(first, on_event)
-            _wait(asked)
+        with BrowserOpener(on_event) as opener, first_interruption() as asked:
+
+            def used(token: str) -> None:
+                opener.remove()
+                text = f"the page is open; another browser may open {address.url(token)}"
+                on_event(Message(text))
+
+            access.on_token_used = used
+            with serving(ReviewServer(reviewed, access), bound):
+                first = address.url(access.new_token())
+                on_address(first)
+                if options.open_browser:
+                    opener.open(first)
+                _wait(asked)
 
 
 @contextmanager
@@ -172,17 +174,6 @@ def shown_host(listen: str) -> str:
     """The host of the address that is printed."""
     host = socket.gethostname() if listen in ANY_ADDRESS else listen
     return f"[{host}]" if ":" in host else host
-
-
-def _open(address: str, on_event: OnEvent) -> None:
-    """Open a browser, if this machine has a screen; a browser in the terminal would take it."""
-    has_screen = sys.platform in ("darwin", "win32") or any(
-        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
-    if has_screen:
-        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    else:
-        on_event(Message("open this address in a browser"))
 
 
 def _wait(asked: Interruption) -> None:

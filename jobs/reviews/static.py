@@ -68,11 +68,11 @@ def write_static_page(
     """
     run = open_images(target, storage)
     require_group_column(run, options)
+    reviewed = ReviewedRun(run, options, lambda text: None)
+    require_images(rows := reviewed.rows())
     if options.makes_thumbs:
         make_thumbs(run, on_event)
-    reviewed = ReviewedRun(run, options, lambda text: None)
-    rows = reviewed.rows()
-    require_images(rows)
+        rows = reviewed.rows()
     page, embeds = _page(reviewed, rows)
     run.store.put(STATIC_FILE, page)
     return StaticPage(f"{run.url}/{STATIC_FILE}", len(rows.table), len(page), embeds)

@@ -1,7 +1,8 @@
 """What making copies of a run's images has in common: which images, from where, to where."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from nightpress.jobs.progress.events import Message
@@ -68,8 +69,9 @@ def warn_of_changed(changed: tuple[str, ...], marks: MarkChoice, on_event: OnEve
     on_event(Message(text, warning=True))
 
 
-def place_of_copies(run: Run, to: str, options: Options, on_event: OnEvent) -> Store:
-    """The folder of the copies, which is not in the run.
+@contextmanager
+def place_of_copies(run: Run, to: str, options: Options, on_event: OnEvent) -> Iterator[Store]:
+    """The folder of the copies, which is not in the run; it is left without a hidden folder.
 
     Raises:
         SpecError: it is.
@@ -78,7 +80,10 @@ def place_of_copies(run: Run, to: str, options: Options, on_event: OnEvent) -> S
     require_outside(run, to)
     place = Store(absolute(to), options)
     place.check()
-    return create_only_store(place, on_event)
+    try:
+        yield create_only_store(place, on_event)
+    finally:
+        place.tidy()
 
 
 def require_outside(run: Run, to: str) -> None:

@@ -136,8 +136,8 @@ def deliver(
     choice = choice_of(ids, where, selection, marked_if_asked(run, marks, on_event))
     rows = ChosenRows(run, choice)
     copies.check_sizes((survey := rows.survey()).sizes)
-    place = place_of_copies(run, to, options, on_event)
-    return _Delivery(run, place, copies, signer, rows).carry_out(survey, on_event)
+    with place_of_copies(run, to, options, on_event) as place:
+        return _Delivery(run, place, copies, signer, rows).carry_out(survey, on_event)
 
 
 def _warn_of_names(run: Run, on_event: OnEvent) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -139,17 +139,21 @@ def _said(run: Run, marked: Marked | None, on_event: OnEvent) -> pa.Table:
     return decisions(read_marks(run, on_event), Policy()) if marked is None else marked.images
 
 
-def _place(run: Run, to: str, options: Options, on_event: OnEvent, update: bool) -> Any:
-    """A context manager with the place of the copies."""
+@contextmanager
+def _place(run: Run, to: str, options: Options, on_event: OnEvent, update: bool) -> Iterator[Place]:
+    """The place of the copies."""
     if not is_zip(to):
-        return nullcontext(FolderPlace(place_of_copies(run, to, options, on_event)))
+        with place_of_copies(run, to, options, on_event) as folder:
+            yield FolderPlace(folder)
+        return
     if update:
         raise SpecError("update: a zip file is written whole; choose another name for it")
     require_outside(run, to)
-    folder, _, name = absolute(to).rpartition("/")
-    store = Store(folder, options)
+    url, _, name = absolute(to).rpartition("/")
+    store = Store(url, options)
     store.check()
-    return zip_place(create_only_store(store, on_event), name)
+    with zip_place(create_only_store(store, on_event), name) as place:
+        yield place
 
 
 @dataclass(frozen=True)
@@ -390,10 +394,8 @@ class _Export:
 
     def _caption(self, number: int) -> str:
         """`shoes/r1_00.png · pick · 4 of 5 · red shoes on sand`."""
-        row, rating = (
-            self.images.rows[number],
-            self.images.rating(self.images.rows[number]["image_id"]),
-        )
+        row = self.images.rows[number]
+        rating = self.images.rating(row["image_id"])
         stars = f"{rating.stars} of 5" if rating.stars else ""
         parts = (self.images.names[number], rating.flag, stars, row["prompt"])
         return " · ".join(filter(None, parts))

@@ -28,6 +28,9 @@ on average: too few images have each value."""
 ALL = "all"
 """What stands for a column in the row of all images."""
 
+SIZE = "size"
+"""What width and height are counted as, together."""
+
 ROWS_AT_ONCE = 65_536
 
 Z_95 = 1.959964
@@ -113,7 +116,7 @@ def pick_rates(run: Run, policy: Policy | None = None) -> PickRates | None:
     if not merged.counted:
         return None
     said = decisions(merged.table(run.hashes()), policy)
-    sums = _Sums(said)
+    sums = _Sums(said, {_shown(each.name) for each in _carried(run) if not _is_countable(each)})
     for table in _tables(run):
         sums.add(table)
     sums.leave_out_sparse()
@@ -150,23 +153,31 @@ def wilson(num_picked: int, num_images: int, z: float = Z_95) -> tuple[float, fl
 
 def _tables(run: Run) -> Iterator[pa.Table]:
     """The metadata that is counted, some rows at a time."""
-    metadata = run.metadata
+    metadata, carried = run.metadata, {each.name for each in _carried(run) if _is_countable(each)}
     own = {*SETTINGS, *ADAPTERS, "width", "height", "image_id", "sha256", "status", "sampling_s"}
-    names = [
-        each.name
-        for each in metadata.schema
-        if each.name in own or (each.name not in METADATA_SCHEMA.names and _is_countable(each))
-    ]
+    names = [each.name for each in metadata.schema if each.name in own or each.name in carried]
     with run.reading():
         for batch in metadata.to_batches(columns=names, batch_size=ROWS_AT_ONCE):
             yield pa.Table.from_batches([batch])
 
 
+def _carried(run: Run) -> list[pa.Field]:
+    """The columns of the user's manifest."""
+    own = {*METADATA_SCHEMA.names, DRAW_KEY}
+    return [each for each in run.metadata.schema if each.name not in own]
+
+
 def _is_countable(column: pa.Field) -> bool:
-    """Whether a carried column has plain values, and is the user's."""
-    type_ = column.type
-    plain = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
-    return column.name != DRAW_KEY and any(check(type_) for check in plain)
+    """Whether a carried column has plain values."""
+    types = pa.types
+    plain = (types.is_string, types.is_large_string, types.is_integer, types.is_floating)
+    others = (types.is_boolean, types.is_decimal, types.is_date, types.is_timestamp)
+    return any(check(column.type) for check in (*plain, *others))
+
+
+def _shown(name: str) -> str:
+    """The name of a carried column; one that is called as what is counted here is renamed."""
+    return f"manifest_{name}" if name in (ALL, SIZE) else name
 
 
 @dataclass
@@ -265,10 +276,10 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """The columns by which images are counted, and all of them as one."""
     yield ALL, pa.chunked_array([pa.repeat("", len(table))])
     sizes = (pc.cast(table.column(name), pa.string()) for name in ("width", "height"))
-    yield "size", pc.binary_join_element_wise(*sizes, " x ")
+    yield SIZE, pc.binary_join_element_wise(*sizes, " x ")
     for name in table.column_names:
         if name in SETTINGS or name not in METADATA_SCHEMA.names:
-            yield name, table.column(name)
+            yield _shown(name), table.column(name)
         elif name in ADAPTERS:
             yield name, pa.chunked_array([_adapters(table.column(name).to_pylist())])
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from filelock import FileLock
 
@@ -27,6 +27,9 @@ STALE_S = 24 * 3600
 
 LOCK_S = 60.0
 """How long `replace` waits for another process that is replacing something."""
+
+FOLDER_ATTEMPTS = 100
+"""How often `.partial` is made again if others remove it in the moment before it is used."""
 
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
@@ -152,11 +155,9 @@ class LocalFolder:
     @contextmanager
     def _partial(self, data: bytes) -> Iterator[Path]:
         """A temporary file that holds the data, synced to disk; removed at the end."""
-        folder = self.root / PARTIAL_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / uuid.uuid4().hex
+        partial = self.root / PARTIAL_FOLDER / uuid.uuid4().hex
         try:
-            with partial.open("xb") as stream:
+            with _opened(partial) as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -180,6 +181,11 @@ class LocalFolder:
                         if entry.is_file():
                             yield entry.path[skip:], entry.stat().st_size
 
+    def remove_partial_folder(self) -> None:
+        """Remove the folder of partial files, unless there are some."""
+        with suppress(OSError):  # not empty, or not there
+            (self.root / PARTIAL_FOLDER).rmdir()
+
     def _remove_stale_partials(self) -> None:
         """Remove partial files of killed processes; another process may be doing the same."""
         folder = self.root / PARTIAL_FOLDER
@@ -189,6 +195,16 @@ class LocalFolder:
             with suppress(FileNotFoundError):
                 if time.time() - partial.stat().st_mtime > STALE_S:
                     partial.unlink()
+
+
+def _opened(partial: Path) -> IO[bytes]:
+    """A new partial file; another process may remove the folder before the file is in it."""
+    for _ in range(FOLDER_ATTEMPTS):
+        with suppress(FileNotFoundError, FileExistsError):  # removed in or after mkdir
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            return partial.open("xb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    return partial.open("xb")
 
 
 def _link(partial: Path, target: Path) -> bool:

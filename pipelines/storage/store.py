@@ -178,6 +178,14 @@ class Store:
         self.require_answer()
         self._folder.check()
 
+    def tidy(self) -> None:
+        """Leave no empty `.partial` in a local folder that is handed to somebody.
+
+        Others may go on writing there at the same time.
+        """
+        if isinstance(self._folder, LocalFolder):
+            self._folder.remove_partial_folder()
+
     def honours_create_only(self) -> bool:
         """Whether `create` refuses a taken name, tested with a scratch object.
 

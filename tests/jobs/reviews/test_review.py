@@ -175,8 +175,11 @@ def test_a_run_without_images_is_refused_with_what_to_do(tmp_path: Path) -> None
     commit(run, 1, [made(run, n) for n in range(4, 8)])
     for path in run.store.list("images"):
         run.store.delete(path)
-    with pytest.raises(ImageNotFound, match="all 4 images were removed from the store; nightpress"):
-        review(run, ANNA)
+    before, said = run.store.list(), list[object]()
+    for start in (review, write_static_page):
+        with pytest.raises(ImageNotFound, match="all 4 images were removed from the store; night"):
+            start(run, ANNA, said.append)
+    assert (said, run.store.list()) == ([], before), "no thumbnails are made"
 
 
 def test_a_store_that_may_not_be_written_is_shown_read_only(

@@ -202,6 +202,7 @@ def test_copies_are_named_resized_and_encoded_as_asked(run: Run, tmp_path: Path)
     export_picks(run, str(tmp_path / "out"), marks=PICKED, copies=copies)
     found = contents(tmp_path / "out")
     assert sorted(found)[1:] == [f"topic {n}/{n and 4 * (n == 1)}-{n}_00.jpg" for n in (0, 1, 3)]
+    assert not (tmp_path / "out" / ".partial").exists()
     with decoded(found["topic 1/4-1_00.jpg"]) as image:
         assert (image.format, image.size) == ("JPEG", (8, 8))
     assert b"<xmp:Rating>4</xmp:Rating>" in found["topic 1/4-1_00.jpg"]

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import asdict
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,28 @@ def test_images_are_counted_by_the_values_of_columns(run: Run) -> None:
     assert counts == {"calm": (5, 3, 2, 1), "wild": (4, 2, 1, 0)}
     assert [each.value for each in others] == ["calm", "wild"]
     assert rates.left_out == ("code",)
+
+
+def test_columns_called_as_what_is_counted_here_are_told_apart(tmp_path: Path) -> None:
+    run = begin(str(tmp_path))
+    columns = {
+        "size": ["wide", "tall"] * 3,
+        "all": ["x", "y", "z"] * 2,
+        "price": pa.array([Decimal("1.50"), Decimal("2.00")] * 3),
+        "day": pa.array([date(2026, 11, 1 + n % 2) for n in range(6)]),
+        "tags": pa.array([["a"], ["b"]] * 3),
+    }
+    commit(run, 0, [made(run, n) for n in range(6)], **columns)
+    say(run, "anna", (0, "flag", "pick"))
+    rates = pick_rates(run)
+    assert rates is not None
+    assert [each.num_images for each in rates.rows if each.column == "all"] == [6]
+    assert by_value(rates, "size") == {}  # all images have one
+    assert set(by_value(rates, "manifest_size")) == {"wide", "tall"}
+    assert set(by_value(rates, "manifest_all")) == {"x", "y", "z"}
+    assert set(by_value(rates, "price")) == {"1.50", "2.00"}
+    assert set(by_value(rates, "day")) == {"2026-11-01", "2026-11-02"}
+    assert rates.left_out == ("tags",)
 
 
 def test_the_policy_decides_what_is_picked(run: Run) -> None:

@@ -369,6 +369,27 @@ def test_no_partial_file_remains_after_a_call(tmp_path: Path) -> None:
     assert list((tmp_path / PARTIAL_FOLDER).iterdir()) == []
 
 
+def test_a_folder_is_tidied_while_others_write_into_it(tmp_path: Path) -> None:
+    store, folder = Store(str(tmp_path)), tmp_path / ".partial"
+    store.tidy()
+    store.put("a", b"1")
+    store.tidy()
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "half").write_bytes(b"of another process")
+    store.tidy()
+    assert (folder / "half").exists()
+    (folder / "half").unlink()
+    with ThreadPoolExecutor(4) as pool:
+        written = [pool.submit(store.create, f"f{n}", b"%d" % n) for n in range(200)]
+        while not all(each.done() for each in written):
+            store.tidy()
+    assert all(each.result() for each in written)
+    store.tidy()
+    assert len(store.list()) == 201
+    assert not folder.exists()
+
+
 def test_only_stale_partial_files_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / PARTIAL_FOLDER
     folder.mkdir()
