@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from nightpress.diffusion_core.models.clip_rules import ClipRules
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.modes import (
     ONE_CONTROLNET,
@@ -66,6 +67,8 @@ class ModelInfo:
     """What to know about a model in one file: what is not used of it, or comes from elsewhere."""
     embeddings: tuple[LoraInfo, ...] = ()
     """The textual inversions that prompts may name, by the words that stand for them."""
+    clips: ClipRules | None = None
+    """The clips that it makes; None for a model of still images."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
@@ -85,7 +88,9 @@ class ModelInfo:
         return self.own_sampler if scheduler == "default" else scheduler
 
     def samplers_for(self, mode: str) -> tuple[str, ...]:
-        """Those of `samplers` that sample a mode."""
+        """Those of `samplers` that sample a mode; a clip's first picture is never noised."""
+        if self.clips is not None:
+            return self.samplers
         return samplers_for(self.samplers, self.own_sampler, mode)
 
     def default_strength(self, mode: str) -> float | None:
@@ -158,7 +163,7 @@ class ModelInfo:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values, without `prompts` and without what few models have."""
         values = asdict(replace(self, prompts=PromptLimits()))
-        rare = ("family", "notes", "embeddings")
+        rare = ("family", "notes", "embeddings", "clips")
         left_out = {"prompts", *(name for name in rare if not values[name])}
         return {name: value for name, value in values.items() if name not in left_out}
 
@@ -169,9 +174,13 @@ class ModelInfo:
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
             for name in ("loras", "row_loras", "controlnets", "references", "embeddings")
         }
-        tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes", "notes")}
+        tuples: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("samplers", "modes", "notes")
+        }
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
         modes = tuples["modes"] or ("text",)
+        clips = values.get("clips")
+        tuples["clips"] = None if clips is None else ClipRules.from_dict(clips)
         made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
         return cls(**made)
 

@@ -19,6 +19,7 @@ from nightpress.diffusion_core.models import (
     weight_files,
 )
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
+from nightpress.diffusion_core.models.clip_rules import CLIP_CLASSES, ClipRules, clip_rules
 from nightpress.diffusion_core.models.controlnets import (
     ControlNet,
     check_controlnet_weights,
@@ -38,6 +39,7 @@ from nightpress.diffusion_core.models.lora_files import (
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
 from nightpress.diffusion_core.models.model_speed import apply_speed, check_speed
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.placement import MemorySpec
 from nightpress.diffusion_core.models.prompt_loading import (
@@ -87,6 +89,8 @@ class LoadedModel:
     """In the job's order."""
     memory: MemorySpec = field(default_factory=MemorySpec)
     """Whether its networks are moved to the device in turn."""
+    clips: ClipRules | None = None
+    """The clips that it makes; None for a model of still images."""
 
     @property
     def reader(self) -> PromptReader:
@@ -119,7 +123,7 @@ def describe(
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
         UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
-        UnsupportedModel: no text-to-image pipeline of this diffusers, or it takes no LoRAs.
+        UnsupportedModel: no pipeline of this diffusers for images or clips, or it takes no LoRAs.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = read_model(folder)
@@ -154,6 +158,8 @@ def _info(
     names = _samplers(model, pipeline_class)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
+    clips = clip_rules(model, pipeline_class, modes)
+    modes = clips.modes if clips else modes
     return ModelInfo(
         source=spec.source,
         fingerprint=fingerprint_of(model, spec, loras),
@@ -174,6 +180,7 @@ def _info(
         row_loras=row_loras,
         family=model.facts.get("family"),
         notes=tuple(model.facts.get("notes", ())),
+        clips=clips,
     )
 
 
@@ -199,7 +206,7 @@ def load(
 ) -> LoadedModel:
     """Load a saved pipeline and what is added to it onto a device, without using the network.
 
-    Args are those of `describe`, and torch's name of the device, such as `cpu` or `cuda:0`.
+    The arguments are as for `describe`, and torch's name of the device, such as `cuda:0`.
 
     Raises:
         ModelError: as `describe`, or a part of it cannot be loaded; the message is one line.
@@ -213,8 +220,7 @@ def load(
     switching = _load_loras(pipeline, spec, loras, model.shown)
     switched = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
-    apply_speed(pipeline, pipeline_class, spec, guidance)
-    placement.place(pipeline, spec.memory, device)
+    _accelerate_and_place(pipeline, pipeline_class, spec, guidance, device)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
@@ -229,6 +235,7 @@ def load(
         reading=spec.prompts,
         controlnets=_load_controlnets(model, spec, adapters, device),
         memory=spec.memory,
+        clips=clip_rules(model, pipeline_class, modes_of(pipeline_class.__name__)),
     )
 
 
@@ -238,6 +245,13 @@ def _load_loras(
     number = len(spec.loras)
     always, of_rows = loras[:number], loras[number:]
     return load_loras(pipeline, always, model, spec.allow_pickle, of_rows)
+
+
+def _accelerate_and_place(
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
+) -> None:
+    apply_speed(pipeline, pipeline_class, spec, guidance)
+    placement.place(pipeline, spec.memory, device)
 
 
 def _scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -261,7 +275,7 @@ def read_model(folder: Path) -> tuple[PipelineFolder, Any]:
         UnsupportedModel: it is not one that can be sampled.
     """
     model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model, refusals())
+    pipeline_class = pipeline_folder.text_to_image_class(model, refusals(), CLIP_CLASSES)
     _require_fit_scheduler(model, pipeline_class)
     return model, pipeline_class
 

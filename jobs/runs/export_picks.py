@@ -176,11 +176,7 @@ class _Images:
         said: pa.Table,
         must_be_same: bool,
     ) -> "_Images":
-        """Read the metadata of the chosen images, and name their copies.
-
-        Args:
-            said: DECISIONS_SCHEMA of images that have marks.
-        """
+        """Read the metadata of the chosen images, and name their copies; `said` is about marks."""
         refuse_clips(run, "nightpress export --to")
         table = pa.concat_tables(rows.tables()).combine_chunks()
         table = table.filter(pc.equal(table.column("status"), "ok"))
