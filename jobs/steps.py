@@ -95,6 +95,7 @@ class ImageSetup:
             require_answers([spec.source])
             folder = locate(spec)
             info = describe(folder, spec)
+        _require_images(info)
         if request.negative_prompt and not info.takes_negative_prompt:
             raise SettingsError(f"{info.source}: {info.pipeline} takes no negative prompt")
         if guidance_scale is not None and guidance_scale > 1 and not info.takes_guidance:
@@ -322,6 +323,13 @@ class StepBar:
     def on_step(self, done: int, total: int) -> None:
         """Advance the bar."""
         self._progress.update(self._task, completed=done + 1, total=total)
+
+
+def _require_images(info: ModelInfo) -> None:
+    if info.clips is not None:
+        raise SettingsError(
+            f"{info.source}: {info.pipeline} makes clips, and the steps of a clip are not shown"
+        )
 
 
 def _side(info: ModelInfo, name: str, value: int | None) -> int:

@@ -18,7 +18,9 @@ from nightpress.diffusion_core.models.modes import (
 def check_pictures(
     images: Sequence[ConditionImages], conditioning: Conditioning, size: tuple[int, int]
 ) -> None:
-    """Check that each image has the init image and the mask that its mode needs, and no other.
+    """Check that each image has the pictures that its mode needs, and no other.
+
+    Those are the init image, the last image and the mask.
 
     Args:
         images: the pictures of each image of a batch.
@@ -30,7 +32,8 @@ def check_pictures(
     """
     base = conditioning.base
     needed = {
-        "init_image": base in (*PICTURE_MODES, "edit"),
+        "init_image": base in (*PICTURE_MODES, "edit", "first-last"),
+        "last_image": base == "first-last",
         "mask_image": base in ("inpaint", "outpaint"),
     }
     for name, is_needed in needed.items():
@@ -40,7 +43,7 @@ def check_pictures(
                 raise SettingsError(f"mode {conditioning.mode} needs a picture {name}")
             if picture is not None and not is_needed:
                 raise SettingsError(f"mode {conditioning.mode} does not use a picture {name}")
-            if picture is not None and base in PICTURE_MODES:
+            if picture is not None and base in (*PICTURE_MODES, "first-last"):
                 _check_shape(name, picture, size)
 
 

@@ -19,8 +19,9 @@ TEXT = "text"
 class Conditioning:
     """How pictures condition an image: what joins its batch key, without the pictures themselves.
 
-    The mode is one of `text`, `image`, `inpaint`, `outpaint` and `edit`, with `+control` and
-    `+reference` after it where ControlNets and reference images are used: `text+control`.
+    The mode is one of `text`, `image`, `inpaint`, `outpaint`, `edit` and `first-last`, with
+    `+control` and `+reference` after it where ControlNets and reference images are used:
+    `text+control`.
     """
 
     mode: str = TEXT
@@ -72,11 +73,15 @@ class ConditionImages:
     """The pictures that condition one image, each already at the size at which it is used."""
 
     init_image: Pixels | None = None
-    """(H, W, 3), the size of the image to make; with a canvas, its outer part repeats its edges."""
+    """(H, W, 3), the size of the image to make; with a canvas, its outer part repeats its edges.
+
+    The first frame of a clip."""
     mask_image: Pixels | None = None
     """(H, W); 255 where the image is made anew, 0 where it is kept."""
     control_images: tuple[Pixels, ...] = ()
     """(H, W, 3), one for each ControlNet of the batch, in order."""
+    last_image: Pixels | None = None
+    """(H, W, 3), the last frame of a clip, in the mode `first-last`."""
     reference_images: tuple[tuple[Pixels, ...], ...] = ()
     """(h, w, 3) of any size, in groups: as `Conditioning.num_references` counts them."""
 

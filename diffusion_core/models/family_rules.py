@@ -1,4 +1,4 @@
-"""What differs between the text-to-image classes of diffusers, read against 0.42.1.
+"""What differs between the classes of diffusers that make images or clips, read against 0.42.1.
 
 Owns how guidance reaches each class, whose rows may share a batch, which arguments of a call are
 always the same, and which classes are refused. The table in this package's README measures it.
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nightpress.diffusion_core.models.clip_rules import REFUSED_CLIPS
 from nightpress.diffusion_core.models.pipeline_folder import (
     PipelineFolder,
     call_default,
@@ -46,6 +47,7 @@ NEEDED_PACKAGES = {
     "NucleusMoEImagePipeline": "torchvision",
     "OmniGenPipeline": "torchvision",
     "PRXPixelPipeline": "ftfy",
+    "WanImageToVideoPipeline": "ftfy",
     "QwenImage21Pipeline": "torchvision",
 }
 """Class -> a package without which its calls or its processor's class fail, though diffusers does
@@ -107,7 +109,7 @@ def refusals() -> dict[str, str]:
         for name, package in NEEDED_PACKAGES.items()
         if importlib.util.find_spec(package) is None
     }
-    return REFUSED | lacking
+    return REFUSED | REFUSED_CLIPS | lacking
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,9 @@ def guidance_of(model: PipelineFolder, pipeline_class: Any) -> Guidance:
         return _guider(model, pipeline_class, is_input)
     if "true_cfg_scale" in parameters:
         return _true_cfg(pipeline_class, is_input)
+    if "max_guidance_scale" in parameters:  # SVD: that of the last frame; that of the first is 1
+        scale = call_default(pipeline_class, "max_guidance_scale")
+        return Guidance("max_guidance_scale", float(scale), takes_negative_prompt=False)
     if "guidance_scale" not in parameters:
         if "prior_guidance_scale" not in parameters:
             return Guidance(argument=None, takes_negative_prompt=False)

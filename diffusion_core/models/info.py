@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from nightpress.diffusion_core.models.clip_rules import ClipRules
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.modes import (
     ONE_CONTROLNET,
@@ -60,6 +61,8 @@ class ModelInfo:
     """The ControlNets that rows may use, with their rows' scales or these."""
     references: tuple[LoraInfo, ...] = ()
     """The IP-Adapters, with their scales in the job; see `references.reference_info`."""
+    clips: ClipRules | None = None
+    """The clips that it makes; None for a model of still images."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
@@ -79,7 +82,9 @@ class ModelInfo:
         return self.own_sampler if scheduler == "default" else scheduler
 
     def samplers_for(self, mode: str) -> tuple[str, ...]:
-        """Those of `samplers` that sample a mode."""
+        """Those of `samplers` that sample a mode; a clip's first picture is never noised."""
+        if self.clips is not None:
+            return self.samplers
         return samplers_for(self.samplers, self.own_sampler, mode)
 
     def default_strength(self, mode: str) -> float | None:
@@ -146,9 +151,10 @@ class ModelInfo:
         return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts`."""
+        """JSON-ready values, without `prompts`, and without `clips` where there are none."""
         values = asdict(replace(self, prompts=PromptLimits()))
-        return {name: value for name, value in values.items() if name != "prompts"}
+        left_out = {"prompts"} if self.clips else {"prompts", "clips"}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -157,9 +163,13 @@ class ModelInfo:
             name: tuple(LoraInfo(**lora) for lora in values.get(name, ()))
             for name in ("loras", "row_loras", "controlnets", "references")
         }
-        tuples = {name: tuple(values.get(name, ())) for name in ("samplers", "modes")}
+        tuples: dict[str, Any] = {
+            name: tuple(values.get(name, ())) for name in ("samplers", "modes")
+        }
         strengths = tuple((mode, value) for mode, value in values.get("default_strengths", ()))
         modes = tuples["modes"] or ("text",)
+        clips = values.get("clips")
+        tuples["clips"] = None if clips is None else ClipRules.from_dict(clips)
         made = {**values, **tuples, **loras, "modes": modes, "default_strengths": strengths}
         return cls(**made)
 

@@ -12,6 +12,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
 from nightpress.diffusion_core.models import networks, pipeline_folder, samplers, weight_files
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles, ReferenceFiles
+from nightpress.diffusion_core.models.clip_rules import CLIP_CLASSES, ClipRules, clip_rules
 from nightpress.diffusion_core.models.controlnets import (
     ControlNet,
     check_controlnet_weights,
@@ -28,6 +29,7 @@ from nightpress.diffusion_core.models.lora_files import (
 )
 from nightpress.diffusion_core.models.lora_switching import RowLoras
 from nightpress.diffusion_core.models.mode_facts import default_strengths, supported_modes
+from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
@@ -69,6 +71,8 @@ class LoadedModel:
     """How much of a prompt the model reads."""
     controlnets: tuple[ControlNet, ...] = ()
     """In the job's order."""
+    clips: ClipRules | None = None
+    """The clips that it makes; None for a model of still images."""
 
     @property
     def takes_negative_prompt(self) -> bool:
@@ -96,7 +100,7 @@ def describe(
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
         UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
-        UnsupportedModel: no text-to-image pipeline of this diffusers, or it takes no LoRAs.
+        UnsupportedModel: no pipeline of this diffusers for images or clips, or it takes no LoRAs.
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = _read(folder)
@@ -126,6 +130,8 @@ def _info(
     names = _samplers(model, pipeline_class)
     has = bool(spec.controlnets), bool(spec.references)
     modes = supported_modes(pipeline_class, spec.speed, *has)
+    clips = clip_rules(model, pipeline_class, modes)
+    modes = clips.modes if clips else modes
     return ModelInfo(
         source=spec.source,
         fingerprint=fingerprint_of(model, spec, loras),
@@ -145,6 +151,7 @@ def _info(
         loras=loras,
         row_loras=row_loras,
         prompts=limits_from_folder(model, pipeline_class),
+        clips=clips,
     )
 
 
@@ -187,7 +194,6 @@ def load(
     ip_adapters = load_references(pipeline, references, model)
     guidance = guidance_of(model, pipeline_class)
     _accelerate(pipeline, pipeline_class, spec.model_copy(update={"dtype": dtype}), guidance)
-    pipeline.set_progress_bar_config(disable=True)
     return LoadedModel(
         pipeline=pipeline,
         device=device,
@@ -200,6 +206,7 @@ def load(
         references=ip_adapters,
         prompts=limits_of(model.components, pipeline.components.get, pipeline_class),
         controlnets=_load_controlnets(model, spec, adapters, dtype, device),
+        clips=clip_rules(model, pipeline_class, modes_of(pipeline_class.__name__)),
     )
 
 
@@ -215,7 +222,7 @@ def _checked_references(
 def _read(folder: Path) -> tuple[PipelineFolder, Any]:
     """A pipeline's folder and class."""
     model = PipelineFolder.read(folder)
-    pipeline_class = pipeline_folder.text_to_image_class(model, refusals())
+    pipeline_class = pipeline_folder.text_to_image_class(model, refusals(), CLIP_CLASSES)
     _require_fit_scheduler(model, pipeline_class)
     return model, pipeline_class
 
@@ -261,6 +268,7 @@ def _load_pipeline(
             **pipeline_folder.fixed_arguments(pipeline_class),
         ).to(device)
     networks.require_finite(pipeline, failure)
+    pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 

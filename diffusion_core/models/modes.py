@@ -128,6 +128,18 @@ FAMILIES: dict[str, Family] = {
         },
         makes_text=False,
     ),
+    # Models that make clips from a first picture, and perhaps a last one.
+    "LTXPipeline": Family({"image": "LTXImageToVideoPipeline"}),
+    "CogVideoXImageToVideoPipeline": Family(
+        {"image": "CogVideoXImageToVideoPipeline"}, makes_text=False
+    ),
+    "StableVideoDiffusionPipeline": Family(
+        {"image": "StableVideoDiffusionPipeline"}, makes_text=False
+    ),
+    "WanImageToVideoPipeline": Family(
+        {"image": "WanImageToVideoPipeline", "first-last": "WanImageToVideoPipeline"},
+        makes_text=False,
+    ),
     # Models that edit images.
     "FluxKontextPipeline": Family({"edit": "FluxKontextPipeline"}, image_is_edited=True),
     "Flux2Pipeline": Family({"edit": "Flux2Pipeline"}, True, image_is_edited=True),

@@ -6,7 +6,7 @@ Owns the rules that describe any text-to-image pipeline of the library without l
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ IMAGE_IS_OPTIONAL = (
 LEAST_MULTIPLES = (
     ("QwenImage21", 32),
     ("Sana", 32),
+    ("LTX", 32),
+    ("HunyuanVideo", 16),
     ("Kandinsky5", 16),
     ("Kandinsky", 64),
 )
@@ -215,14 +217,17 @@ def is_made_for_inpainting(folder: PipelineFolder) -> bool:
     return channels is not None and folder.denoiser.get("in_channels") == 2 * channels + 1
 
 
-def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOTHING) -> Any:
+def text_to_image_class(
+    folder: PipelineFolder, refused: Mapping[str, str] = NOTHING, clips: Collection[str] = ()
+) -> Any:
     """The diffusers class as which the pipeline in a folder is loaded.
 
-    It makes images from a prompt alone, or is one of `FAMILIES` that needs a picture.
+    It makes images or clips from a prompt alone, or is one of `FAMILIES` that needs a picture.
 
     Args:
         folder: the pipeline's folder.
         refused: names of classes that cannot be sampled -> why; completes "it ...".
+        clips: names of classes that make clips and can be sampled.
 
     Raises:
         UnsupportedModel: the installed diffusers does not have it, or it needs more than that.
@@ -241,7 +246,8 @@ def text_to_image_class(folder: PipelineFolder, refused: Mapping[str, str] = NOT
     needs_picture = name in FAMILIES and not FAMILIES[name].makes_text
     if name in refused:
         raise UnsupportedModel(f"{folder.path}: {name} is not supported: it {refused[name]}")
-    reason = None if needs_picture else why_not_text_to_image(pipeline_class)
+    known = needs_picture or name in clips
+    reason = None if known else why_not_text_to_image(pipeline_class)
     if reason is not None:
         raise UnsupportedModel(
             f"{folder.path}: {name} is not a text-to-image pipeline: it {reason}"
@@ -299,6 +305,11 @@ def vae_factor(folder: PipelineFolder) -> int:
     config = folder.config("vae")
     if not config:
         return 8 if AUTOENCODERS & folder.components.keys() else 1
+    if own := config.get("scale_factor_spatial"):
+        return int(own)
+    if "spatio_temporal_scaling" in config:  # LTX
+        own = config.get("spatial_compression_ratio")
+        return int(own or config["patch_size"] * 2 ** sum(config["spatio_temporal_scaling"]))
     for stages in ("temperal_downsample", "temporal_downsample"):
         if isinstance(config.get(stages), (list, tuple)):
             return int(2 ** len(config[stages]))
@@ -317,12 +328,18 @@ def size_multiple(folder: PipelineFolder, pipeline_class: Any) -> int:
     least = next(
         (n for start, n in LEAST_MULTIPLES if pipeline_class.__name__.startswith(start)), 8
     )
+    if pipeline_class.__name__ == "StableVideoDiffusionPipeline":  # its U-Net has no odd sides
+        patch = 2 ** (len(folder.denoiser.get("block_out_channels") or (1,)) - 1)
     return math.lcm(least, vae_factor(folder) * patch)
 
 
 def native_size(folder: PipelineFolder, pipeline_class: Any) -> tuple[int, int] | None:
     """(width, height) in pixels that the model was trained for; None if nothing says so."""
     sample_size = folder.denoiser.get("sample_size")
+    if pipeline_class.__name__ == "StableVideoDiffusionPipeline":  # trained for no square
+        return _default_size(pipeline_class)
+    if "sample_height" in folder.denoiser:  # CogVideoX
+        sample_size = (folder.denoiser["sample_height"], folder.denoiser["sample_width"])
     if sample_size is None and (size := _default_size(pipeline_class)):
         return size
     if sample_size is None and _packs_latents(pipeline_class):
@@ -351,4 +368,6 @@ def _packs_latents(pipeline_class: Any) -> bool:
         patching.require(pipeline_class, "_pack_latents", PACK)
     methods = ("_pack_latents", "_unpatchify_latents")
     packs = any(hasattr(pipeline_class, name) for name in methods)
+    if pipeline_class.__name__.startswith("LTX"):  # packs by the patch size of its transformer
+        return False
     return packs or pipeline_class.__name__ == "Ideogram4Pipeline"

@@ -69,13 +69,34 @@ def merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> S
     return SampledBatch(pixels[order], tuple(faults[index] for index in order))
 
 
-def fault_of(finite: bool, blank: bool, flagged: bool) -> Fault | None:
-    """What is wrong with an image."""
+def faults_of(
+    pixels: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool]
+) -> tuple[Fault | None, ...]:
+    """What is wrong with each image or clip of a batch. Waits for the device.
+
+    A clip is blank if every frame has one colour.
+
+    Args:
+        pixels: (n, H, W, 3) or (n, F, H, W, 3), uint8.
+        finite: (n,) whether its values, before they became pixels, are finite.
+        flagged: (n,) whether a safety checker has flagged it.
+    """
+    blank = (pixels == pixels[..., :1, :1, :]).flatten(1).all(1)
+    still = torch.zeros_like(blank)
+    if pixels.ndim == 5:
+        still = (pixels == pixels[:, :1]).flatten(1).all(1)
+    found = torch.stack([finite, blank, still]).tolist()
+    return tuple(map(_fault_of, *found, flagged))
+
+
+def _fault_of(finite: bool, blank: bool, still: bool, flagged: bool) -> Fault | None:
     if flagged:
         return Fault.FLAGGED
     if not finite:
         return Fault.NON_FINITE
-    return Fault.BLANK if blank else None
+    if blank:
+        return Fault.BLANK
+    return Fault.STILL if still else None
 
 
 def clip_fault(frames: Sequence[Fault | None], is_still: bool) -> Fault | None:
@@ -98,12 +119,15 @@ def clip_fault(frames: Sequence[Fault | None], is_still: bool) -> Fault | None:
 def images_of(output: Any, shape: tuple[int, ...]) -> torch.Tensor:
     """The images of a pipeline's output, float32 (B, 3, H, W), on whatever device they are.
 
+    Those of a clip are (B, F, 3, H, W).
+
     Qwen-Image 2.1 makes transparent ones, which are laid on white.
     """
-    images = getattr(output, "images", getattr(output, "image", None))
+    names = ("images", "image", "frames")
+    images = next((getattr(output, name) for name in names if hasattr(output, name)), None)
     if isinstance(images, np.ndarray):  # some pipelines treat every `output_type` but "pil" as "np"
         images = torch.from_numpy(images).permute(0, 3, 1, 2)
-    if isinstance(images, torch.Tensor) and images.shape[1:2] == (4,):
+    if isinstance(images, torch.Tensor) and images.ndim == 4 and images.shape[1] == 4:
         opacity = images[:, 3:].to(torch.float32)
         images = images[:, :3] * opacity + (1 - opacity)
     if not isinstance(images, torch.Tensor) or images.shape != shape:

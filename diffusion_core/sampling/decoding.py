@@ -41,7 +41,9 @@ def decode_in_chunks(pipeline: Any, chunk_size: int | None) -> Iterator[None]:
             return decode(latents, *args, **kwargs)
         padding = latents[-1:].expand(-size % chunk_size, *latents.shape[1:])
         chunks = torch.split(torch.cat([latents, padding]), chunk_size)
-        decoded = [decode(chunk, *args, **kwargs) for chunk in chunks]
+        # Beside the latents, LTX passes a timestep for each of them, all of one value.
+        rest = [arg[:chunk_size] if _is_batch(arg, size) else arg for arg in args]
+        decoded = [decode(chunk, *rest, **kwargs) for chunk in chunks]
         images = torch.cat([chunk[0] for chunk in decoded])[:size]
         return _like(decoded[0], images)
 
@@ -49,13 +51,18 @@ def decode_in_chunks(pipeline: Any, chunk_size: int | None) -> Iterator[None]:
         yield
 
 
+def _is_batch(value: Any, size: int) -> bool:
+    """Whether an argument has a value for each of so many latents."""
+    return isinstance(value, torch.Tensor) and value.shape[:1] == (size,)
+
+
 @contextlib.contextmanager
-def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]]:
+def watch_decoder(pipeline: Any, size: int, is_clip: bool = False) -> Iterator[list[torch.Tensor]]:
     """Yield a list that gets, for each decoded batch, which images were finite before and after.
 
     Each entry is (B,) of bool. The pipeline clamps infinities to white, so they must be found
     before that. The host waits for the device only where the decoder works in half precision, which
-    may mean decoding again.
+    may mean decoding again. A clip that is alone in its call may be decoded in parts.
 
     Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on `vae.dtype`.
     Kandinsky calls its VAE `movq`.
@@ -69,25 +76,27 @@ def watch_decoder(pipeline: Any, batch_size: int) -> Iterator[list[torch.Tensor]
         yield finite_images
         return
     decode, called = patching.require(vae, "decode", DECODE), False
+    alone = is_clip and size == 1
 
     def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         nonlocal called
         called = True
         decoded = decode(latents, *args, **kwargs)
-        if latents.shape[0] != batch_size:
+        if latents.shape[0] != size and not alone:
             return decoded
         finite_before = all_finite(latents)
         if vae.dtype in HALF_PRECISION and bool((finite_before & ~all_finite(decoded[0])).any()):
             decoded = _redecode_in_float32(vae, decode, decoded, latents, *args, **kwargs)
-        finite_images.append(finite_before & all_finite(decoded[0]))
+        finite = finite_before & all_finite(decoded[0])
+        finite_images.append(finite.all()[None] if alone else finite)
         return decoded
 
     shadow = _translate_out_of_memory(decode_watched)
     with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
         yield finite_images
     if not called:
-        kind = type(pipeline).__name__
-        raise patching.incompatible(pipeline, f"{kind} decodes without vae.decode", DECODE)
+        without = f"{type(pipeline).__name__} decodes without vae.decode"
+        raise patching.incompatible(pipeline, without, DECODE)
 
 
 @contextlib.contextmanager
@@ -143,7 +152,7 @@ def _redecode_in_float32(
         again = decode(latents.float(), *args, **kwargs)[0]
     finally:
         vae.to(dtype)
-    finite = all_finite(images).view(-1, 1, 1, 1)
+    finite = all_finite(images).view(-1, *[1] * (images.ndim - 1))
     return _like(decoded, torch.where(finite, images, again.to(images.dtype)))
 
 

@@ -36,6 +36,8 @@ class SamplingParams:
     """How each image is sampled again, larger."""
     num_frames: int | None = None
     """Frames of each clip; None for still images."""
+    fps: float | None = None
+    """Frames a second, where they are an input of the model; None for its own default."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -30,6 +30,7 @@ from nightpress.diffusion_core.conditioning import (
 from nightpress.diffusion_core.conditioning.network_configs import any_number_of_channels
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
+from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
 from nightpress.diffusion_core.errors import (
     SamplingError,
     SettingsError,
@@ -37,6 +38,7 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.models import family_rules, modes, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import (
+    clips,
     decoding,
     no_sync,
     per_image_guidance,
@@ -47,7 +49,7 @@ from nightpress.diffusion_core.sampling.batch_result import (
     Fault,
     SampledBatch,
     as_sampling_error,
-    fault_of,
+    faults_of,
     flags_of,
     images_of,
     merge,
@@ -99,8 +101,12 @@ class Sampler:
         """Settings and batch sizes for which everything is compiled already."""
         self.supports_per_image_guidance = per_image_guidance.is_supported(model.pipeline)
         """Whether the images of one batch may differ in their guidance scales."""
-        self.shares_batches = self._conditioner.shares_batches
+        self.shares_batches = self._conditioner.shares_batches and not clips.samples_alone(
+            self._name, TEXT_ALONE
+        )
         """Whether images may share a call of the pipeline; if not, each is sampled alone."""
+        self.clips = model.clips
+        """The clips that the model makes; None for a model of still images, which makes walks."""
         self.walks_prompts = self._conditioner.encodes
         """Whether a walk may have a `to_prompt`."""
         self._on_cpu = torch.device(model.device).type == "cpu"
@@ -120,7 +126,8 @@ class Sampler:
     ) -> SampledBatch:
         """Sample at most a batch of images; a shorter batch is padded with its last request.
 
-        With `num_frames`, each request is a walk whose frames are images; see `walks`.
+        With `num_frames`, each request is a clip. A model of still images makes those that are
+        walks; see `walks`.
 
         Args:
             requests: what each image is made from.
@@ -135,8 +142,13 @@ class Sampler:
             SamplingError: the pipeline failed.
         """
         size = batch_size or self._batch_size
+        if reason := clips.why_not_fps(self.clips, params.fps):
+            raise SettingsError(reason)
+        if self.clips is not None:
+            clips.check(self.clips, requests, params)
+            return self._sample_once(requests, params, size)
         if params.num_frames is None:
-            walks.require_stills(requests)
+            walks.require_no_ends(requests, "it needs num_frames")
             return self._sample_images(requests, params, size)
         if not 1 <= len(requests) <= size:
             raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {size}")
@@ -158,14 +170,13 @@ class Sampler:
         return sampled
 
     def _sample_once(
-        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int | None
+        self, requests: Sequence[ImageRequest], params: SamplingParams, size: int
     ) -> SampledBatch:
-        """Sample at most a batch of images, without passes."""
-        size = batch_size or self._batch_size
+        """Sample at most a batch of images or clips, without passes."""
         self._check(requests, params, size)
         self._model.row_loras.require(params.lora)
-        alone = not self.shares_batches or edits.samples_alone(self._name, params.conditioning)
-        if alone:
+        alone = (each.samples_alone(self._name, params.conditioning) for each in (edits, clips))
+        if not self.shares_batches or any(alone):
             groups, size = [[index] for index in range(len(requests))], 1
         else:
             groups = self._conditioner.group_by_call([r.negative_prompt for r in requests])
@@ -230,15 +241,13 @@ class Sampler:
         with torch.inference_mode(), self._exclude_encoding(params, batch_size):
             images, finite, flagged = self._run_without_damaged_code(batch, params)
         with torch.inference_mode(), as_sampling_error(self._name):
-            images = images.masked_fill(~finite.view(-1, 1, 1, 1), 0)
+            images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
             # Rounded on the device: a quarter of the bytes is left to copy.
             pixels = (images[:number] * 255).round().to(torch.uint8)
-            pixels = pixels.permute(0, 2, 3, 1).contiguous()
+            pixels = pixels.movedim(-3, -1).contiguous()
             copy = self._copies.copy_to_host(pixels)
-            blank = (pixels == pixels[:, :1, :1]).flatten(1).all(1)
             # This waits for the whole batch: a failure on the device shows here at the latest.
-            verdicts = torch.stack([finite[:number], blank]).tolist()
-        return SampledBatch(copy, tuple(map(fault_of, *verdicts, flagged)))
+            return SampledBatch(copy, faults_of(pixels, finite[:number], flagged))
 
     @contextlib.contextmanager
     def _exclude_encoding(self, params: SamplingParams, batch_size: int) -> Iterator[None]:
@@ -279,6 +288,7 @@ class Sampler:
         conditioning = params.conditioning
         pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
         scheduler, speed = self._scheduler(params), self._model.speed
+        frames = () if self.clips is None else (params.num_frames or 0,)
         checking.check_scheduler(scheduler, type(pipeline), params.scheduler)
         # Caches inside the networks read the scheduler of the pipeline that was loaded.
         pipeline.scheduler = self._pipeline.scheduler = scheduler
@@ -299,12 +309,12 @@ class Sampler:
                 any_number_of_channels(pipeline),
                 walks.interpolating(batch),
                 control_patches.around_call(pipeline, list(map(walks.generator_of, batch))),
-                decoding.decode_in_chunks(pipeline, speed.vae_batch_size),
-                decoding.watch_decoder(pipeline, len(batch)) as finite_when_decoded,
+                decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
+                decoding.watch_decoder(pipeline, len(batch), bool(frames)) as finite_when_decoded,
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**_without_nones(values, pipeline))
-            images = images_of(output, (len(batch), 3, params.height, params.width))
+            images = images_of(output, (len(batch), *frames, 3, params.height, params.width))
             finite = decoding.all_finite(images)
             for decoded in finite_when_decoded:
                 finite = finite & decoded.to(finite.device)
@@ -329,6 +339,9 @@ class Sampler:
     def _prompt_arguments(
         self, batch: Sequence[ImageRequest], params: SamplingParams
     ) -> dict[str, Any]:
+        rules = self.clips
+        if rules is not None and not rules.takes_prompt:
+            return {}
         return self._conditioner.arguments(*self._prompts(batch, params))
 
     def _prompts(
@@ -363,6 +376,9 @@ class Sampler:
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
         pictures |= controls.arguments(pipeline, used, images, params.conditioning)
         pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
+        if self.clips is not None:
+            generators, speed = settings["generator"], self._model.speed
+            pictures |= clips.arguments(type(pipeline), images, params, generators, speed)
         return {name: value for name, value in settings.items() if name in accepted} | pictures
 
 

@@ -102,6 +102,9 @@ def interpolating(requests: Sequence[ImageRequest]) -> contextlib.AbstractContex
 
     Functions of torch are slower within it, by some microseconds a call, so that it is entered only
     where a generator needs it.
+
+    Read against diffusers 0.42.1 and torch 2.13.0. Relies on noise being drawn by `torch.randn`
+    with `generator` as a keyword, as `randn_tensor` does.
     """
     needed = any(request.to_seed is not None for request in requests)
     return _Interpolating() if needed else contextlib.nullcontext()
@@ -151,15 +154,19 @@ def check_walk(request: ImageRequest, num_frames: int) -> None:
         )
 
 
-def require_stills(requests: Sequence[ImageRequest]) -> None:
-    """Check that still images have no end of a walk.
+def require_no_ends(requests: Sequence[ImageRequest], reason: str) -> None:
+    """Check that requests are no walks.
+
+    Args:
+        requests: of a batch.
+        reason: why they cannot be.
 
     Raises:
-        SettingsError: one has.
+        SettingsError: one is.
     """
     for name in ("to_seed", "to_prompt"):
         if any(getattr(request, name) is not None for request in requests):
-            raise SettingsError(f"{name} is the end of a walk, which needs num_frames")
+            raise SettingsError(f"{name} is the end of a walk: {reason}")
 
 
 def frames_of(request: ImageRequest, num_frames: int) -> Iterator[ImageRequest]:

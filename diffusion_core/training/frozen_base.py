@@ -58,6 +58,8 @@ class FrozenBaseTraining(nn.Module, ABC):
         super().__init__()
         self._model = model
         self._owner = type(model.pipeline)
+        if model.clips is not None:
+            raise UnsupportedModel(f"{self._owner.__name__} cannot be trained: it makes clips")
         self._part = part
         self.objective = Objective(
             schedule=process_of(model.scheduler_config),

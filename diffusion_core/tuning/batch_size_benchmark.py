@@ -35,14 +35,19 @@ def batch_benchmark(
 ) -> MeasureBatch:
     """A function that samples a batch with these settings and measures it.
 
-    Compiled models run uncompiled here, because each batch size would be compiled again.
+    Compiled models run uncompiled here, because each batch size would be compiled again. Of a walk,
+    whose frames are still images, a batch of frames is measured.
     """
-    trial_params = trial_settings(params, steps)
+    trial_params, prompt = trial_settings(params, steps), PROMPT
+    if sampler.clips is None:
+        trial_params = replace(trial_params, num_frames=None)
+    elif not sampler.clips.takes_prompt:
+        prompt = ""
     pictures = trial_pictures(params)
     clock = clock_for("cpu" if isinstance(memory, HostMemory) else "cuda")
 
     def measure(size: int) -> Measurement:
-        requests = [ImageRequest(PROMPT, "", seed, images=pictures) for seed in range(size)]
+        requests = [ImageRequest(prompt, "", seed, images=pictures) for seed in range(size)]
         memory.reset_peak()
         seconds = []
         with torch.compiler.set_stance("force_eager"):
@@ -84,6 +89,7 @@ def trial_pictures(params: SamplingParams) -> ConditionImages:
     mask[:, params.width // 2 :] = 255
     return ConditionImages(
         init_image=grey if base != "text" else None,
+        last_image=grey if base == "first-last" else None,
         mask_image=mask if base in ("inpaint", "outpaint") else None,
         control_images=(grey,) * len(conditioning.controls),
         reference_images=tuple((grey,) * number for number in conditioning.num_references),

@@ -58,6 +58,11 @@ class FrozenBaseRecipe(Generic[Training]):
         self.data, self._empty = data, spec.schedule.proportion_empty_prompts
         folder = locate(spec.model, spec.storage)
         self.info = describe(folder, spec.model)
+        if self.info.clips is not None:
+            raise SettingsError(
+                f"model {spec.model.source}: {self.info.pipeline} makes clips, so {what} cannot be "
+                "trained on images"
+            )
         if "text" not in self.info.modes:
             raise SettingsError(
                 f"model {spec.model.source}: {self.info.pipeline} makes no image from text alone, "

@@ -24,6 +24,7 @@ from support.tiny_families import makers, save
 
 from nightpress.diffusion_core.errors import DiffusionError
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
+from nightpress.diffusion_core.models.clip_rules import CLIP_CLASSES, REFUSED_CLIPS
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
 from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -152,7 +153,8 @@ def _differ(first: Any, second: Any) -> bool:
 
 def text_to_image_classes() -> dict[str, str | None]:
     """Every pipeline class of diffusers that makes images from a prompt -> why it is refused."""
-    refused = family_rules.refusals()
+    clips = {*CLIP_CLASSES, *REFUSED_CLIPS}
+    refused = {n: reason for n, reason in family_rules.refusals().items() if n not in clips}
     found: dict[str, str | None] = {}
     for name in sorted(name for name in dir(diffusers) if name.endswith("Pipeline")):
         kind = getattr(diffusers, name, None)

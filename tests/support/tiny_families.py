@@ -4,7 +4,7 @@ Weights are random and vocabularies are letters or bytes; the classes and code p
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,19 @@ def makers() -> dict[str, Callable[[], Any]]:
     return MAKERS | MORE | CASCADES | LANGUAGE_MODELS
 
 
-def save(class_name: str, folder: Path) -> Path:
-    """Make the tiny model of a class from seed 0 and save it as a diffusers folder."""
+def save(
+    class_name: str, folder: Path, known: Mapping[str, Callable[[], Any]] | None = None
+) -> Path:
+    """Make the tiny model of a class from seed 0 and save it as a diffusers folder.
+
+    Args:
+        class_name: of `known`.
+        folder: where it is saved.
+        known: class -> makes its tiny pipeline; `makers()` unless given.
+    """
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    pipeline = makers()[class_name]()
+    pipeline = (known or makers())[class_name]()
     _fill_empty(pipeline)
     torch.set_rng_state(state)
     pipeline.save_pretrained(folder)

@@ -239,8 +239,8 @@ def test_a_missing_component_is_named(copied: Path) -> None:
         ("StableDiffusionControlNetPipeline", "needs image, controlnet"),
         ("FluxControlPipeline", "needs control_image"),
         ("DDPMPipeline", "takes no prompt"),
-        ("StableVideoDiffusionPipeline", "takes no prompt"),
-        ("WanPipeline", "makes videos"),
+        ("WanVideoToVideoPipeline", "it needs a video to begin with"),
+        ("MochiPipeline", "it makes clips, and was not tried here"),
         (["my_pipeline", "MyPipeline"], "code of their own"),
     ],
 )

@@ -264,8 +264,8 @@ def test_the_fault_of_a_clip_follows_from_its_frames(
         (SEEDS, dataclasses.replace(WALK, num_frames=0), "num_frames 0: a walk has at least 2"),
         (dataclasses.replace(ROW, to_seed=11), WALK, "are its seed and prompt"),
         (dataclasses.replace(ROW, to_prompt=ROW.prompt, to_seed=11), WALK, "are its seed and"),
-        (SEEDS, STILL, "to_seed is the end of a walk, which needs num_frames"),
-        (PROMPTS, STILL, "to_prompt is the end of a walk, which needs num_frames"),
+        (SEEDS, STILL, "to_seed is the end of a walk: it needs num_frames"),
+        (PROMPTS, STILL, "to_prompt is the end of a walk: it needs num_frames"),
     ],
 )
 def test_a_walk_that_goes_nowhere_is_refused(

@@ -1,11 +1,13 @@
 """Measurements of real batches and real memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.clip_table import Trial, save
 
 from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
 from nightpress.diffusion_core.conditioning.spec import Conditioning
@@ -62,6 +64,8 @@ def test_images_with_fewer_steps_are_measured_with_those(loaded: Loaded) -> None
     sampler, seen = Sampler(loaded("sd"), batch_size=1), []
 
     class Watched:
+        clips = None
+
         def sample(self, requests: list[ImageRequest], params: SamplingParams, size: int) -> None:
             seen.append((requests[0].prompt, params.num_inference_steps))
             sampler.sample(requests, params, size)
@@ -70,6 +74,29 @@ def test_images_with_fewer_steps_are_measured_with_those(loaded: Loaded) -> None
     with trial_memory("cpu", 1.0) as memory:
         batch_benchmark(Watched(), two, memory)(1)  # type: ignore[arg-type]
     assert seen == [(PROMPT, 2)] * ROUNDS
+
+
+def test_of_a_walk_a_batch_of_its_frames_is_measured(loaded: Loaded) -> None:
+    seen = []
+
+    class Watched:
+        clips = None
+
+        def sample(self, requests: list[ImageRequest], params: SamplingParams, size: int) -> None:
+            seen.append((len(requests), params))
+
+    walk = SamplingParams(64, 64, 2, 3.0, num_frames=25)
+    with trial_memory("cpu", 1.0) as memory:
+        batch_benchmark(Watched(), walk, memory, rounds=1)(4)  # type: ignore[arg-type]
+    assert seen == [(4, replace(walk, num_frames=None))]
+
+
+@pytest.mark.parametrize("name", ["LTXPipeline", "StableVideoDiffusionPipeline"])
+def test_whole_clips_are_measured_with_grey_pictures(name: str, tmp_path: Path) -> None:
+    trial = Trial.of(save(name, tmp_path)).with_mode("image")
+    with trial_memory("cpu", 1.0) as memory:
+        measure = batch_benchmark(trial.sampler, trial.params, memory, steps=1, rounds=1)
+        assert measure(1).seconds > 0
 
 
 def test_a_measurement_does_not_change_later_images(loaded: Loaded) -> None:
