@@ -43,9 +43,11 @@ CLIP_TYPE = pa.struct(
         pa.field("fps", pa.float64(), nullable=False),
         pa.field("to_prompt", pa.string()),
         pa.field("to_seed", pa.int64()),
+        pa.field("model_fps", pa.float64()),
     ]
 )
-"""How an image moves, if it is a clip: its frames, frames a second, and where a walk ends."""
+"""How an image moves, if it is a clip: its frames, frames a second, where a walk ends, and the
+frames a second that the model is told, where they are an input of it."""
 
 PLAN_SCHEMA = pa.schema(
     [

@@ -344,6 +344,7 @@ def _images(
     return ConditionImages(
         init_image=next(of("init_image"), None),
         mask_image=mask,
+        last_image=next(of("last_image"), None),
         control_images=tuple(of("control_image")),
         reference_images=tuple(
             tuple(islice(references, number)) for number in conditioning.num_references

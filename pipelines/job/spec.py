@@ -325,6 +325,7 @@ SETTING_COLUMNS = (
     "control_scale",
     "reference_image",
     "reference_scale",
+    "last_image",
     "num_frames",
     "fps",
     "to_prompt",

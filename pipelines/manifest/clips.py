@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.diffusion_core.models.clip_rules import ClipRules
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.job.images_section import DEFAULT_FPS, MAX_FPS
 from nightpress.pipelines.job.sections import MAX_FRAMES
@@ -32,7 +33,8 @@ def makes_clips(spec: RunSpec, info: ModelInfo, settings: Collection[str]) -> bo
         settings: those for which the manifest has a column.
     """
     asked = spec.sampling.num_frames is not None or spec.images.format == "mp4"
-    return asked or any(name in settings for name in CLIP_SETTINGS)
+    of_model = info.clips is not None
+    return of_model or asked or any(name in settings for name in CLIP_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class ClipReader:
     @classmethod
     def of(cls, spec: RunSpec, info: ModelInfo, columns: Columns) -> "ClipReader":
         """The reader of a job's rows."""
-        makes, frames = makes_clips(spec, info, columns.settings), spec.sampling.num_frames
-        return cls(info, columns, makes, frames, spec.images.fps or DEFAULT_FPS)
+        rules, frames = info.clips, spec.sampling.num_frames
+        if frames is None and rules is not None:
+            frames = rules.default_num_frames
+        fps = spec.images.fps or (DEFAULT_FPS if rules is None else rules.default_fps)
+        return cls(info, columns, makes_clips(spec, info, columns.settings), frames, float(fps))
 
     def read(
         self, table: pa.Table, prompts: pa.Array, seeds: pa.Array, problems: RowProblems
@@ -71,13 +76,14 @@ class ClipReader:
             self._walk_column,
             lambda row: "the walk ends where it starts, at the row's own prompt and seed",
         )
-        frames = self._frames(table, walks, problems)
-        self._check_walks(walks, problems)
+        frames, fps = self._frames(table, walks, problems), self._fps(table, problems)
+        self._check_walks(walks, to_prompts, problems)
         arrays = [
             pa.array(frames.astype(np.int32)),
-            pa.array(self._fps(table, problems)),
+            pa.array(fps),
             to_prompts,
             to_seeds,
+            pa.array(fps, mask=np.full(len(fps), not self._takes_fps)),
         ]
         return pa.StructArray.from_arrays(arrays, fields=list(CLIP_TYPE))
 
@@ -109,6 +115,8 @@ class ClipReader:
             why = "no num_frames given, and neither the job nor the model sets a default"
             problems.add(~given & is_number, name, lambda row: why)
             is_number = given
+        if self.info.clips is not None:
+            return self._allowed(values, is_number, self.info.clips, name, problems)
         outside = is_number & ((values < 1) | (values > MAX_FRAMES))
         problems.add(
             outside, name, lambda row: f"{values[row]:,} is not between 1 and {MAX_FRAMES:,} frames"
@@ -121,6 +129,21 @@ class ClipReader:
         )
         return np.where(usable, values, 1)
 
+    def _allowed(
+        self, values: Ints, is_number: Mask, rules: ClipRules, name: str, problems: RowProblems
+    ) -> Ints:
+        """Numbers of frames that the model makes as they are; it would round others."""
+        reasons = {n: rules.why_not(n) for n in np.unique(values[is_number]).tolist()}
+        wrong = [n for n, reason in reasons.items() if reason is not None]
+        bad = is_number & np.isin(values, wrong)
+        problems.add(bad, name, lambda row: str(reasons[int(values[row])]))
+        return np.where(is_number & ~bad, values, rules.default_num_frames)
+
+    @property
+    def _takes_fps(self) -> bool:
+        """Whether the frames a second are an input of the model."""
+        return self.info.clips is not None and self.info.clips.takes_fps
+
     def _fps(self, table: pa.Table, problems: RowProblems) -> Floats:
         column = self._column("fps", table, problems)
         if column is None:
@@ -132,6 +155,15 @@ class ClipReader:
         problems.add(
             bad, name, lambda row: f"{values[row]:g} is not above 0 and at most {MAX_FPS:g}"
         )
+        if self._takes_fps:
+            from nightpress.diffusion_core.sampling.clips import why_not_fps  # it imports torch
+
+            rates = np.unique(values[given & ~bad]).tolist()
+            reasons = {fps: why_not_fps(self.info.clips, fps) for fps in rates}
+            wrong = [fps for fps, reason in reasons.items() if reason is not None]
+            problems.add(
+                given & np.isin(values, wrong), name, lambda row: str(reasons[float(values[row])])
+            )
         return np.where(given & ~bad, values, self.default_fps)
 
     def _to_prompts(self, table: pa.Table) -> pa.Array:
@@ -151,8 +183,17 @@ class ClipReader:
         problems.add(bad, name, lambda row: f"{values[row]} is not between 0 and 2^53 - 1")
         return pa.array(values, mask=~given | bad)
 
-    def _check_walks(self, walks: Mask, problems: RowProblems) -> None:
-        """Refuse a clip that is no walk."""
+    def _check_walks(self, walks: Mask, to_prompts: pa.Array, problems: RowProblems) -> None:
+        """Refuse a clip by a model of still images that is no walk, and a walk by another."""
+        if self.info.clips is not None:
+            has_prompt = np.array(to_prompts.is_valid(), np.bool_)
+            for setting, where in (("to_prompt", has_prompt), ("to_seed", walks & ~has_prompt)):
+                problems.add(
+                    where,
+                    self.columns.manifest_name(setting),
+                    lambda row: f"{self.info.pipeline} makes clips of its own, and walks nowhere",
+                )
+            return
         problems.add(
             ~walks,
             self._walk_column,

@@ -328,7 +328,7 @@ def _fits(setting: str, type_: pa.DataType, coded: bool) -> bool:
 
 def _is_only_text(setting: str) -> bool:
     """Whether a value of a setting is text and nothing else, so that JSON in it is a mistake."""
-    return setting in TEXT_SETTINGS or setting in ("init_image", "mask_image")
+    return setting in TEXT_SETTINGS or setting in ("init_image", "mask_image", "last_image")
 
 
 def _first_with(files: Sequence[ManifestFile], name: str) -> ManifestFile:

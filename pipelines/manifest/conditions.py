@@ -122,11 +122,14 @@ class _TableConditions:
 
     def read(self) -> tuple[pa.Array, pa.Array]:
         """The conditioning and the pictures of each row."""
-        init, mask = (self._pictures(kind) for kind in ("init_image", "mask_image"))
-        groups = [(each, np.zeros(len(each), np.int64)) for each in init]
-        groups += [(each, np.ones(len(each), np.int64)) for each in mask]
-        controls = self._use(self.reader.controls, groups, 2)
-        first = 2 + controls.counts.shape[1]
+        init, mask, last = map(self._pictures, ("init_image", "mask_image", "last_image"))
+        groups = [
+            (each, np.full(len(each), rank, np.int64))
+            for rank, some in enumerate((init, mask, last))
+            for each in some
+        ]
+        controls = self._use(self.reader.controls, groups, 3)
+        first = 3 + controls.counts.shape[1]
         references = self._use(self.reader.references, groups, first)
         canvas, has_canvas = self._canvas()
         given = GivenPictures(
@@ -135,6 +138,7 @@ class _TableConditions:
             has_canvas,
             controls.is_used,
             references.is_used,
+            self._rows_of(last),
         )
         modes = modes_of_rows(given, self.reader.info, self.reader.columns, self.refusals)
         strength = self._strength(given.init_image, modes)
@@ -213,6 +217,10 @@ class _TableConditions:
             (~in_range, "{:g} is not above 0 and at most 1"),
             (~has_image, "the strength is {:g}, but the row has no init_image"),
             (modes % CONTROL == EDIT, "this model edits the init_image, and takes no strength"),
+            (
+                np.full(num_rows, self.reader.info.clips is not None),
+                "the init_image is the first frame of the clip, and takes no strength",
+            ),
         ):
             self.refusals.add(
                 given & bad,

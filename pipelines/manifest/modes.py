@@ -11,8 +11,8 @@ from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.refusals import Refusals
 from nightpress.pipelines.manifest.row_problems import Mask
 
-TEXT, IMAGE, INPAINT, OUTPAINT, EDIT = range(5)
-BASES = ("text", "image", "inpaint", "outpaint", "edit")
+TEXT, IMAGE, INPAINT, OUTPAINT, EDIT, FIRST_LAST = range(6)
+BASES = ("text", "image", "inpaint", "outpaint", "edit", "first-last")
 CONTROL, REFERENCE = 8, 16
 """Added to the number of a base."""
 
@@ -26,6 +26,7 @@ class GivenPictures:
     canvas: Mask
     control: Mask
     reference: Mask
+    last_image: Mask
 
 
 def mode_name(code: int) -> str:
@@ -58,6 +59,7 @@ def modes_of_rows(
     base = np.where(given.init_image, begun, TEXT)
     base = np.where(given.init_image & given.mask_image, INPAINT, base)
     base = np.where(given.init_image & given.canvas, OUTPAINT, base)
+    base = np.where(given.init_image & given.last_image, FIRST_LAST, base)
     codes: Ints = base + CONTROL * given.control + REFERENCE * given.reference
     for code in np.unique(codes).tolist():
         if mode_name(code) not in info.modes:
@@ -71,6 +73,7 @@ def modes_of_rows(
 
 def _refuse_without_image(given: GivenPictures, columns: Columns, refusals: Refusals) -> None:
     needed = [("mask_image", given.mask_image, "a mask"), ("canvas", given.canvas, "a canvas")]
+    needed.append(("last_image", given.last_image, "a last_image"))
     for setting, where, what in needed:
         refusals.add(
             where & ~given.init_image,
@@ -95,4 +98,6 @@ def _setting_to_blame(code: int, info: ModelInfo, columns: Columns) -> str:
         return next((name for name in columns.settings if base_setting(name) == kind), kind)
     if base == OUTPAINT:
         return "canvas"
+    if base == FIRST_LAST:
+        return "last_image"
     return "mask_image" if base == INPAINT else "init_image"

@@ -16,7 +16,7 @@ from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.picture_urls import refuse_unusable
 from nightpress.pipelines.manifest.refusals import Refusals
 
-PICTURE_SETTINGS = ("init_image", "mask_image", "control_image", "reference_image")
+PICTURE_SETTINGS = ("init_image", "mask_image", "last_image", "control_image", "reference_image")
 
 IMAGE_FIELDS = {"bytes", "path"}
 """The fields of an image in the Parquet files of Hugging Face's datasets."""

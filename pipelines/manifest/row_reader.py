@@ -288,6 +288,10 @@ class RowReader:
         name = self.columns.manifest_name("prompt")
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())
+        if self.info.clips is not None and not self.info.clips.takes_prompt:
+            why = "this model reads no prompt; leave it empty"
+            problems.add(~_blank(column), name, lambda row: why)
+            return _constant("", table.num_rows)
         problems.add(_blank(column), name, lambda row: "the prompt is empty")
         _refuse_control_characters(column, name, problems)
         return column

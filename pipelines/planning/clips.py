@@ -34,17 +34,21 @@ def _problems(spec: RunSpec, info: ModelInfo, settings: Collection[str]) -> Iter
             if value:
                 yield f"images.{key}: it is for clips, and this job makes still images; {WALK}"
         return
-    if not any(name in settings for name in WALK_COLUMNS):
+    if info.clips is not None and spec.passes:
+        yield "passes: a clip is not sampled again, larger"
+    if info.clips is None and not any(name in settings for name in WALK_COLUMNS):
         asked = _asked_by(spec, settings)
         yield (
             f"{asked}: {info.pipeline} makes still images, and the manifest has no column "
             f"to_prompt or to_seed to walk to; {WALK}"
         )
     if images.format in ("png", "jpeg"):
-        asked = _asked_by(spec, settings)
+        who = f"{_asked_by(spec, settings)} asks for"
+        if info.clips is not None:
+            who = f"{info.pipeline} makes"
         yield (
-            f"images.format: a {images.format} file holds one image, but {asked} asks for clips; "
-            "use mp4 or webp"
+            f"images.format: a {images.format} file holds one image, but {who} clips; use mp4 or "
+            "webp"
         )
     if images.quality is not None:
         yield "images.quality: clips are lossless in webp; take it out, or use mp4"

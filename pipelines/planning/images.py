@@ -214,7 +214,8 @@ class Images:
             return pa.nulls(len(self), CLIP_TYPE)
         clips = self.per_image(self.rows.clips)
         arrays = [clips.field(name) for name in CLIP_TYPE.names]
-        arrays[-1] = pc.add(arrays[-1], pa.array(self.variants))
+        place = CLIP_TYPE.names.index("to_seed")
+        arrays[place] = pc.add(arrays[place], pa.array(self.variants))
         return pa.StructArray.from_arrays(arrays, fields=list(CLIP_TYPE))
 
     @cached_property
@@ -332,8 +333,9 @@ def group_by_settings(
         codes, num_codes = _ranks(column)
         groups, _ = _ranks(groups * num_codes + codes)
     if rows.any_clips:
-        codes, num_codes = _ranks(rows.clips.field("num_frames"))
-        groups, _ = _ranks(groups * num_codes + codes)
+        for name in ("num_frames", "model_fps"):
+            codes, num_codes = _ranks(pc.fill_null(rows.clips.field(name), 0))
+            groups, _ = _ranks(groups * num_codes + codes)
     if rows.any_conditioned:
         codes, num_codes = _ranks(pc.fill_null(rows.conditioning, ""))
         groups, _ = _ranks(groups * num_codes + codes)
@@ -370,4 +372,5 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
         passes=planner.passes.passes(width, height),
         num_frames=rows.clips.field("num_frames")[row].as_py() if rows.any_clips else None,
+        fps=rows.clips.field("model_fps")[row].as_py() if rows.any_clips else None,
     )

@@ -13,7 +13,7 @@ from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import CLIP_TYPE, PlannedInput
 from nightpress.pipelines.run_directory.commit import metadata_columns
 
-PLANNED_CLIP = tuple(CLIP_TYPE.names)
+PLANNED_CLIP = tuple(name for name in CLIP_TYPE.names if name != "model_fps")
 
 CONDITION_COLUMNS = (
     "mode",

@@ -23,6 +23,8 @@ class PlannedClip:
     to_prompt: str | None = None
     """The prompt that a walk ends at."""
     to_seed: int | None = None
+    model_fps: float | None = None
+    """The frames a second that the model is told; None where they are no input of it."""
 
     @property
     def is_walk(self) -> bool:
@@ -35,7 +37,8 @@ STILL = PlannedClip(1, 0.0)
 
 def as_facts(clip: PlannedClip | None) -> dict[str, Any]:
     """The values of an image's facts that say how it moves; none for a still image."""
-    return {} if clip is None else asdict(clip)
+    values = {} if clip is None else asdict(clip)
+    return {name: value for name, value in values.items() if name != "model_fps"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class PlannedImage:
             conditioning=Conditioning.from_text(self.conditioning),
             passes=passes,
             num_frames=None if self.clip is None else self.clip.num_frames,
+            fps=(self.clip or STILL).model_fps,
         )
 
     def drawn(self, draw: int) -> Self:

@@ -140,6 +140,7 @@ def _params(facts: ImageFacts, model: LoadedModel, conditioning: Conditioning) -
         conditioning=conditioning,
         passes=facts.passes,
         num_frames=facts.num_frames,
+        fps=facts.fps if model.clips is not None and model.clips.takes_fps else None,
     )
 
 

@@ -37,7 +37,7 @@ def test_a_row_has_its_own_frames_and_rate_or_the_jobs(tmp_path: Path) -> None:
         {"prompt": "a cat", "to_seed": 9, "fps": "12"},
         images={"format": "webp", "fps": 24},
     )
-    nothing = {"to_prompt": None, "to_seed": None}
+    nothing = {"to_prompt": None, "to_seed": None, "model_fps": None}
     assert found["00000000_00"] == nothing | {"num_frames": 5, "fps": 23.976, "to_prompt": "a dog"}
     assert found["00000001_00"] == nothing | {"num_frames": 8, "fps": 24.0, "to_prompt": "a dog"}
     assert found["00000002_00"] == nothing | {"num_frames": 8, "fps": 12.0, "to_seed": 9}
