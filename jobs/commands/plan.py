@@ -20,6 +20,7 @@ from nightpress.jobs.commands.common import (
     set_option,
 )
 from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.model_lines import batch_values, model_lines, model_values
 from nightpress.jobs.commands.status import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.times import (
     Night,
@@ -127,9 +128,8 @@ def as_values(planned: Plan) -> dict[str, object]:
         "shard_size": planned.shard_size,
         "batch_size": planned.batch_size,
         "model": planned.model.as_dict(),
-        "batches": [
-            {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
-        ],
+        "models": model_values(planned),
+        "batches": list(map(batch_values, planned.batches)),
         "prompts": planned.prompts.as_dict(),
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
@@ -166,7 +166,6 @@ def _growth_values(state: RunState) -> dict[str, object] | None:
 
 def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     """Print the plan for a person, whose clock is that of `zone`."""
-    model = planned.model
     lines = [
         f"run      {planned.url}",
         *state_lines(planned.run_state),
@@ -175,8 +174,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"reads    {settings_line(planned.columns)}",
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
-        f"model    {model.source} {model.fingerprint[:12]} ({model.pipeline})",
-        f"modes    {', '.join(model.modes)}",
+        *model_lines(spec, planned),
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}{_by_mode(planned)}",
         *picture_lines(spec, planned),
@@ -351,6 +349,9 @@ def settings_table(planned: Plan) -> Table:
         table.add_column("LoRA")
     if with_pictures:
         table.add_column("mode", overflow="fold")
+    by_model = any(each.model is not None for each in planned.batches)
+    if by_model:
+        table.add_column("model")
     for each in planned.batches:
         settings = each.settings
         table.add_row(
@@ -362,12 +363,14 @@ def settings_table(planned: Plan) -> Table:
             f"{_num_batches(planned, each):,}",
             *([_lora(settings)] if with_loras and not with_pictures else []),
             *([conditions(settings)] if with_pictures else []),
+            *([each.model or ""] if by_model else []),
         )
     return table
 
 
 def _num_batches(planned: Plan, each: SettingsCount) -> int:
-    alone = samples_alone(planned.model.pipeline, each.settings.conditioning)
+    info = next(model.info for model in planned.models if model.name == each.model)
+    alone = samples_alone(info.pipeline, each.settings.conditioning)
     return -(-each.num_images // (1 if alone else planned.batch_size))
 
 

@@ -153,8 +153,11 @@ class Worker:
 
     handle: RemoteActor
     pending_begin: Any
-    """The reference of the actor's `begin`; None once it has answered."""
+    """The reference of the actor's `begin`; None once it has answered. An actor begins again when
+    it changes its model."""
     startup: Startup
+    model: str | None = None
+    """The name of the model that it has, or loads; None if the run has a single one."""
     location: ActorLocation | None = None
     began: float = 0.0
     """When the actor began, by the monotonic clock, once it has a location."""
@@ -171,7 +174,13 @@ class Worker:
     def accepts_work(self) -> bool:
         """Whether it may be given work now."""
         is_shared = not any(in_flight.work.isolated for in_flight in self.held)
-        return is_shared and self.location is not None and not self.is_leaving
+        is_ready = self.location is not None and self.pending_begin is None
+        return is_shared and is_ready and not self.is_leaving
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its process is running."""
+        return self.location is not None or self.startup.is_placed
 
     @property
     def awaited(self) -> Any:

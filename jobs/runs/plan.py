@@ -10,6 +10,7 @@ from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.gates import PlannedDraws, check_gate_scores, planned_draws
 from nightpress.jobs.runs.input_session import with_input_root
+from nightpress.jobs.runs.local_models import describe_models
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
@@ -22,8 +23,8 @@ from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
-from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.estimate import (
     DrawsOfImage,
@@ -32,7 +33,7 @@ from nightpress.pipelines.run_directory.estimate import (
     RateKey,
     estimate,
     expected_draws_of,
-    measured_rates,
+    rates_of_models,
 )
 from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
 from nightpress.pipelines.scoring.scorer import ScorerInfo
@@ -51,6 +52,19 @@ class PlannedFile:
     num_bytes: int
     notes: tuple[str, ...] = ()
     """What a person should know of a campaign: what it left out."""
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What one model of a job would make."""
+
+    name: str | None
+    """What rows call it; None for the only model of a job with the key `model`."""
+    info: ModelInfo
+    num_images: int
+    num_shards: int
+    estimate: Estimate | None
+    """Time and bytes of these images; None if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,9 @@ class Plan:
     """Images in a shard, at most."""
     batch_size: int
     model: ModelInfo
+    """The model; the first of several."""
+    models: tuple[PlannedModel, ...]
+    """Each model of the job, in its order."""
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     estimate: Estimate | None
@@ -128,7 +145,7 @@ def plan(
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
-        model = _describe(spec)
+        model = describe_models(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
         scorers = _scorers(spec, layout)
@@ -149,7 +166,7 @@ def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
     return infos
 
 
-def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
+def _checked(spec: RunSpec, model: ModelInfos, batch_size: int, found: FoundRun) -> PlanLayout:
     """The layout of the plan, with its pictures checked unless a run that was begun has done so."""
     layout = check(spec, model, batch_size)
     if found.record is not None:
@@ -169,18 +186,19 @@ class _Measured:
     """Draws of an image with the job's gates; None if that is not known."""
 
 
-def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
+def _measured(found: FoundRun, spec: RunSpec, infos: ModelInfos) -> _Measured:
     if isinstance(found.error, StoreError):
         return _Measured(None, ())
     unread: list[str] = []
-    rates = measured_rates(spec, model.fingerprint, unread.append)
-    draws = None if spec.gates is None else expected_draws_of(spec, model.fingerprint)
+    rates = rates_of_models(spec, infos, unread.append)
+    first = job_models(spec, infos)[0].info
+    draws = None if spec.gates is None else expected_draws_of(spec, first.fingerprint)
     return _Measured(rates, tuple(unread), draws)
 
 
 def _planned(
     spec: RunSpec,
-    model: ModelInfo,
+    infos: ModelInfos,
     layout: PlanLayout,
     state: RunState,
     measured: _Measured,
@@ -190,6 +208,7 @@ def _planned(
     rates, estimated = measured.rates, None
     if to_make is not None and rates is not None:
         estimated = estimate(to_make.batches, rates)
+    models = _models(spec, infos, layout, rates)
     return Plan(
         url=spec.url,
         run_state=state,
@@ -201,7 +220,8 @@ def _planned(
         num_shards=layout.num_shards,
         shard_size=layout.shard_size,
         batch_size=layout.batch_size,
-        model=model,
+        model=models[0].info,
+        models=models,
         batches=layout.batches,
         prompts=layout.prompts,
         modes=layout.modes,
@@ -212,6 +232,17 @@ def _planned(
         scorers={},
         draws=planned_draws(spec.gates, to_make.num_images if to_make else 0, measured.draws),
     )
+
+
+def _models(
+    spec: RunSpec, infos: ModelInfos, layout: PlanLayout, rates: Mapping[RateKey, Rate] | None
+) -> tuple[PlannedModel, ...]:
+    found = []
+    for model in job_models(spec, infos):
+        own = layout.of_model(model.name)
+        told = None if rates is None or not own.parts else estimate(own.batches, rates)
+        found.append(PlannedModel(model.name, model.info, own.num_images, own.num_shards, told))
+    return tuple(found)
 
 
 def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...]:
@@ -233,14 +264,6 @@ def _cost(spec: RunSpec, estimated: Estimate | None, num_images: int) -> Cost | 
         return None
     gpus = spec.cluster.gpus_per_actor
     return spec.cost.of(estimated.actor_s, 1.0 if gpus == "auto" else float(gpus), num_images)
-
-
-def _describe(spec: RunSpec) -> ModelInfo:
-    """The job's model, without loading it and without checking what this machine supports."""
-    files = ModelFiles.locate(spec.model, spec.storage)
-    model = files.describe(spec.model, elsewhere=True)
-    files.check_weights(spec.model)
-    return model
 
 
 def _batch_size(spec: RunSpec) -> int:

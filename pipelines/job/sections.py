@@ -162,8 +162,8 @@ class ColumnMap(Section):
         return codes
 
 
-class SamplingSpec(Section):
-    """Defaults for settings that manifest rows leave out, under diffusers' argument names.
+class SamplingDefaults(Section):
+    """Defaults for settings that decide how an image is sampled, under diffusers' argument names.
 
     A setting that is null is left to the model.
     """
@@ -185,12 +185,6 @@ class SamplingSpec(Section):
         str | None,
         Field(description=f"Sampler; default: the model's. One of: {', '.join(SAMPLER_NAMES)}."),
     ] = None
-    negative_prompt: Annotated[
-        str, Field(description="Negative prompt for rows that have none of their own.")
-    ] = ""
-    num_images: Annotated[
-        int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
-    ] = 1
 
     @field_validator("scheduler")
     @classmethod
@@ -198,6 +192,20 @@ class SamplingSpec(Section):
         if name is not None and name not in SAMPLER_NAMES:
             raise ValueError(f"no such sampler; choose one of: {', '.join(SAMPLER_NAMES)}")
         return name
+
+
+class SamplingSpec(SamplingDefaults):
+    """Defaults for settings that manifest rows leave out, under diffusers' argument names.
+
+    A setting that is null is left to the model.
+    """
+
+    negative_prompt: Annotated[
+        str, Field(description="Negative prompt for rows that have none of their own.")
+    ] = ""
+    num_images: Annotated[
+        int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
+    ] = 1
 
 
 class ImagesSpec(Section):

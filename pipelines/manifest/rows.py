@@ -69,7 +69,8 @@ class Rows:
     scheduler: Ints
     """Indices into SAMPLER_NAMES."""
     lora: Ints
-    """The number of the LoRA in the job's `model.row_loras`, from 1; 0 for none."""
+    """The number of the LoRA in the job's `model.row_loras`, from 1; 0 for none. Those of several
+    models are counted one after the other."""
     lora_scale: Floats
     """The scale in effect: the LoRA's own where the row sets none; 0 without a LoRA."""
     conditioning: pa.Array
@@ -80,6 +81,8 @@ class Rows:
     """int64, higher is sooner; null where the row leaves it out."""
     parents: pa.Array
     """The image that each row's images are other variants of; null except in rows made again."""
+    model: Ints
+    """The number of each row's model among those of the job, from 0."""
 
     def __len__(self) -> int:
         return len(self.ids)

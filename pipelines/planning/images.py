@@ -21,6 +21,8 @@ from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, safe_text, spread
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
+from nightpress.pipelines.manifest.model_rows import ModelRowReader
 from nightpress.pipelines.manifest.numbers import Floats, Ints
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.row_reader import RowReader
@@ -39,21 +41,47 @@ PER_IMAGE_COLUMNS = frozenset({"image_id", "variant", "seed"})
 """Columns that differ between the images of one row."""
 
 
+@dataclass(frozen=True)
+class ModelPlanner:
+    """What planning needs to know about one model."""
+
+    name: str | None
+    info: ModelInfo
+    prompt_checker: PromptChecker
+    checks_negative_prompts: bool
+    """Whether the job has a negative prompt for its rows."""
+    supports_per_image_guidance: bool
+    """Whether images with different guidance scales can share a batch."""
+
+
 class Planner:
     """How one job turns rows into images; small and picklable, so any worker can use it."""
 
-    def __init__(self, spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
+    def __init__(self, spec: RunSpec, infos: ModelInfos, columns: Columns) -> None:
         self.spec = spec
         self.columns = columns
-        self.row_reader = RowReader(spec, info, columns)
-        self.prompt_checker = PromptChecker(spec.model.prompts, info.prompts)
+        models = job_models(spec, infos)
+        self.models = tuple(map(_model_planner, models))
+        readers = [RowReader(model.spec, model.info, columns) for model in models]
+        self.row_reader = (
+            ModelRowReader(spec.models, readers, columns) if spec.models else readers[0]
+        )
         types = {SPREAD: pa.string()} | {field.name: field.type for field in PLAN_SCHEMA}
         types |= {column.name: column.type for column in columns.carried}
         allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}
         self.template = Template.parse(spec.images.template, allowed)
-        self.passes = PassPlanner(spec.passes, info.size_multiple)
-        self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes
-        """Whether images with different guidance scales can share a batch."""
+        multiples = tuple(model.info.size_multiple for model in models)
+        self.passes = PassPlanner(spec.passes, multiples)
+
+    @property
+    def infos(self) -> tuple[ModelInfo, ...]:
+        """What is known about each model, in the order of the job."""
+        return tuple(model.info for model in self.models)
+
+    def model_names(self, rows: Rows) -> pa.Array:
+        """The name of each row's model, null in a job with a single one; (n,) string."""
+        names = pa.array([model.name for model in self.models], pa.string())
+        return pc.take(names, pa.array(rows.model))
 
     @property
     def named_columns(self) -> Columns:
@@ -71,6 +99,17 @@ class Planner:
         """Whether file names depend on row numbers alone, so that they are unique and short."""
         only_image_id = self.template.fields - {SPREAD} == {"image_id"}
         return only_image_id and not self.columns.has_ids and not self.named_columns.carried
+
+
+def _model_planner(model: JobModel) -> ModelPlanner:
+    spec, info = model.spec, model.info
+    return ModelPlanner(
+        model.name,
+        info,
+        PromptChecker(spec.model.prompts, info.prompts),
+        bool(spec.sampling.negative_prompt),
+        info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes,
+    )
 
 
 @dataclass(frozen=True)
@@ -232,6 +271,7 @@ def sort_for_sampling(
     with those that the next part starts with.
 
     Args:
+        rows: all of the same model.
         order: what makes some images come sooner; settings then come in the order of their most
             important images, instead of one that switches LoRAs as seldom as possible.
     """
@@ -241,16 +281,21 @@ def sort_for_sampling(
     images = expand_rows(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
-    if planner.supports_per_image_guidance:
+    if _merges_guidance(planner, rows):
         groups = group_by_settings(rows, merge_guidance_scales=True)
     sooner = full_batches_first(groups[images.row_indices], batch_size)
     return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
 
 
+def _merges_guidance(planner: Planner, rows: Rows) -> bool:
+    models = np.unique(rows.model).tolist()
+    return all(planner.models[model].supports_per_image_guidance for model in models)
+
+
 def _sort_by_importance(
     images: Images, batch_size: int, order: Sequence[OrderKey], planner: Planner
 ) -> Images:
-    groups = group_by_settings(images.rows, planner.supports_per_image_guidance)
+    groups = group_by_settings(images.rows, _merges_guidance(planner, images.rows))
     ranks = importance_ranks([images.column(key.column) for key in order], order)
     sooner = by_importance(groups[images.row_indices], ranks, batch_size)
     return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
@@ -294,6 +339,7 @@ def group_by_settings(rows: Rows, merge_guidance_scales: bool = False) -> Ints:
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
+        rows.model,
         rows.lora,
         rows.lora_scale,
         rows.width,
@@ -337,5 +383,5 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         lora=planner.row_reader.loras[lora - 1] if lora else None,
         lora_scale=float(rows.lora_scale[row]) if lora else None,
         conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
-        passes=planner.passes.passes(width, height),
+        passes=planner.passes.passes(width, height, int(rows.model[row])),
     )

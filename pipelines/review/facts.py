@@ -11,11 +11,13 @@ import yaml
 
 from nightpress.diffusion_core.conditioning.passes import first_size, passes_from_text
 from nightpress.pipelines.errors import Damaged, ImageNotFound, StoreMissing
-from nightpress.pipelines.job.spec import PRIORITY, is_setting
+from nightpress.pipelines.job.models_section import MODEL_NAME
+from nightpress.pipelines.job.settings import PRIORITY, is_setting
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.planning.again_rows import condition_values
 from nightpress.pipelines.records import PLAN_SCHEMA, RESERVED_COLUMNS, PlannedInput
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.record import RunRecord
 
 FIRST = ("image_id", "prompt", "negative_prompt", "seed", "width", "height", "status")
 """Facts in the order in which people look for them; the others follow in that of the metadata."""
@@ -98,10 +100,11 @@ def job_text(run: Run, row: Mapping[str, Any], planned: Mapping[str, Any]) -> st
         planned: its row in the plan, with the carried columns.
     """
     name = "again-" + re.sub(r"[^A-Za-z0-9._-]", "-", row["image_id"])[:100]
-    values, left_out = _manifest_row(run, planned, row)
+    record = run.record.of_model(planned[MODEL_NAME]) if run.record.models else run.record
+    values, left_out = _manifest_row(record, planned, row)
     # In ASCII: YAML takes some other characters for line breaks, which would end the comment.
     manifest = json.dumps(values, default=str)
-    text = yaml.safe_dump(_job(run, row, name), sort_keys=False, allow_unicode=True, width=1000)
+    text = yaml.safe_dump(_job(record, row, name), sort_keys=False, allow_unicode=True, width=1000)
     return (
         f"# Save this as {name}.yaml, and the line at the end as {name}.jsonl beside it, without\n"
         f"# the hash sign; then: nightpress run {name}.yaml\n"
@@ -111,8 +114,8 @@ def job_text(run: Run, row: Mapping[str, Any], planned: Mapping[str, Any]) -> st
     )
 
 
-def _job(run: Run, row: Mapping[str, Any], name: str) -> dict[str, Any]:
-    spec, record = run.spec, run.record
+def _job(record: RunRecord, row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    spec = record.spec
     chosen = spec.model_dump(mode="json", exclude_defaults=True)
     model = {"source": record.model.source, **chosen.get("model", {}), "dtype": row["dtype"]}
     images = {k: v for k, v in chosen.get("images", {}).items() if k in ("format", "quality")}
@@ -144,10 +147,10 @@ def _planned(run: Run, image_id: str) -> dict[str, Any] | None:
 
 
 def _manifest_row(
-    run: Run, planned: Mapping[str, Any], row: Mapping[str, Any]
+    record: RunRecord, planned: Mapping[str, Any], row: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The row of a manifest that plans the image, and what such a text cannot hold."""
-    info = run.record.model
+    info = record.model
     width, height = first_size(
         passes_from_text(planned["passes"]), planned["width"], planned["height"]
     )

@@ -88,6 +88,7 @@ class ShardRunner:
         inputs: what it shares with other processes about the pictures of rows.
         scorers: name in the job -> scorer.
         key: signs the images, if the run has them signed.
+        lock: lets the shards that run side by side sample one at a time; a new one by default.
     """
 
     def __init__(
@@ -102,7 +103,10 @@ class ShardRunner:
         inputs: InputSession | None = None,
         scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
         key: SigningKey | None = None,
+        lock: TicketLock | None = None,
     ) -> None:
+        if record.models:
+            raise ValueError("a runner makes the shards of one model; see RunRecord.of_model")
         self.store = store
         self.record = record
         self._encode_file = record.file_format.encoder(key)
@@ -112,8 +116,7 @@ class ShardRunner:
         self._worker = worker
         self._fence = fence
         self._draining = threading.Event()
-        self.accelerator_lock = TicketLock()
-        """Lets the shards that run side by side sample one at a time."""
+        self.accelerator_lock = lock or TicketLock()
         self._attempts: dict[int, int] = {}
         """Ticket -> attempt number, of the shards that are running."""
         self.timeline = timeline or Timeline(worker)

@@ -156,7 +156,7 @@ def test_stragglers_are_copied_unless_one_commit_could_overwrite_another(
     busy.held.append(InFlightShard(ShardWork(0, 0, 11), stream=None, begun_at=0.0))
     busy.held.append(InFlightShard(ShardWork(1, 0, 10), stream=None))
     dispatcher.pool.workers = [busy, *idle]
-    dispatcher._timing.add_shard(1, 0.001)
+    dispatcher._timings.of(None).add_shard(1, 0.001)
     copies: list[ShardWork] = []
     monkeypatch.setattr(dispatcher, "_assign", lambda worker, work, is_copy: copies.append(work))
     dispatcher._assign_work()

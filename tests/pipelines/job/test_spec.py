@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.spec import RunSpec, json_schema
+from nightpress.pipelines.job.schema import json_schema
+from nightpress.pipelines.job.spec import RunSpec
 
 SMALLEST = {"name": "night", "manifest": "prompts.txt", "output": "runs"}
 

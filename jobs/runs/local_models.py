@@ -1,0 +1,58 @@
+"""The models of a job as this machine has them, without loading them."""
+
+from collections.abc import Callable
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos
+from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.models.location import is_here
+
+
+def infos_of(spec: RunSpec, describe: Callable[[RunSpec], ModelInfo]) -> ModelInfos:
+    """What is known about a job's model, or about each of several.
+
+    Args:
+        describe: says it of the only model of a job; see `RunSpec.for_model`.
+    """
+    if not spec.models:
+        return describe(spec)
+    return {each.name: describe(spec.for_model(each.name)) for each in spec.models}
+
+
+def describe_models(spec: RunSpec) -> ModelInfos:
+    """Describe the models, and check that their files hold exactly their weights.
+
+    What this machine's device and packages support is not checked.
+
+    Raises:
+        ModelError: a model cannot be used.
+        StoreError: the store behind a URL refuses or fails.
+    """
+    return infos_of(spec, _described)
+
+
+def _described(spec: RunSpec) -> ModelInfo:
+    files = ModelFiles.locate(spec.model, spec.storage)
+    info = files.describe(spec.model, elsewhere=True)
+    files.check_weights(spec.model)
+    return info
+
+
+def are_here(spec: RunSpec) -> bool:
+    """Whether this machine has the files of all models."""
+    return all(is_here(model, spec.storage) for model in spec.every_model)
+
+
+def local_models(spec: RunSpec) -> ModelInfos | None:
+    """The models, if this machine has all of them; None if it lacks one, or one is unusable."""
+
+    def describe(alone: RunSpec) -> ModelInfo:
+        files = ModelFiles.locate(alone.model, alone.storage)
+        return files.describe(alone.model, elsewhere=True)
+
+    try:
+        return infos_of(spec, describe) if are_here(spec) else None
+    except ModelError:
+        return None
