@@ -85,7 +85,7 @@ class ActorPool:
 
     def switch(self, worker: Worker, model: str | None) -> None:
         """Have an actor that holds no work change its model."""
-        worker.model, worker.startup = model, Startup(worker.handle)
+        worker.model, worker.startup = model, Startup(worker.handle, is_placed=True)
         worker.pending_begin = self._begin(worker.handle, model)
 
     def _begin(self, handle: RemoteActor, model: str | None) -> Any:

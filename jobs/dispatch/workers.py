@@ -128,11 +128,16 @@ class Question:
 
 
 class Startup:
-    """How long an actor has been starting, not counting the time it waited to be placed."""
+    """How long an actor has been starting, not counting the time it waited to be placed.
 
-    def __init__(self, handle: RemoteActor) -> None:
+    Args:
+        handle: of the actor.
+        is_placed: whether its process runs already, and the time counts from now on.
+    """
+
+    def __init__(self, handle: RemoteActor, is_placed: bool = False) -> None:
         self._placed = handle.__ray_ready__.options(concurrency_group=CONTROL).remote()
-        self._since: float | None = None
+        self._since = time.monotonic() if is_placed else None
 
     @property
     def is_placed(self) -> bool:

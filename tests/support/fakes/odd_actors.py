@@ -248,3 +248,14 @@ class FrozenActor(SamplerActor):
             return plain(requests, params, batch_size)
 
         self._sampler.sample = sample
+
+
+class KilledOnceActor(SamplerActor):
+    """Its process is killed once, after the first batch of the model called `tiny`."""
+
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
+        store, name = self._runner.store, self._runner.record.model_name
+        for event in super().run_shard(work, ticket):
+            yield event
+            if name == "tiny" and isinstance(event, BatchDone) and store.create("died", b"once"):
+                os.kill(os.getpid(), signal.SIGKILL)
