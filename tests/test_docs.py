@@ -24,7 +24,8 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs import cli
 from nightpress.pipelines.campaign.reading import read_spec
 from nightpress.pipelines.export.spec import ExportSpec
-from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.job.settings import SETTING_COLUMNS
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.formats import CAMPAIGN_SUFFIXES
 from nightpress.pipelines.records import METADATA_SCHEMA, FailureType
 from nightpress.pipelines.storage.sources import SUFFIXES

@@ -118,6 +118,18 @@ class ModelSpec(BaseModel):
         return (*configs, *loras, *nets, *words, *self.reference_sources)
 
     @property
+    def labelled_sources(self) -> list[tuple[str, str]]:
+        """What each source is of, such as `LoRA`, and the source."""
+        return [
+            ("model", self.source),
+            ("model.config", self.config or ""),
+            *(("LoRA", lora.source) for lora in self.all_loras),
+            *(("ControlNet", each.source) for each in self.controlnets),
+            *(("embedding", each.source) for each in self.embeddings),
+            *(("IP-Adapter", source) for source in self.reference_sources),
+        ]
+
+    @property
     def reference_sources(self) -> list[str]:
         """Where the IP-Adapters and their image encoders come from."""
         named = ((each.source, each.image_encoder) for each in self.references)

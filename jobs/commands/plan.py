@@ -11,7 +11,6 @@ from rich.table import Table
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.jobs.commands.common import (
     extend_options,
@@ -21,6 +20,12 @@ from nightpress.jobs.commands.common import (
     set_option,
 )
 from nightpress.jobs.commands.json_output import print_result
+from nightpress.jobs.commands.model_lines import (
+    batch_values,
+    model_lines,
+    model_values,
+    weight_values,
+)
 from nightpress.jobs.commands.status import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.times import (
     Night,
@@ -44,7 +49,6 @@ from nightpress.jobs.runs.gates import gate_lines
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.jobs.runs.scorers import scorer_lines
-from nightpress.jobs.runs.weight_lines import weights_line
 from nightpress.pipelines.errors import (
     ChangedRunError,
     ManifestGrown,
@@ -129,10 +133,9 @@ def as_values(planned: Plan) -> dict[str, object]:
         "shard_size": planned.shard_size,
         "batch_size": planned.batch_size,
         "model": planned.model.as_dict(),
-        "batches": [
-            {**asdict(each.settings), "num_images": each.num_images} for each in planned.batches
-        ],
-        "weights": {dtype: asdict(each) for dtype, each in planned.weights.items()},
+        "weights": weight_values(planned.weights),
+        "models": model_values(planned),
+        "batches": list(map(batch_values, planned.batches)),
         "prompts": planned.prompts.as_dict(),
         "modes": dict(planned.modes),
         "num_pictures": planned.num_pictures,
@@ -169,7 +172,6 @@ def _growth_values(state: RunState) -> dict[str, object] | None:
 
 def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     """Print the plan for a person, whose clock is that of `zone`."""
-    model = planned.model
     lines = [
         f"run      {planned.url}",
         *state_lines(planned.run_state),
@@ -178,10 +180,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         f"reads    {settings_line(planned.columns)}",
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
-        f"model    {model.source} {model.fingerprint[:12]} ({_kind(model)})",
-        *(f"note     model: {note}" for note in model.notes),
-        f"weights  {weights_line(planned.weights)}",
-        f"modes    {', '.join(model.modes)}",
+        *model_lines(spec, planned),
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}{_by_mode(planned)}",
         *picture_lines(spec, planned),
@@ -197,10 +196,6 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     console.print(settings_table(planned))
-
-
-def _kind(model: ModelInfo) -> str:
-    return model.pipeline if model.family is None else f"{model.family}, {model.pipeline}"
 
 
 def _by_mode(planned: Plan) -> str:
@@ -360,6 +355,9 @@ def settings_table(planned: Plan) -> Table:
         table.add_column("LoRA")
     if with_pictures:
         table.add_column("mode", overflow="fold")
+    by_model = any(each.model is not None for each in planned.batches)
+    if by_model:
+        table.add_column("model")
     for each in planned.batches:
         settings = each.settings
         table.add_row(
@@ -371,12 +369,14 @@ def settings_table(planned: Plan) -> Table:
             f"{_num_batches(planned, each):,}",
             *([_lora(settings)] if with_loras and not with_pictures else []),
             *([conditions(settings)] if with_pictures else []),
+            *([each.model or ""] if by_model else []),
         )
     return table
 
 
 def _num_batches(planned: Plan, each: SettingsCount) -> int:
-    alone = samples_alone(planned.model.pipeline, each.settings.conditioning)
+    info = next(model.info for model in planned.models if model.name == each.model)
+    alone = samples_alone(info.pipeline, each.settings.conditioning)
     return -(-each.num_images // (1 if alone else planned.batch_size))
 
 

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from nightpress.pipelines.job import spec
+from nightpress.pipelines.job.schema import json_schema
 from nightpress.pipelines.training import spec as training_spec
 
 
@@ -17,5 +17,5 @@ def command(train: bool) -> None:
     next to the job file, and start the job file with the line
     `# yaml-language-server: $schema=nightpress.schema.json`.
     """
-    schema = training_spec.json_schema() if train else spec.json_schema()
+    schema = training_spec.json_schema() if train else json_schema()
     click.echo(json.dumps(schema, indent=2))

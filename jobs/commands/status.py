@@ -74,6 +74,7 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "has_gates": found.has_gates,
         "pick_rates": None if found.pick_rates is None else asdict(found.pick_rates),
         "pick_rates_error": found.pick_rates_error,
+        "models": [asdict(each) for each in found.models],
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
 
@@ -104,7 +105,7 @@ def describe(found: RunStatus) -> str:
         f"{uncommitted if progress.num_stored else ''}",
         f"shards   {progress.num_committed_shards:,} of {progress.num_shards:,} committed",
         f"size     {size(progress.num_bytes)}",
-        f"model    {found.model} {found.model_fingerprint[:12]}",
+        *model_lines(found),
         *([f"scorers  {scorers_line(found)}"] if found.scorers else []),
         f"started  {found.created_at}",
         *([f"extended {extended_line(found)}"] if found.num_editions else []),
@@ -123,6 +124,17 @@ def describe(found: RunStatus) -> str:
         lines.append(f"held by  {holder_line(found.holder)}")
         lines.append(f"to do    {plural(left, 'shard')}; run `nightpress run` on its job to resume")
     return "\n".join([*lines, *scores_lines(found)])
+
+
+def model_lines(found: RunStatus) -> Iterator[str]:
+    """The model; of several, one line each with how far it is."""
+    if not found.models:
+        yield f"model    {found.model} {found.model_fingerprint[:12]}"
+    for number, each in enumerate(found.models):
+        yield (
+            f"{'' if number else 'models':<8} {each.name}: {each.source} {each.fingerprint[:12]}, "
+            f"{each.num_done:,} of {plural(each.num_images, 'image')} done"
+        )
 
 
 def scores_lines(found: RunStatus) -> Iterator[str]:

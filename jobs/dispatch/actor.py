@@ -16,11 +16,6 @@ import numpy as np
 import ray
 import torch
 
-from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import resolve_dtype
-from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
@@ -32,12 +27,13 @@ from nightpress.diffusion_core.tuning.batch_size import (
 )
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
+from nightpress.jobs.dispatch.held_models import HeldModel, HeldModels, ModelSpecs
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -49,7 +45,7 @@ from nightpress.pipelines.shards.batching import PlannedImage, batches, counted,
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
 from nightpress.pipelines.shards.missing import without
-from nightpress.pipelines.shards.overlap import handed_off
+from nightpress.pipelines.shards.overlap import TicketLock, handed_off
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
@@ -93,34 +89,37 @@ class SamplerActor:
     """Holds one model and samples with it.
 
     Args:
-        spec: the model.
-        options: fsspec options of the stores that the model may be on.
+        spec: the model, or each of several by its name; it samples with one at a time.
+        options: fsspec options of the stores that the models may be on.
         device: `cpu` or `cuda`.
         threads: number of torch threads on a CPU, which affects the last bits of pixels; 0 leaves
             it as it is.
         traced: whether to keep the spans of the timeline.
         scorers: score the images that are made.
+        share: the actor's share of its device's memory; see `HeldModels`.
     """
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: ModelSpecs,
         options: Mapping[str, Any],
         device: str,
         threads: int,
         traced: bool = False,
         scorers: JobScorers = NO_SCORERS,
+        share: float = 1.0,
     ) -> None:
         silence_process()
         log_to_stderr()
         self._began = time.monotonic()
-        self._spec = spec
-        self._options = options
+        self._models = HeldModels(spec, options, device, share)
         self._device = device
         self._scorers = scorers
-        self._loaded_scorers: Mapping[str, LoadedScorer] = {}
+        self._loaded_scorers: Mapping[str, LoadedScorer] | None = None
+        self._held: HeldModel | None = None
         self._sampler: Sampler | None = None
         self._runner: ShardRunner | None = None
+        self._lock = TicketLock()
         self._batch_size = 1
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
@@ -128,16 +127,13 @@ class SamplerActor:
         if threads:
             torch.set_num_threads(threads)
 
-    def describe(self) -> ModelInfo:
-        """Find the model on this node and describe it, without loading it.
+    def describe(self) -> ModelInfos:
+        """Find the models on this node and describe them, without loading them.
 
         Raises:
-            ModelError: the model cannot be used, or its files do not hold exactly its weights.
+            ModelError: one cannot be used, or its files do not hold exactly its weights.
         """
-        files = ModelFiles.locate(self._spec, self._options)
-        model = files.describe(self._spec)
-        files.check_weights(self._spec)
-        return model
+        return self._models.describe()
 
     def describe_scorers(self) -> Mapping[str, ScorerInfo]:
         """Find the scorers on this node and describe them, without loading them.
@@ -148,45 +144,29 @@ class SamplerActor:
         return self._scorers.describe()
 
     def footprint(self) -> Footprint:
-        """What model and scorers on this node take in memory, from the headers of their files."""
-        files = ModelFiles.locate(self._spec, self._options)
+        """What the largest model and the scorers on this node take in memory, by their files."""
         on_gpu = self._device == "cuda"
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
-        sizes = {dtype: files.weight_sizes(self._spec, dtype) for dtype in FLOAT_BYTES}
-        dtype = resolve_dtype(self._spec.dtype, self._device)
-        total = sizes[dtype].total_bytes + of_scorers
-        return Footprint(total, memory, sizes, dtype, of_scorers)
+        return self._models.footprint(memory, of_scorers)
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        """Load the model and the scorers, unless they are loaded already.
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
+        """Load a model and the scorers, unless they are loaded already, and use the model.
 
         Args:
             fingerprint: the `identity` of the run's model.
             batch_size: the largest batch size that will be used.
+            model: the name of the model, if the actor has several.
 
         Raises:
             ModelError: the weights on this node are not those of the run.
             ScorerError: a scorer cannot be loaded.
         """
-        if self._sampler is not None:
-            return
-        files = ModelFiles.locate(self._spec, self._options)
-        found = files.describe(self._spec).identity
-        if found != fingerprint:
-            keys = ("row_loras", "controlnets", "references", "embeddings")
-            names = [name for name in keys if getattr(self._spec, name)]
-            scope = ", including the files of " if names else ""
-            scope += " and ".join(f"model.{name}" for name in names)
-            raise ModelError(
-                f"{self._spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
-                f"the run needs {fingerprint[:12]}{scope}"
-            )
-        LOG.info("loading %s on %s", self._spec.source, self._device)
-        self._sampler = Sampler(files.load(self._spec, self._device), batch_size)
-        self._batch_size = batch_size
-        self._loaded_scorers = self._scorers.load(self._device)
-        LOG.info("loaded after %.1f s", time.monotonic() - self._began)
+        self._held = self._models.use(model, fingerprint, batch_size)
+        self._sampler, self._runner = self._held.sampler, self._held.runner
+        self._batch_size = self._held.batch_size
+        if self._loaded_scorers is None:
+            self._loaded_scorers = self._scorers.load(self._device)
 
     def find_best_batch_size(
         self,
@@ -229,28 +209,24 @@ class SamplerActor:
         fence: FencingToken | None,
         inputs: InputSession | None = None,
         key: SigningKey | None = None,
+        model: str | None = None,
     ) -> ActorLocation:
-        """Prepare for the shards of a run.
+        """Prepare for the shards of a run, or for those of another of its models.
 
         Args:
             inputs: what the actors share about the pictures of rows, if there are any.
             key: signs the images, if the run has them signed.
+            model: the name of the model, if the run has several.
         """
-        self.load(record.model.identity, record.batch_size)
+        record = record.of_model(model)
+        self.load(record.model.identity, record.batch_size, model)
         self._metrics.set_run(record.spec.name)
-        require_same(self._loaded_scorers, record.scorers)
+        require_same(self._loaded_scorers or {}, record.scorers)
         LOG.info("ready for the run %s, as %s", record.spec.name, self._worker)
-        self._runner = ShardRunner(
-            store,
-            record,
-            self._loaded,
-            self._worker,
-            fence,
-            timeline=self._timeline,
-            inputs=inputs,
-            scorers=self._loaded_scorers,
-            key=key,
-        )
+        if self._runner is None:
+            self._runner = self._new_runner(store, record, fence, inputs, key)
+        if self._held is not None:  # not in an actor that is made without a model
+            self._held.runner = self._runner
         node_id = ray.get_runtime_context().get_node_id()
         return ActorLocation(
             node_id=node_id,
@@ -258,6 +234,28 @@ class SamplerActor:
             pid=os.getpid(),
             differences=tuple(record.package_differences()),
             age_s=time.monotonic() - self._began,
+        )
+
+    def _new_runner(
+        self,
+        store: Store,
+        record: RunRecord,
+        fence: FencingToken | None,
+        inputs: InputSession | None,
+        key: SigningKey | None,
+    ) -> ShardRunner:
+        """What makes the shards of the model in use."""
+        return ShardRunner(
+            store,
+            record,
+            self._loaded,
+            self._worker,
+            fence,
+            timeline=self._timeline,
+            inputs=inputs,
+            scorers=self._loaded_scorers or {},
+            key=key,
+            lock=self._lock,
         )
 
     @ray.method(concurrency_group=SHARDS)  # type: ignore[untyped-decorator]
@@ -353,9 +351,9 @@ RemoteActor = Any
 
 @dataclass(frozen=True)
 class ActorFactory:
-    """Starts actors of one size for one model."""
+    """Starts actors of one size for the models of one job."""
 
-    spec: ModelSpec
+    spec: ModelSpecs
     options: Mapping[str, Any]
     cpus: float
     gpus: float
@@ -364,6 +362,8 @@ class ActorFactory:
     scorers: JobScorers = NO_SCORERS
     memory_bytes: int = 0
     """Memory that each actor reserves on its node; 0 for none."""
+    share: float = 1.0
+    """Each actor's share of its device's memory, of which it may fill the rest with models."""
 
     @property
     def device(self) -> str:
@@ -373,7 +373,7 @@ class ActorFactory:
     def start(self) -> RemoteActor:
         """Start a new actor; it is placed when the cluster has room for it."""
         how = self.device, self.threads, self.traced
-        return self._actor.remote(self.spec, self.options, *how, self.scorers)
+        return self._actor.remote(self.spec, self.options, *how, self.scorers, self.share)
 
     @cached_property
     def _actor(self) -> Any:

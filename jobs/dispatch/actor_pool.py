@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -39,6 +40,7 @@ class ActorPool:
         config: number of actors and timeouts.
         room: returns how many actors that need these CPUs, GPUs and bytes the cluster can hold.
         can_grow: returns whether nodes may join the cluster.
+        next_model: returns the name of the model that a new actor is to load.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class ActorPool:
         config: DispatchConfig,
         room: Callable[[float, float, int], int] = room,
         can_grow: Callable[[], bool] = can_grow,
+        next_model: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.workers: list[Worker] = []
         self._factory = factory
         self._config = config
-        self._room, self._can_grow = room, can_grow
+        self._room, self._can_grow, self._next_model = room, can_grow, next_model
         # Only once for all actors of a node: a long run may have used a million pictures.
         inputs = () if config.inputs is None else (ray.put(config.inputs),)
         self._begin_args = (ray.put(store), ray.put(record), config.fence, *inputs)
@@ -72,10 +75,22 @@ class ActorPool:
         """How many actors have loaded their model."""
         return sum(worker.location is not None for worker in self.workers)
 
-    def adopt(self, handle: RemoteActor) -> None:
-        """Use an actor that is already started."""
-        pending = handle.begin.remote(*self._begin_args, **self._key)
-        self.workers.append(Worker(handle, pending, Startup(handle)))
+    def adopt(self, handle: RemoteActor, model: str | None = None) -> None:
+        """Use an actor that is already started.
+
+        Args:
+            model: the name of the model that it has, or is to load; None with a single one.
+        """
+        self.workers.append(Worker(handle, self._begin(handle, model), Startup(handle), model))
+
+    def switch(self, worker: Worker, model: str | None) -> None:
+        """Have an actor that holds no work change its model."""
+        worker.model, worker.startup = model, Startup(worker.handle, is_placed=True)
+        worker.pending_begin = self._begin(worker.handle, model)
+
+    def _begin(self, handle: RemoteActor, model: str | None) -> Any:
+        named = {} if model is None else {"model": model}
+        return handle.begin.remote(*self._begin_args, **self._key, **named)
 
     def scale_to_cluster(self, num_waiting: int) -> Iterator[Event]:
         """Drop stuck actors, drain those on departing nodes, and start actors where there is room.
@@ -98,7 +113,7 @@ class ActorPool:
         self._drain_nodes(draining_nodes())
         target = self._target_size(num_waiting)
         for _ in range(target - len(self.workers)):
-            self.adopt(self._factory.start())
+            self.adopt(self._factory.start(), self._next_model())
         self._drop_unneeded(target)
         yield from self._report_lack_of_room(now)
 
@@ -112,6 +127,9 @@ class ActorPool:
             yield from self._start_failed(reason_of(error), is_node_loss(error))
             return
         self._start_failures = 0
+        if worker.location is not None:
+            yield Message(f"an actor on {location.host} now has the model {worker.model}")
+            return
         worker.began = time.monotonic() - location.age_s
         worker.location = location
         yield ActorJoined(location.host, len(self))

@@ -5,7 +5,7 @@ They are decided once, with the first actor, before the run's record is written.
 
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
@@ -20,6 +20,7 @@ from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import (
     STEPS_WORTH_MEASURING,
@@ -30,6 +31,7 @@ from nightpress.pipelines.planning.batch_sizes import (
     settings_to_measure,
 )
 from nightpress.pipelines.planning.layout import SettingsCount
+from nightpress.pipelines.run_directory.run_models import AnyBatchSizes
 from nightpress.pipelines.shards.batching import shared_settings
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
@@ -50,10 +52,51 @@ def resolve_batch_size(spec: RunSpec, device: str) -> int:
     return AUTO_BATCH_SIZE[device] if spec.batch.size == "auto" else spec.batch.size
 
 
+def decide_sizes_of_models(
+    spec: RunSpec, infos: ModelInfos, layout: PlanLayout, first: FirstActor
+) -> Generator[Event, None, AnyBatchSizes]:
+    """Decide the batch sizes of a new run, and make sure that all models load that it uses.
+
+    The only model of a job is loaded already. Several are loaded one after the other, the one with
+    the most images last.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        ClusterError: several actors in a row were lost.
+    """
+    if isinstance(infos, ModelInfo):
+        return (yield from decide_batch_sizes(spec, infos, layout, first))
+    usual = resolve_batch_size(spec, first.factory.device)
+    sizes = dict.fromkeys(infos, BatchSizes(usual))
+    for name in (name for name in infos if name not in layout.models):
+        yield Message(f"no row names the model {name}", warning=True)
+    used = [model for model in job_models(spec, infos) if model.name in layout.models]
+    for model in sorted(used, key=lambda each: layout.of_model(each.name).num_images):
+        loading = model.info.identity, usual, model.name
+        yield from first.finish_loading(first.begin_loading(*loading), *loading)
+        own = layout.of_model(model.name)
+        sizes[model.name or ""] = yield from decide_batch_sizes(model.spec, model.info, own, first)
+    return sizes
+
+
+def largest_of(sizes: AnyBatchSizes) -> int:
+    """The largest batch size of any kind of image and any model."""
+    if isinstance(sizes, Mapping):
+        return max(each.largest for each in sizes.values())
+    return sizes if isinstance(sizes, int) else sizes.largest
+
+
+def sizes_by_model(sizes: AnyBatchSizes) -> dict[str, int]:
+    """The largest batch size of each of several models; empty for a single one."""
+    if not isinstance(sizes, Mapping):
+        return {}
+    return {name: each.largest for name, each in sizes.items()}
+
+
 def decide_batch_sizes(
     spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor
 ) -> Generator[Event, None, BatchSizes]:
-    """Decide the batch sizes of a new run, whose first actor has loaded the model.
+    """Decide the batch sizes of one model of a new run, which the first actor has loaded.
 
     On an accelerator a batch that does not fit raises an error and is halved during the run. On a
     CPU it would end its process, so the memory of an unusually large one is predicted beforehand.
@@ -147,7 +190,8 @@ def _as_images(count: SettingsCount) -> SettingsCount:
     frames = count.settings.num_frames
     if frames is None:
         return count
-    return SettingsCount(replace(count.settings, num_frames=None), count.num_images * frames)
+    settings = replace(count.settings, num_frames=None)
+    return replace(count, settings=settings, num_images=count.num_images * frames)
 
 
 def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:

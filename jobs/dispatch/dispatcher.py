@@ -16,16 +16,15 @@ from nightpress.jobs.cluster.connection import alive_nodes, room
 from nightpress.jobs.cluster.ray_errors import may_be_node_loss, reason_of
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.actor_pool import ActorPool
+from nightpress.jobs.dispatch.assignment import copies, is_near_the_end, next_model, queue_of
 from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
+from nightpress.jobs.dispatch.giving_up import give_up
 from nightpress.jobs.dispatch.limits import Limits, StopReason
-from nightpress.jobs.dispatch.shard_queue import ShardQueue
-from nightpress.jobs.dispatch.timing import ShardTiming
-from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller, stragglers
-from nightpress.jobs.errors import KEPT, UNSCORED, RunBlocked, RunStopped
+from nightpress.jobs.dispatch.timing import ModelTimings
+from nightpress.jobs.dispatch.workers import InFlightShard, Worker, WorkerPoller
+from nightpress.jobs.errors import KEPT, RunBlocked, RunStopped
 from nightpress.jobs.progress.events import ActorLost, Event, Message, RowSetAside, ShardRetried
 from nightpress.pipelines.errors import Damaged, LeaseLost, PlanDamaged, StoreError
-from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.events import (
@@ -38,7 +37,6 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
-from nightpress.pipelines.shards.failed_shard import fail_shard
 from nightpress.pipelines.shards.work import Amendment, ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -80,11 +78,13 @@ class Dispatcher:
         self._config = config
         self._reason_to_stop = reason_to_stop
         self._repair_plan = repair_plan
-        self.pool = ActorPool(store, record, factory, config, room)
-        self._amendments: dict[int, Amendment] = {}
-        self._queue = self._queue_of([])
-        self._timing = ShardTiming(record.layout.cost_ratio)
-        self._limits = Limits(config, self.pool, self._timing, record.layout.shard_size)
+        self.pool = ActorPool(
+            store, record, factory, config, room, next_model=self._model_of_new_actor
+        )
+        self._queue = queue_of(record, config, [])
+        ratios = {model: record.layout.of_model(model).cost_ratio for model in record.layout.models}
+        self._timings = ModelTimings(ratios)
+        self._limits = Limits(config, self.pool, self._timings, record.layout.shard_size)
         self._copied: set[int] = set()
         self._repaired: set[int] = set()
         self._store_failures: dict[int, int] = {}
@@ -107,8 +107,7 @@ class Dispatcher:
             RunBlocked: too many rows failed, an object is damaged, or no actor starts; likewise.
             LeaseLost: another process has taken the run over.
         """
-        self._amendments = dict(amendments or {})
-        self._queue = self._queue_of(shards)
+        self._queue = queue_of(self._record, self._config, shards, amendments or {})
         while not self._queue.is_finished:
             reason = self._reason_to_stop() or self._limits.reason(len(self._queue))
             if reason is not None:
@@ -122,16 +121,6 @@ class Dispatcher:
         """Kill every actor."""
         self.pool.close()
 
-    def _queue_of(self, shards: Iterable[int]) -> ShardQueue:
-        # The driver has no scorers. Packed images are only stored with their whole shard.
-        needs_actor = bool(self._record.scorers) and not self._record.spec.images.is_packed
-        return ShardQueue(shards, self._first_attempt, self._config.max_attempts, needs_actor)
-
-    def _first_attempt(self, shard: int) -> ShardWork:
-        amends = self._amendments.get(shard)
-        num_rows = len(amends.rows) if amends else self._record.layout.shard_images(shard)
-        return ShardWork(shard, 0, num_rows, look_first=self._config.look_first, amends=amends)
-
     def _assign_work(self) -> None:
         """Fill the actors evenly: every actor gets its first shard before any gets its second.
 
@@ -139,20 +128,37 @@ class Dispatcher:
         Isolated work is never second, and has nothing behind it.
         """
         for depth in range(MAX_HELD):
-            if not self._queue or (depth and len(self._queue) < len(self.pool.workers)):
+            if not self._queue:
                 break
+            models = self._queue.models if depth else ()
+            ending = {m for m in models if is_near_the_end(self._queue, self.pool.workers, m)}
             for worker in self.pool.workers:
                 if (
                     len(worker.held) <= depth  # the cheapest check first: most hold enough
                     and worker.accepts_work
                     and self._queue
+                    and worker.model not in ending
                     and self._limits.fits(len(worker.held))
                 ):
-                    work = self._queue.take_shared() if worker.held else self._queue.take()
+                    work = self._work_for(worker)
                     if work is not None:
                         self._assign(worker, work)
         if not self._queue:
             self._copy_stragglers()
+
+    def _work_for(self, worker: Worker) -> ShardWork | None:
+        """The next work for an actor; None if it gets none, or has to change its model first."""
+        if worker.held:
+            return self._queue.take_shared(worker.model)
+        if self._queue.waiting(worker.model):
+            return self._queue.take(worker.model)
+        model = next_model(self._queue, self.pool.workers)
+        if self._queue.waiting(model):
+            self.pool.switch(worker, model)
+        return None
+
+    def _model_of_new_actor(self) -> str | None:
+        return next_model(self._queue, self.pool.workers, is_new=True)
 
     def _assign(self, worker: Worker, work: ShardWork, is_copy: bool = False) -> None:
         ticket = next(worker.tickets)
@@ -164,9 +170,8 @@ class Dispatcher:
         """Have idle actors also try the work that takes other actors far too long."""
         if self._store.reads_back:  # on such a store two commits of a shard could overwrite another
             return
-        idle = [worker for worker in self.pool.workers if worker.accepts_work and not worker.held]
-        late = filter(self._may_copy, stragglers(self.pool.workers, self._timing))
-        for worker, straggler in zip(idle, late, strict=False):
+        found = copies(self._queue, self.pool.workers, self._timings, self._may_copy)
+        for worker, straggler in list(found):
             self._copied.add(straggler.work.shard)
             self._assign(worker, straggler.work.next_attempt(), is_copy=True)
 
@@ -241,6 +246,7 @@ class Dispatcher:
 
     def _on_event(self, in_flight: InFlightShard, event: ShardEvent) -> Iterator[Event]:
         now = time.monotonic()
+        timing = self._timings.of(self._record.layout.model_of(event.shard))
         match event:
             case ShardBegun():
                 in_flight.begun_at, in_flight.has_begun = now, True
@@ -249,14 +255,14 @@ class Dispatcher:
             case BatchSampled():
                 in_flight.in_hand = ()
                 if event.batch_s:
-                    self._timing.add_batch(event.batch_s)
+                    timing.add_batch(event.batch_s)
                 in_flight.note_sampled(event)
             case DrawsJudged():
                 if not in_flight.is_copy:
                     yield event
             case BatchDone():
                 if event.batch_s:
-                    self._timing.add_batch(event.batch_s)
+                    timing.add_batch(event.batch_s)
                     in_flight.in_hand = ()
                 event = in_flight.note_done(event)
                 if not self._queue.is_done(event.shard):
@@ -271,7 +277,7 @@ class Dispatcher:
             case ShardDone():
                 in_flight.is_done = True
                 if in_flight.begun_at is not None and in_flight.made_all:
-                    self._timing.add_shard(in_flight.num_made, now - in_flight.begun_at)
+                    timing.add_shard(in_flight.num_made, now - in_flight.begun_at)
                 if not self._queue.is_done(event.shard):
                     self._queue.close(event.shard)
                     yield event
@@ -369,24 +375,17 @@ class Dispatcher:
             yield ShardRetried(work.shard, work.attempt, reason, is_given_up)
             return
         self._queue.close(work.shard)
-        if self._config.fence is not None:
-            self._config.fence.require(self._store)
-        if work.amends is not None:  # its commit stays as it is
-            yield ShardDone(work.shard, num_ok=0, num_failed=len(work.amends.rows))
-            return
-        rows = read_shard(self._store, self._record.layout, work.shard)
-        done = fail_shard(self._store, self._record, work, rows, error_type, reason)
-        if done.num_ok and self._record.spec.scores:
-            yield Message(UNSCORED.format(done.shard, plural(done.num_ok, "image")), warning=True)
-        yield done
+        cause = error_type, reason
+        yield from give_up(self._store, self._record, self._config, work, cause)
 
     def _drop_hung_workers(self) -> Iterator[Event]:
         """Drop the workers that have been in one batch for so long that they must be hung."""
         if time.monotonic() < self._next_hang_check:
             return
         self._next_hang_check = time.monotonic() + POLL_S
-        limit_s = self._config.watchdog_s or self._timing.hang_timeout_s
         for worker in list(self.pool.workers):
+            hang_s = self._timings.of(worker.model).hang_timeout_s
+            limit_s = self._config.watchdog_s or hang_s
             current = worker.current
             if current is None or time.monotonic() - current.heard_at < limit_s:
                 continue

@@ -20,6 +20,7 @@ from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.workers import Startup
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.progress.events import Event, Message
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.scoring.scorer import ScorerInfo
 
 POLL_S = 1.0
@@ -49,8 +50,11 @@ class FirstActor:
     _failures: int = field(default=0, init=False)
     _task: str = field(default=LOADING, init=False)
 
-    def start(self) -> Generator[Event, None, ModelInfo]:
-        """Start an actor; returns what its model is.
+    model: str | None = field(default=None, init=False)
+    """The name of the model that it has loaded last, if there are several."""
+
+    def start(self) -> Generator[Event, None, ModelInfos]:
+        """Start an actor; returns what its model is, or what each of several is.
 
         Raises:
             ModelError: the actor has no usable model.
@@ -60,11 +64,11 @@ class FirstActor:
             self.handle = self.factory.start()
             self._startup, self._task = Startup(self.handle), LOADING
             try:
-                model: ModelInfo = yield from self._wait(self.handle.describe.remote())
+                model: ModelInfos = yield from self._wait(self.handle.describe.remote())
             except ClusterError as error:
                 yield self._lost(error)
             else:
-                yield from (Message(f"model {model.source}: {note}") for note in model.notes)
+                yield from _notes(model)
                 return model
 
     def footprint(self) -> Generator[Event, None, Footprint]:
@@ -86,12 +90,21 @@ class FirstActor:
         )
         return found
 
-    def begin_loading(self, fingerprint: str, batch_size: int) -> Any:
-        """Make the actor load its model; returns a reference for `finish_loading`."""
-        self._startup = Startup(self.handle)
-        return self.handle.load.remote(fingerprint, batch_size)
+    def begin_loading(self, fingerprint: str, batch_size: int, model: str | None = None) -> Any:
+        """Make the actor load its model; returns a reference for `finish_loading`.
 
-    def finish_loading(self, pending: Any, fingerprint: str, batch_size: int) -> Iterator[Event]:
+        Args:
+            fingerprint: its `identity`.
+            batch_size: the largest batch size that will be used.
+            model: its name, if there are several.
+        """
+        self._startup, self.model = Startup(self.handle), model
+        named = () if model is None else (model,)
+        return self.handle.load.remote(fingerprint, batch_size, *named)
+
+    def finish_loading(
+        self, pending: Any, fingerprint: str, batch_size: int, model: str | None = None
+    ) -> Iterator[Event]:
         """Wait until the model is loaded, in another actor if this one is lost.
 
         Raises:
@@ -104,7 +117,7 @@ class FirstActor:
             except ClusterError as error:
                 yield self._lost(error)
                 yield from self.start()
-                pending = self.begin_loading(fingerprint, batch_size)
+                pending = self.begin_loading(fingerprint, batch_size, model)
             else:
                 return
 
@@ -148,3 +161,9 @@ class FirstActor:
             return Message(f"waiting for the first actor to {self._task}")
         line = waiting_line("the first actor", self.factory.cpus, self.factory.gpus)
         return Message(line, warning=True)
+
+
+def _notes(models: ModelInfos) -> Iterator[Event]:
+    """What a person should know of a model, or of each of several."""
+    for model in (models,) if isinstance(models, ModelInfo) else models.values():
+        yield from (Message(f"model {model.source}: {note}") for note in model.notes)

@@ -31,8 +31,10 @@ def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, Ac
     """
     factory, footprint = first.factory, (yield from first.footprint())
     _require_gpu_memory(factory, footprint)
-    if (fault := footprint.fault(spec.model, factory.gpus)) is not None:
-        raise ClusterError(fault)
+    for each in (footprint, *footprint.others):
+        fault = each.fault(spec.for_model(each.model).model, factory.gpus)
+        if fault is not None:
+            raise ClusterError(fault)
     if isinstance(spec.cluster.actors, int):
         return factory
     needed, most = footprint.weight_bytes + OVERHEAD_BYTES, most_memory_bytes()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nightpress.jobs.dispatch.config import GO_ON, DispatchConfig
-from nightpress.jobs.dispatch.timing import ShardTiming
+from nightpress.jobs.dispatch.timing import ModelTimings, ShardTiming
 from nightpress.jobs.errors import JobError, RunStopped, StoppedOnRequest
 
 if TYPE_CHECKING:  # it imports torch, and commands that sample nothing start without it
@@ -38,7 +38,11 @@ class Limits:
     """
 
     def __init__(
-        self, config: DispatchConfig, pool: "ActorPool", timing: ShardTiming, shard_size: int
+        self,
+        config: DispatchConfig,
+        pool: "ActorPool",
+        timing: ModelTimings | ShardTiming,
+        shard_size: int,
     ) -> None:
         self.config, self._pool = config, pool
         self._timing, self._shard_size = timing, shard_size

@@ -24,6 +24,10 @@ class Footprint:
     dtype: str = "float32"
     """The type that the model is loaded in."""
     scorer_bytes: int = 0
+    model: str | None = None
+    """The name of the model, if the job has several."""
+    others: tuple["Footprint", ...] = ()
+    """Of the job's other models, all of them smaller; one model is used at a time."""
 
     def fault(self, spec: ModelSpec, gpus: float) -> str | None:
         """Why the weights do not fit in an actor's whole GPUs, and what would; None if they do."""
@@ -47,13 +51,13 @@ class Footprint:
 
     def _that_fit(self, spec: ModelSpec, limit: int) -> Iterator[str]:
         """Settings under which the weights fit, the least slow first."""
-        half = "bfloat16"
+        half, key = "bfloat16", "model." if self.model is None else f"models.{self.model}: "
         if self.dtype == "float32" and self._needed(half, spec.memory.offload) <= limit:
-            yield f"model.dtype: bfloat16 ({size(self._needed(half, spec.memory.offload))})"
+            yield f"{key}dtype: bfloat16 ({size(self._needed(half, spec.memory.offload))})"
         number = -(-self._needed(self.dtype, "none") // max(1, limit))
         if spec.memory.device_map == "none" and number > 1:
-            yield f"model.memory.device_map: balanced with cluster.gpus_per_actor: {number}"
+            yield f"{key}memory.device_map: balanced with cluster.gpus_per_actor: {number}"
         for offload in ("model", "group"):
             if spec.memory.offload != offload and self._needed(self.dtype, offload) <= limit:
                 needed = size(self._needed(self.dtype, offload))
-                yield f"model.memory.offload: {offload} ({needed} at a time)"
+                yield f"{key}memory.offload: {offload} ({needed} at a time)"

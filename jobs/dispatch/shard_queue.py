@@ -65,6 +65,7 @@ class ShardQueue:
         first_attempt: returns the work of a shard's first attempt.
         max_attempts: a whole shard is divided after it has crashed `max_attempts - 1` processes,
             but at least one, and given up after it has crashed twice `max_attempts`.
+        model_of: the name of a shard's model; shards of the same model are handed out together.
         needs_actor: whether a shard that is given up is handed out once more, with every row set
             aside, because only an actor can score the images of it that are stored.
     """
@@ -75,38 +76,56 @@ class ShardQueue:
         first_attempt: Callable[[int], ShardWork],
         max_attempts: int,
         needs_actor: bool = False,
+        model_of: Callable[[int], str | None] = lambda shard: None,
     ) -> None:
         self._states: dict[int, ShardState] = {}
         self._first_attempt = first_attempt
         self._max_attempts = max_attempts
         self._needs_actor = needs_actor
-        self._fresh = deque(shards)
+        self._model_of = model_of
+        self._fresh: dict[str | None, deque[int]] = {}
+        for shard in shards:
+            self._fresh.setdefault(model_of(shard), deque()).append(shard)
         self._retries: deque[ShardWork] = deque()
         self._done: set[int] = set()
 
     def __len__(self) -> int:
         """How many pieces of work wait to be handed out."""
-        return len(self._retries) + len(self._fresh)
+        return len(self._retries) + sum(map(len, self._fresh.values()))
+
+    def waiting(self, model: str | None = None) -> int:
+        """How many pieces of work with a model wait to be handed out."""
+        retries = sum(self._model_of(work.shard) == model for work in self._retries)
+        return retries + len(self._fresh.get(model, ()))
+
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        """The models of the shards that are to be made, in the order of their first shards."""
+        return tuple(self._fresh)
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing waits and nothing is handed out."""
         return not self and not self._states
 
-    def take(self) -> ShardWork:
-        """Take the next work; retries come before fresh shards."""
-        return self._retries.popleft() if self._retries else self._take_fresh()
-
-    def take_shared(self) -> ShardWork | None:
-        """Take the next work that may share an actor with other work; None if there is none."""
+    def take(self, model: str | None = None) -> ShardWork:
+        """Take the next work with a model, which must wait; retries come before fresh shards."""
         for work in self._retries:
-            if not work.isolated:
+            if self._model_of(work.shard) == model:
                 self._retries.remove(work)
                 return work
-        return self._take_fresh() if self._fresh else None
+        return self._take_fresh(model)
 
-    def _take_fresh(self) -> ShardWork:
-        work = self._first_attempt(self._fresh.popleft())
+    def take_shared(self, model: str | None = None) -> ShardWork | None:
+        """Take the next work that may share an actor with other work; None if there is none."""
+        for work in self._retries:
+            if not work.isolated and self._model_of(work.shard) == model:
+                self._retries.remove(work)
+                return work
+        return self._take_fresh(model) if self._fresh.get(model) else None
+
+    def _take_fresh(self, model: str | None) -> ShardWork:
+        work = self._first_attempt(self._fresh[model].popleft())
         self._states[work.shard] = ShardState(work)
         return work
 

@@ -1,6 +1,7 @@
 """How long batches and shards take: what to expect of the next shard, and what takes too long."""
 
 from collections import deque
+from collections.abc import Mapping
 from statistics import median
 
 NUM_REMEMBERED = 100
@@ -15,6 +16,26 @@ HANG_FACTOR = 20.0
 MIN_HANG_S = 300.0
 FIRST_BATCH_HANG_S = 3600.0
 """The limit until the first batch is done, while it is unknown how long one takes."""
+
+
+class ModelTimings:
+    """The times of each model of a run.
+
+    Args:
+        cost_ratios: for each model, as `ShardTiming` takes it.
+    """
+
+    def __init__(self, cost_ratios: Mapping[str | None, float]) -> None:
+        self._timings = {model: ShardTiming(ratio) for model, ratio in cost_ratios.items()}
+
+    def of(self, model: str | None) -> "ShardTiming":
+        """The times of one model."""
+        return self._timings.setdefault(model, ShardTiming())
+
+    def expected_s(self, num_rows: int) -> float | None:
+        """The seconds that one worker needs for a number of rows of the slowest known model."""
+        found = (timing.expected_s(num_rows) for timing in self._timings.values())
+        return max((seconds for seconds in found if seconds is not None), default=None)
 
 
 class ShardTiming:

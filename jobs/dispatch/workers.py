@@ -128,11 +128,16 @@ class Question:
 
 
 class Startup:
-    """How long an actor has been starting, not counting the time it waited to be placed."""
+    """How long an actor has been starting, not counting the time it waited to be placed.
 
-    def __init__(self, handle: RemoteActor) -> None:
+    Args:
+        handle: of the actor.
+        is_placed: whether its process runs already, and the time counts from now on.
+    """
+
+    def __init__(self, handle: RemoteActor, is_placed: bool = False) -> None:
         self._placed = handle.__ray_ready__.options(concurrency_group=CONTROL).remote()
-        self._since: float | None = None
+        self._since = time.monotonic() if is_placed else None
 
     @property
     def is_placed(self) -> bool:
@@ -153,8 +158,11 @@ class Worker:
 
     handle: RemoteActor
     pending_begin: Any
-    """The reference of the actor's `begin`; None once it has answered."""
+    """The reference of the actor's `begin`; None once it has answered. An actor begins again when
+    it changes its model."""
     startup: Startup
+    model: str | None = None
+    """The name of the model that it has, or loads; None if the run has a single one."""
     location: ActorLocation | None = None
     began: float = 0.0
     """When the actor began, by the monotonic clock, once it has a location."""
@@ -171,7 +179,13 @@ class Worker:
     def accepts_work(self) -> bool:
         """Whether it may be given work now."""
         is_shared = not any(in_flight.work.isolated for in_flight in self.held)
-        return is_shared and self.location is not None and not self.is_leaving
+        is_ready = self.location is not None and self.pending_begin is None
+        return is_shared and is_ready and not self.is_leaving
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its process is running."""
+        return self.location is not None or self.startup.is_placed
 
     @property
     def awaited(self) -> Any:

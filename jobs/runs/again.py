@@ -164,7 +164,7 @@ def _chosen(run: Run, spec: RunSpec, request: AgainRequest, on_event: OnEvent = 
         )
     rows = check_rows_again(
         record.spec,
-        record.model,
+        record.infos,
         record.layout,
         store,
         found.parents,

@@ -10,6 +10,7 @@ from ray._private.authentication.authentication_token_setup import (
 )
 
 from nightpress.diffusion_core.errors import ModelError, NightpressError, one_line
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.cluster.address import asks_for_a_token, has_token
 from nightpress.jobs.cluster.capacity import resources
 from nightpress.jobs.cluster.connection import address_of, cluster, resolved_gpus, room
@@ -42,7 +43,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.models.weight_size import weight_bytes
 from nightpress.pipelines.planning import manifest_sources
-from nightpress.pipelines.storage import Store, is_local, require_answers, require_readable
+from nightpress.pipelines.storage import Options, Store, is_local, require_answers, require_readable
 from nightpress.pipelines.storage.urls import local_path
 
 
@@ -95,6 +96,8 @@ class _Doctor:
         self._address = address_of(spec)
         self._here = facts_here(Questions())
         self._weights: int | None = None
+        """Of the largest model."""
+        self._mirrored_bytes = 0
         self._writes_here = True
         """Whether this machine can write the output."""
 
@@ -189,18 +192,21 @@ class _Doctor:
         if self._job is None:
             yield Check("model", HERE, "not checked", "no JOB is given")
             return
-        source = self._job.model.source
+        for model in self._job.every_model:
+            yield self._check_model(model, self._job.storage)
+
+    def _check_model(self, model: ModelSpec, options: Options) -> Check:
         try:
-            self._weights = weight_bytes(self._job.model, self._job.storage)
+            found = weight_bytes(model, options)
         except (ModelError, StoreError) as error:
-            yield Check("model", source, "fault", str(error))
-            return
-        if self._weights is None:
+            return Check("model", model.source, "fault", str(error))
+        if found is None:
             text = "this machine does not have it yet, so the size of its weights is not known"
-            yield Check("model", source, "not checked", text)
-            return
-        text = f"{size(self._weights)} of weights, without LoRAs and adapters"
-        yield Check("model", source, "ok", text)
+            return Check("model", model.source, "not checked", text)
+        self._weights = max(self._weights or 0, found)
+        self._mirrored_bytes += found if _is_mirrored(model) else 0
+        text = f"{size(found)} of weights, without LoRAs and adapters"
+        return Check("model", model.source, "ok", text)
 
     def _room(self) -> Iterator[Check]:
         """Whether a node is large enough for an actor of the job."""
@@ -282,14 +288,8 @@ class _Doctor:
         for path, free in facts.free_bytes.items():
             if facts.home_fault is not None and Path(path).is_relative_to(facts.home):
                 continue
-            needed = 0 if path != facts.cache or not self._is_mirrored else self._weights or 0
+            needed = 0 if path != facts.cache else self._mirrored_bytes
             yield space(where, path, free, needed)
-
-    @property
-    def _is_mirrored(self) -> bool:
-        """Whether nodes keep a copy of the model in their cache."""
-        source = "builtin" if self._job is None else self._job.model.source
-        return source != "builtin" and not (is_local(source) and Path(source).exists())
 
     def _memory(self, where: str, facts: NodeFacts) -> Iterator[Check]:
         """One copy of the weights against each GPU; without any, against the machine's memory."""
@@ -300,10 +300,16 @@ class _Doctor:
             yield fit(where, name, num_bytes, part, self._weights)
 
 
+def _is_mirrored(model: ModelSpec) -> bool:
+    """Whether nodes keep a copy of a model in their cache."""
+    source = model.source
+    return source != "builtin" and not (is_local(source) and Path(source).exists())
+
+
 def what_nodes_read(job: RunSpec) -> Questions:
     """What every node must be able to read; the driver alone reads a manifest on a disk."""
-    model, root = job.model, job.inputs.root
-    paths = [absolute_source(source) for source in (model.source, *model.added_sources)]
+    root = job.inputs.root
+    paths = [absolute_source(source) for source in job.model_sources]
     if root is not None and is_local(root):
         paths.append(str(local_path(root)))
     manifests = [job.manifest] if isinstance(job.manifest, str) else job.manifest

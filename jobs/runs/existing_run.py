@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.runs.extension import ExtendOptions, Extension, found_growth
 from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
@@ -16,6 +15,7 @@ from nightpress.pipelines.errors import (
     UnsupportedFormat,
 )
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import PlanLayout, compare_manifest, file_changes
 from nightpress.pipelines.run_directory.lease import Holder, last_holder
 from nightpress.pipelines.run_directory.reader import Run
@@ -132,7 +132,7 @@ def look_for_run(spec: RunSpec) -> FoundRun:
 def state_of(
     found: FoundRun,
     spec: RunSpec,
-    model: ModelInfo,
+    model: ModelInfos,
     layout: PlanLayout,
     table: TableManifest | None = None,
     options: ExtendOptions | None = None,
@@ -143,7 +143,7 @@ def state_of(
     Args:
         found: the run directory.
         spec: the job, with a manifest that can be read; the device of `auto` is that of the run.
-        model: the job's model.
+        model: the job's model, or each of several.
         layout: the plan of the job's manifest.
         table: the table that was passed as its manifest, if any.
         options: how `run` may extend the run; by default it may not.
@@ -187,7 +187,7 @@ class _Difference:
 def _difference(
     store: Store,
     record: RunRecord,
-    job: tuple[RunSpec, ModelInfo, Sequence[Change]],
+    job: tuple[RunSpec, ModelInfos, Sequence[Change]],
     of_manifest: Sequence[Change],
     options: ExtendOptions,
 ) -> _Difference:

@@ -9,16 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-from nightpress.diffusion_core.errors import ModelError
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import TableManifest
 from nightpress.pipelines.errors import Change, ChangedRunError, ManifestGrown, SpecError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.models.files import ModelFiles
-from nightpress.pipelines.models.location import is_here
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import (
     CheckedRows,
     Growth,
@@ -106,12 +103,12 @@ class Extension:
         """Whether the rows to add are known to be usable."""
         return self.rows is not None or not self.num_images
 
-    def checked(self, store: Store, model: ModelInfo) -> "Extension":
+    def checked(self, store: Store, model: ModelInfos) -> "Extension":
         """Check the rows to add, and their pictures.
 
         Args:
             store: the run directory.
-            model: the job's model, with the limits of its prompts.
+            model: the job's model, or each of several, with the limits of their prompts.
 
         Raises:
             ManifestError: a row cannot be used.
@@ -188,7 +185,7 @@ def found_growth(
     """
     earlier = earlier_editions(store, record.editions)
     try:
-        growth = compare_growth(spec, record.model, record.layout, store, earlier)
+        growth = compare_growth(spec, record.infos, record.layout, store, earlier)
     except PlanIncomplete as error:
         back = "Bring the old manifest back once to finish the plan, or give this job another name."
         raise ManifestGrown(store.url, changes, [*map(str, changes), str(error)], back) from error
@@ -233,16 +230,6 @@ def require_no_new_edition(store: Store, record: RunRecord) -> None:
         raise RunStopped(
             f"{store.url}: another process has extended this run meanwhile; start again"
         )
-
-
-def local_model(spec: RunSpec) -> ModelInfo | None:
-    """The job's model, if this machine has it; else the rows are checked once an actor has it."""
-    try:
-        if not is_here(spec.model, spec.storage):
-            return None
-        return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)
-    except ModelError:
-        return None
 
 
 def add_edition(

@@ -7,10 +7,12 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import fingerprint_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.jobs.errors import IncompleteRun
+from nightpress.jobs.runs.local_models import are_here
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.models.files import ModelFiles
-from nightpress.pipelines.models.location import is_here, locate
+from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.run_directory.commit import committed_shards
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes
@@ -35,25 +37,35 @@ def nothing_is_left(spec: RunSpec, store: Store, record: RunRecord) -> bool:
         return False
     if not {part.path for part in layout.parts} <= set(store.list("plan")):
         return False
-    model = _model_of(spec, record)
-    if model is None:
+    infos = _models_of(spec, record)
+    if infos is None:
         return False
-    refuse_changes(store, record.changes(spec, model, device_of(spec, record)))
+    refuse_changes(store, record.changes(spec, infos, device_of(spec, record)))
     return True
 
 
-def _model_of(spec: RunSpec, record: RunRecord) -> ModelInfo | None:
-    """The job's model, as far as its weights go; None if this machine does not have it."""
+def _models_of(spec: RunSpec, record: RunRecord) -> ModelInfos | None:
+    """The job's models, as far as their weights go; None if this machine does not have them."""
+    known = {each.model_name: each.model for each in record.each_model}
+    if not {*spec.model_names} <= known.keys():  # the changes of the job will say so
+        return None
     try:
-        if not is_here(spec.model, spec.storage):
+        if not are_here(spec):
             return None
-        folder = locate(spec.model, spec.storage)
-        if not spec.model.added_sources:  # much faster than to describe all of it
-            found = fingerprint_of(PipelineFolder.read(folder), spec.model, ())
-            return replace(record.model, fingerprint=found)
-        return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)
+        if not spec.models:
+            return _model_of(spec, known[None])
+        models = ((each.name, spec.for_model(each.name)) for each in spec.models)
+        return {name: _model_of(alone, known[name]) for name, alone in models}
     except ModelError:
         return None
+
+
+def _model_of(spec: RunSpec, known: ModelInfo) -> ModelInfo:
+    """The only model of a job, as far as its weights go."""
+    if spec.model.added_sources:
+        return ModelFiles.locate(spec.model, spec.storage).describe(spec.model, elsewhere=True)
+    folder = locate(spec.model, spec.storage)  # much faster than to describe all of it
+    return replace(known, fingerprint=fingerprint_of(PipelineFolder.read(folder), spec.model, ()))
 
 
 def device_of(spec: RunSpec, record: RunRecord) -> str:

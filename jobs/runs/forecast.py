@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import room
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.progress.events import Message
@@ -16,9 +15,10 @@ from nightpress.jobs.runs.shared import dispatch_until
 from nightpress.pipelines.errors import StoreError, StoreMissing
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.run_directory.commit import committed_shards
-from nightpress.pipelines.run_directory.estimate import Rate, RateKey, Scoring, measured_rates
+from nightpress.pipelines.run_directory.estimate import Rate, RateKey, Scoring, rates_of_models
 from nightpress.pipelines.run_directory.reach import (
     Reach,
     UnreachedLevel,
@@ -72,7 +72,7 @@ class Forecast:
 def forecast(
     found: FoundRun,
     state: RunState,
-    planned: tuple[RunSpec, ModelInfo, PlanLayout],
+    planned: tuple[RunSpec, ModelInfos, PlanLayout],
     rates: Mapping[RateKey, Rate] | None,
     deadline: Deadline,
 ) -> Forecast:
@@ -80,7 +80,7 @@ def forecast(
 
     Args:
         found, state: the job's run directory, and what `run` would make of it.
-        planned: the job, whose manifest can be read, its model and the plan.
+        planned: the job, whose manifest can be read, its models and the plan.
         rates: what earlier runs measured; None if they cannot be read.
         deadline: when the run would start and end.
 
@@ -130,7 +130,7 @@ def forecast_messages(
     num_actors = min(fitting, spec.cluster.max_actors or fitting)
     try:
         work = work_of_plan(store, layout, committed)
-        rates = measured_rates(spec, record.model.fingerprint)
+        rates = rates_of_models(spec, record.infos)
     except StoreError as error:
         yield Message(f"what will be done by the deadline is unknown: {one_line(error)}")
         return

@@ -4,7 +4,8 @@ import uuid
 from collections.abc import Collection
 
 from nightpress.pipelines.inputs.references import with_absolute_root
-from nightpress.pipelines.job.spec import RunSpec, base_setting
+from nightpress.pipelines.job.settings import base_setting
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS
 from nightpress.pipelines.planning import PlanLayout

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nightpress.jobs.dispatch.actor import ActorFactory
+from nightpress.jobs.dispatch.assignment import first_model
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import RunBlocked, RunStopped
@@ -109,7 +110,8 @@ class Maker:
         ) as dispatcher:
             self._log.watch(dispatcher.pool, run.factory.gpus)
             if left:
-                dispatcher.pool.adopt(run.first.handle)
+                model = first_model(run.record, left, run.first.model)
+                dispatcher.pool.adopt(run.first.handle, model)
             try:
                 yield from watch.following(dispatcher.run(left))
             finally:  # the actors end with their dispatcher, so ask them before that
@@ -119,7 +121,7 @@ class Maker:
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:
     """Write the plan parts that do not exist yet."""
     mapper = planning_mapper(spec)
-    written = write_plan(spec, record.model, record.layout, store, mapper=mapper)
+    written = write_plan(spec, record.infos, record.layout, store, mapper=mapper)
     for count, _ in enumerate(written, start=1):
         if count % 10 == 0:
             yield Message(f"{count} of {len(record.layout.parts)} plan parts written")

@@ -1,16 +1,16 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES, WeightSizes
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.gates import PlannedDraws, check_gate_scores, planned_draws
 from nightpress.jobs.runs.input_session import with_input_root
+from nightpress.jobs.runs.local_models import Weights, weigh_models
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import (
     TableManifest,
@@ -23,8 +23,8 @@ from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
-from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.estimate import (
     DrawsOfImage,
@@ -33,7 +33,7 @@ from nightpress.pipelines.run_directory.estimate import (
     RateKey,
     estimate,
     expected_draws_of,
-    measured_rates,
+    rates_of_models,
 )
 from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
 from nightpress.pipelines.scoring.scorer import ScorerInfo
@@ -52,6 +52,21 @@ class PlannedFile:
     num_bytes: int
     notes: tuple[str, ...] = ()
     """What a person should know of a campaign: what it left out."""
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """What one model of a job would make."""
+
+    name: str | None
+    """What rows call it; None for the only model of a job with the key `model`."""
+    info: ModelInfo
+    weights: Weights
+    """dtype -> how large its weights are in it."""
+    num_images: int
+    num_shards: int
+    estimate: Estimate | None
+    """Time and bytes of these images; None if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +91,11 @@ class Plan:
     """Images in a shard, at most."""
     batch_size: int
     model: ModelInfo
-    weights: Mapping[str, WeightSizes]
-    """dtype -> how large the model's weights are in it."""
+    """The model; the first of several."""
+    weights: Weights
+    """dtype -> how large the weights of this model are in it."""
+    models: tuple[PlannedModel, ...]
+    """Each model of the job, in its order."""
     batches: tuple[SettingsCount, ...]
     """The most frequent settings, most images first."""
     estimate: Estimate | None
@@ -113,17 +131,16 @@ def plan(
 ) -> Plan:
     """Check a job and its whole manifest, and say what it would make, without writing anything.
 
-    Ray is not used: `batch.size: auto` is that of a CPU unless `cluster.gpus_per_actor` is set.
-    Only `run` checks that the cluster supports `model.speed`, and looks for the signing key.
+    Ray is not used: `batch.size: auto` is a CPU's unless `cluster.gpus_per_actor` is set. Only
+    `run` checks that the cluster supports `model.speed`, and looks for the signing key.
 
     Args:
-        spec: the job.
-        manifest, extend, changed: as for `run`.
+        spec, manifest, extend, changed: as for `run`.
         deadline_at: say how far the run gets by then, started at `starts_at` (s since the epoch).
 
     Raises:
         SpecError, ManifestError, ModelError: the job, a row, a picture or the model is unusable.
-        StoreError: the manifest or the model cannot be read; `run_state` says so of the output.
+        StoreError: manifest or model cannot be read; `run_state` says so of the output.
     """
     options, spec = ExtendOptions.of(extend, changed), with_certificate(spec)
     found = look_for_run(spec)
@@ -131,17 +148,18 @@ def plan(
         spec = with_kept_table(spec, found.store)
     table = None if manifest is None else TableManifest.of(manifest)
     with readable_manifest(spec, table) as readable:
-        model, weights = _describe(spec)
+        model, weights = weigh_models(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
         scorers = _scorers(spec, layout)
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
         deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
-        job = rooted, model, layout
-        told = None if deadline is None else forecast(found, state, job, measured.rates, deadline)
-        planned = _planned(spec, model, layout, state, measured, is_table=table is not None)
-        return replace(planned, weights=weights, scorers=scorers, forecast=told)
+        job, rates = (rooted, model, layout), measured.rates
+        told = None if deadline is None else forecast(found, state, job, rates, deadline)
+        models = _models(spec, model, weights, layout, rates)
+        planned = _planned(spec, models, layout, state, measured, table is not None)
+        return replace(planned, scorers=scorers, forecast=told)
 
 
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
@@ -152,7 +170,7 @@ def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:
     return infos
 
 
-def _checked(spec: RunSpec, model: ModelInfo, batch_size: int, found: FoundRun) -> PlanLayout:
+def _checked(spec: RunSpec, model: ModelInfos, batch_size: int, found: FoundRun) -> PlanLayout:
     """The layout of the plan, with its pictures checked unless a run that was begun has done so."""
     layout = check(spec, model, batch_size)
     if found.record is not None:
@@ -172,18 +190,19 @@ class _Measured:
     """Draws of an image with the job's gates; None if that is not known."""
 
 
-def _measured(found: FoundRun, spec: RunSpec, model: ModelInfo) -> _Measured:
+def _measured(found: FoundRun, spec: RunSpec, infos: ModelInfos) -> _Measured:
     if isinstance(found.error, StoreError):
         return _Measured(None, ())
     unread: list[str] = []
-    rates = measured_rates(spec, model.fingerprint, unread.append)
-    draws = None if spec.gates is None else expected_draws_of(spec, model.fingerprint)
+    rates = rates_of_models(spec, infos, unread.append)
+    first = job_models(spec, infos)[0].info
+    draws = None if spec.gates is None else expected_draws_of(spec, first.fingerprint)
     return _Measured(rates, tuple(unread), draws)
 
 
 def _planned(
     spec: RunSpec,
-    model: ModelInfo,
+    models: tuple[PlannedModel, ...],
     layout: PlanLayout,
     state: RunState,
     measured: _Measured,
@@ -204,8 +223,9 @@ def _planned(
         num_shards=layout.num_shards,
         shard_size=layout.shard_size,
         batch_size=layout.batch_size,
-        model=model,
-        weights={},
+        model=models[0].info,
+        weights=models[0].weights,
+        models=models,
         batches=layout.batches,
         prompts=layout.prompts,
         modes=layout.modes,
@@ -216,6 +236,22 @@ def _planned(
         scorers={},
         draws=planned_draws(spec.gates, to_make.num_images if to_make else 0, measured.draws),
     )
+
+
+def _models(
+    spec: RunSpec,
+    infos: ModelInfos,
+    weights: Sequence[Weights],
+    layout: PlanLayout,
+    rates: Mapping[RateKey, Rate] | None,
+) -> tuple[PlannedModel, ...]:
+    found = []
+    for model, sizes in zip(job_models(spec, infos), weights, strict=True):
+        own = layout.of_model(model.name)
+        told = None if rates is None or not own.parts else estimate(own.batches, rates)
+        number = own.num_images, own.num_shards
+        found.append(PlannedModel(model.name, model.info, sizes, *number, told))
+    return tuple(found)
 
 
 def _planned_files(layout: PlanLayout, is_table: bool) -> tuple[PlannedFile, ...]:
@@ -237,17 +273,6 @@ def _cost(spec: RunSpec, estimated: Estimate | None, num_images: int) -> Cost | 
         return None
     gpus = spec.cluster.gpus_per_actor
     return spec.cost.of(estimated.actor_s, 1.0 if gpus == "auto" else float(gpus), num_images)
-
-
-def _describe(spec: RunSpec) -> tuple[ModelInfo, Mapping[str, WeightSizes]]:
-    """The job's model and its size by dtype, without loading it.
-
-    What this machine supports is not checked.
-    """
-    files = ModelFiles.locate(spec.model, spec.storage)
-    model = files.describe(spec.model, elsewhere=True)
-    files.check_weights(spec.model)
-    return model, {dtype: files.weight_sizes(spec.model, dtype) for dtype in FLOAT_BYTES}
 
 
 def _batch_size(spec: RunSpec) -> int:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
+from nightpress.jobs.dispatch.assignment import first_model
 from nightpress.jobs.dispatch.config import dispatch_config_of
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
@@ -145,7 +146,7 @@ def rewrite_plan_parts(
     with held(store, free) as lease, failures_as_run_stopped():
         for first in sorted({record.layout.part_of(shard).first_shard for shard in shards}):
             lease.fence.require(store)
-            rewrite_plan_part(record.spec, record.model, record.layout, store, first)
+            rewrite_plan_part(record.spec, record.infos, record.layout, store, first)
 
 
 def delete_orphans(
@@ -187,7 +188,7 @@ def _repair(
     config = dispatch_config_of(spec, lease, look_first=True, inputs=inputs)
     with dispatching(store, record, factory, config, lease, watch) as dispatcher:
         log.watch(dispatcher.pool, factory.gpus)
-        dispatcher.pool.adopt(first.handle)
+        dispatcher.pool.adopt(first.handle, first_model(record, amendments, first.model))
         yield from watch.following(dispatcher.run(sorted(amendments), amendments))
     lease.require()
 

@@ -34,7 +34,8 @@ def repair_spec(
         UntrustedRun: only `run.json` names a cluster or a Python file, or allows pickles.
     """
     job = target if isinstance(target, RunSpec) else None
-    require_pickles_allowed(run, allow_pickle or (job is not None and job.model.allow_pickle))
+    trusted = pickled_models(run.spec) if allow_pickle else pickled_models(job)
+    require_pickles_allowed(run, trusted)
     _require_scorers_allowed(run, allow_pickle or job is not None)
     changes: dict[str, object] = {"max_failures": failure_limit(max_failures, "max_failures")}
     if address is not None:
@@ -48,15 +49,27 @@ def repair_spec(
     return run.spec.model_copy(update={"cluster": cluster, "scores": scores})
 
 
-def require_pickles_allowed(run: Run, allowed: bool) -> None:
+def pickled_models(spec: RunSpec | None) -> frozenset[str | None]:
+    """The names of those models of a job that may be loaded from pickles; none without a job."""
+    if spec is None:
+        return frozenset()
+    pairs = zip(spec.model_names, spec.every_model, strict=True)
+    return frozenset(name for name, model in pairs if model.allow_pickle)
+
+
+def require_pickles_allowed(run: Run, trusted: frozenset[str | None]) -> None:
     """Check that a run's pickled weights may be loaded, if it has any.
+
+    Args:
+        trusted: the names of the models whose pickles the user allows; see `pickled_models`.
 
     Raises:
         UntrustedRun: the run was made with `model.allow_pickle`, and its user does not allow it.
     """
-    if run.spec.model.allow_pickle and not allowed:
+    for name in sorted(pickled_models(run.spec) - trusted, key=str):
+        key = "model.allow_pickle" if name is None else f"models.{name}: allow_pickle"
         raise UntrustedRun(
-            f"{run.url}/{RUN_FILE} says model.allow_pickle: true, and loading a pickle runs code; "
+            f"{run.url}/{RUN_FILE} says {key}: true, and loading a pickle runs code; "
             "if you trust the model's files, give --allow-pickle, or a job file that says so"
         )
 

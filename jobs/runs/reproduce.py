@@ -15,7 +15,7 @@ from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
-from nightpress.jobs.runs.repair_spec import require_pickles_allowed
+from nightpress.jobs.runs.repair_spec import pickled_models, require_pickles_allowed
 from nightpress.jobs.runs.stored_image import read_image, run_around
 from nightpress.pipelines.errors import ImageNotFound, InputError
 from nightpress.pipelines.image_files.encoding import opened, read_facts
@@ -99,8 +99,9 @@ def _reproduce(
     data = read_image(url, options)
     facts, run = _facts_and_run(url, data, options)
     if run is not None:
-        require_pickles_allowed(run, allow_pickle)
-    record = None if run is None else run.record
+        trusted = pickled_models(run.spec) if allow_pickle else frozenset()
+        require_pickles_allowed(run, trusted)
+    record = None if run is None else _of_image(run.record, facts)
     with _named(url):
         inputs = recorded_inputs(facts, run, inputs_root, read_inputs, options)
         loaded = _load(facts, record, model, device, options)
@@ -155,6 +156,24 @@ def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts,
     except ValueError as error:
         raise ImageNotFound(f"{url}: {error}") from error
     return facts, run
+
+
+def _of_image(record: RunRecord, facts: ImageFacts) -> RunRecord:
+    """The record for the model that made an image; of several that may have, the first."""
+
+    def suits(each: RunRecord) -> tuple[bool, bool]:
+        pairs = (
+            (facts.controlnets, each.model.controlnets),
+            (facts.references, each.model.references),
+        )
+        known = (*each.model.loras, *each.model.row_loras)
+        lacks = any(
+            {one.name for one in used} - {one.name for one in having}
+            for used, having in (*pairs, (facts.loras, known))
+        )
+        return each.model.fingerprint == facts.model_fingerprint, not lacks
+
+    return max(record.each_model, key=suits)
 
 
 def _load(

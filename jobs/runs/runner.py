@@ -8,11 +8,15 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.batch_size import decide_batch_sizes, resolve_batch_size
+from nightpress.jobs.dispatch.batch_size import (
+    decide_sizes_of_models,
+    largest_of,
+    resolve_batch_size,
+    sizes_by_model,
+)
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory
 from nightpress.jobs.errors import StoppedOnRequest
@@ -31,12 +35,12 @@ from nightpress.jobs.runs.extension import (
     Extension,
     add_edition,
     compare,
-    local_model,
     require_no_new_edition,
 )
 from nightpress.jobs.runs.finished import nothing_is_left
 from nightpress.jobs.runs.gates import check_gate_scores
 from nightpress.jobs.runs.input_session import uses_pictures, with_input_root
+from nightpress.jobs.runs.local_models import local_models
 from nightpress.jobs.runs.making import HeldRun, Maker
 from nightpress.jobs.runs.mode_lines import mode_messages
 from nightpress.jobs.runs.scorers import check_scored_columns
@@ -58,6 +62,7 @@ from nightpress.pipelines.image_files.content_credentials.setup import (
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.frames import Frame
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import (
     PlanLayout,
     check,
@@ -212,7 +217,7 @@ class _Session:
         if self._table is not None:
             spec = self._stack.enter_context(self._table.temporary_job(spec))
         extension = compare(store, record, spec, changes, self._growing)
-        model = None if extension.is_checked else local_model(spec)
+        model = None if extension.is_checked else local_models(spec)
         return extension if model is None else extension.checked(store, model)
 
     def _continue(
@@ -285,7 +290,9 @@ class _Session:
         factory = yield from sized_factory(spec, first)
         yield from _thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
-        loading = first.begin_loading(model.identity, usual)  # while the manifest is checked
+        one = job_models(spec, model)[0]
+        # It loads while the manifest is checked.
+        loading = first.begin_loading(one.info.identity, usual, one.name)
         layout = self._check(model, usual)
         check_scored_columns(spec, layout.files)
         if not uses_pictures(spec, layout):  # then nothing starts from the working folder
@@ -293,9 +300,9 @@ class _Session:
         yield from column_messages(spec, layout.files)
         yield from mode_messages(layout, spec.inputs.check)
         # If the model does not load, nothing has been written.
-        yield from first.finish_loading(loading, model.identity, usual)
-        sizes = yield from decide_batch_sizes(spec, model, layout, first)
-        layout = cut_into_shards(spec, layout, sizes.largest)
+        yield from first.finish_loading(loading, one.info.identity, usual, one.name)
+        sizes = yield from decide_sizes_of_models(spec, model, layout, first)
+        layout = cut_into_shards(spec, layout, largest_of(sizes), sizes_by_model(sizes))
         if self._table is None:  # loading the model may have taken minutes
             layout = require_unchanged(layout, spec)
         for warning in layout.prompts.warnings():
@@ -332,7 +339,7 @@ class _Session:
         record: RunRecord,
         lease: Lease,
         extension: Extension | None,
-        model: ModelInfo,
+        model: ModelInfos,
     ) -> Generator[Event, None, RunRecord]:
         """The record of the run with the edition that it is extended by, if any."""
         if extension is None:
@@ -353,11 +360,11 @@ class _Session:
         layout = record.layout
         self.log.has_made_nothing = True
         with held_run(store, free, self.log) as lease:
-            record = yield from self._extended(store, record, lease, extension, record.model)
+            record = yield from self._extended(store, record, lease, extension, record.infos)
             yield Planned(layout.num_images, layout.num_shards, num_done=layout.num_images)
             self._maker.complete(store, record, lease)
 
-    def _check(self, model: ModelInfo, batch_size: int) -> PlanLayout:
+    def _check(self, model: ModelInfos, batch_size: int) -> PlanLayout:
         table = self._table
         with nullcontext(self._spec) if table is None else table.temporary_job(self._spec) as spec:
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ from nightpress.pipelines.storage import Store, is_local
 if TYPE_CHECKING:  # they import torch, and commands that sample nothing start without it
     from nightpress.jobs.dispatch.actor import ActorFactory
     from nightpress.jobs.dispatch.dispatcher import Dispatcher
+    from nightpress.jobs.dispatch.held_models import ModelSpecs
 
 OnEvent = Callable[[Event], None]
 OnMessage = Callable[[Message], None]
@@ -95,8 +97,8 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> "ActorFactory":
     require_room(
         "cluster.gpus_per_actor" if gpus else "cluster.cpus_per_actor", cpus, gpus, "an actor"
     )
-    return ActorFactory(
-        spec=_absolute_model(spec.model),
+    factory = ActorFactory(
+        spec=absolute_models(spec),
         options=spec.storage,
         cpus=cpus,
         gpus=gpus,
@@ -104,6 +106,18 @@ def actor_factory(spec: RunSpec, traced: bool = False) -> "ActorFactory":
         traced=traced,
         scorers=JobScorers.of(spec.scores, spec.storage),
     )
+    if not spec.models:
+        return factory
+    from nightpress.jobs.dispatch.batch_size import memory_share
+
+    return replace(factory, share=memory_share(spec, factory))
+
+
+def absolute_models(spec: RunSpec) -> "ModelSpecs":
+    """The model of a job, or each of several, with its local sources as full paths."""
+    if not spec.models:
+        return _absolute_model(spec.model)
+    return {each.name: _absolute_model(each.alone) for each in spec.models}
 
 
 def _absolute_model(model: ModelSpec) -> ModelSpec:
@@ -180,7 +194,7 @@ def repair_plan(store: Store, record: RunRecord, lease: Lease, shard: int) -> No
     lease.fence.require(store)
     section = record.layout.section_of(shard)
     refuse_changes(store, planned_file_changes(section, record.spec.storage))
-    rewrite_plan_part(record.spec, record.model, record.layout, store, shard)
+    rewrite_plan_part(record.spec, record.infos, record.layout, store, shard)
 
 
 def ordered_shards(store: Store, record: RunRecord, lease: Lease) -> list[int]:

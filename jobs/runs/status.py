@@ -1,5 +1,6 @@
 """`status`: the progress of a run or a training run, read from its store alone."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,19 @@ from nightpress.pipelines.run_directory.reader import Run, RunProgress
 from nightpress.pipelines.storage import Options, Store
 from nightpress.pipelines.training.runs import TrainingProgress, TrainingRun
 from nightpress.pipelines.training.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """How far the images of one of several models are."""
+
+    name: str
+    """What rows call it."""
+    source: str
+    fingerprint: str
+    num_images: int
+    num_done: int
+    """Images in committed shards."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,8 @@ class RunStatus:
     """What reviewers picked under the policy `any`; None if nobody has marked an image."""
     pick_rates_error: str | None = None
     """Why the marks cannot be read."""
+    models: tuple[ModelStatus, ...] = ()
+    """Each model, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ def _run_status(run: Run, held_by: Holder | None) -> RunStatus:
         created_at=run.record.created_at,
         holder=held_by,
         model=run.record.model.source,
+        models=_models(run) if run.record.models else (),
         model_fingerprint=run.record.model.fingerprint,
         progress=progress,
         num_starts=len(starts),
@@ -139,6 +156,22 @@ def _pick_rates(run: Run) -> tuple[PickRates | None, str | None]:
         return pick_rates(run), None
     except PipelineError as error:
         return None, one_line(error)
+
+
+def _models(run: Run) -> tuple[ModelStatus, ...]:
+    layout, done = run.record.layout, Counter[str | None]()
+    for shard in run.committed:
+        done[layout.model_of(shard)] += layout.shard_images(shard)
+    return tuple(
+        ModelStatus(
+            name=each.name,
+            source=each.info.source,
+            fingerprint=each.info.fingerprint,
+            num_images=layout.of_model(each.name).num_images,
+            num_done=done[each.name],
+        )
+        for each in run.record.models
+    )
 
 
 def _training_status(run: TrainingRun, held_by: Holder | None, target: Target) -> TrainingStatus:

@@ -9,8 +9,12 @@ LARGE_BYTES = 4 * 10**9
 """Weights from here on may not fit on a GPU, so that a person reads what offloading needs."""
 
 
-def weights_line(weights: Mapping[str, WeightSizes]) -> str:
-    """How much memory the weights need, by dtype and by `model.memory.offload`."""
+def weights_line(weights: Mapping[str, WeightSizes], model: str | None = None) -> str:
+    """How much memory the weights need, by dtype and by `model.memory.offload`.
+
+    Args:
+        model: the name of the model in a job with several.
+    """
     by_size: dict[WeightSizes, list[str]] = {}
     for dtype, sizes in weights.items():
         by_size.setdefault(sizes, []).append(dtype)
@@ -21,4 +25,5 @@ def weights_line(weights: Mapping[str, WeightSizes]) -> str:
     if least.total_bytes < LARGE_BYTES:
         return whole
     parts = " or ".join(f"{kind} ({size(least.on_device(kind))})" for kind in ("model", "group"))
-    return f"{whole}; at a time with model.memory.offload: {parts}"
+    key = "model." if model is None else f"models.{model}: "
+    return f"{whole}; at a time with {key}memory.offload: {parts}"

@@ -203,13 +203,11 @@ def _has_port(url: str) -> bool:
 
 def local_paths(spec: RunSpec) -> Iterator[LocalPath]:
     """Everything in a job that is named by a path."""
-    model = spec.model
-    sources = (model.source, *model.added_sources)
     named = [
         *(("manifest", url) for url in spec.manifests),
         ("output", spec.output),
         *([("inputs.root", spec.inputs.root)] if spec.inputs.root else []),
-        *(("model", each) for each in sources if is_path(each)),
+        *(("model", each) for each in spec.model_sources if is_path(each)),
     ]
     if spec.provenance.certificate_url is not None:
         named.append((CERTIFICATE, spec.provenance.certificate_url))

@@ -79,8 +79,7 @@ _QuotedTexts.add_representer(
 
 def _require_urls(spec: RunSpec) -> None:
     """Refuse relative paths of what does not travel: the cluster has other folders."""
-    model = spec.model
-    local = [("model", each) for each in (model.source, *model.added_sources) if is_path(each)]
+    local = [("model", each) for each in spec.model_sources if is_path(each)]
     local += [
         (f"scores.{name}.model", source)
         for name, each in spec.scores.items()

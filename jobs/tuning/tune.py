@@ -175,7 +175,17 @@ def tune(
 
 
 def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
-    """Find the model and the images to tune a job on; loads no weights."""
+    """Find the model and the images to tune a job on; loads no weights.
+
+    Raises:
+        SpecError: the job has several models.
+    """
+    if spec.models:
+        names = ", ".join(model.name for model in spec.models)
+        raise SpecError(
+            f"models: tune measures one model, and this job has {names}; tune each in a job file "
+            "with `model`, and copy its dtype and speed"
+        )
     require_answers(spec.sources, spec.storage)
     manifest_sources(spec)
     device = options.device or _default_device(spec)

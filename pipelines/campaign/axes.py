@@ -17,7 +17,7 @@ from nightpress.pipelines.campaign.spec import CampaignSpec, CountAxis, ListAxis
 from nightpress.pipelines.campaign.syntax import TemplateError, parse
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.job.spec import is_setting
+from nightpress.pipelines.job.settings import is_setting
 from nightpress.pipelines.records import DRAW_KEY
 
 NOT_BY_AXES = ("prompt", "id", "seed")

@@ -31,8 +31,9 @@ from nightpress.pipelines.campaign.syntax import (
     parse,
 )
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.job.models_section import MODEL
 from nightpress.pipelines.job.reader import explain
-from nightpress.pipelines.job.spec import SETTING_COLUMNS, is_setting
+from nightpress.pipelines.job.settings import SETTING_COLUMNS, is_setting
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 from nightpress.pipelines.records import DRAW_KEY
 
@@ -223,7 +224,8 @@ class _Builder:
         """Refuse an axis that changes nothing."""
         used = self._compiler.used_axes | set(self._spec.seed_by or ())
         zipped = [set(group) for group in self._spec.zip]
-        changes = {a.name for a in self._axes if a.settings or used & set(a.texts)}
+        sets = {a.name for a in self._axes if a.settings or a.name == MODEL}
+        changes = sets | {a.name for a in self._axes if used & set(a.texts)}
         for axis in self._axes:
             partners = [group for group in zipped if axis.name in group]
             if axis.name in changes or any(group & changes for group in partners):

@@ -14,7 +14,8 @@ from nightpress.pipelines.campaign.permutation import Ints
 from nightpress.pipelines.campaign.places import Places
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
-from nightpress.pipelines.job.spec import is_setting
+from nightpress.pipelines.job.models_section import MODEL
+from nightpress.pipelines.job.settings import is_setting
 
 TRIES_A_ROW, MIN_TRIES = 50, 10_000
 """How many rows are drawn for one that is kept, where nothing else bounds them."""
@@ -172,7 +173,8 @@ class CampaignRows:
         counts = {name for name, given in self.campaign.spec.axes.items() if "count" in given}
         total = np.zeros(table.num_rows, np.uint64)
         for name in table.column_names:
-            if (is_setting(name) and name not in ("id", "num_images")) or name in counts:
+            decides = is_setting(name) or name == MODEL
+            if (decides and name not in ("id", "num_images")) or name in counts:
                 texts = _as_texts(table[name].combine_chunks())
                 total = mix64(total * GOLDEN + hash64(pc.fill_null(texts, ""), 0))
         return total

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from nightpress.pipelines.job.spec import is_setting
+from nightpress.pipelines.job.settings import is_setting
 
 MAX_DRAW_SEED = 2**63 - 1
 

@@ -41,6 +41,12 @@ def licences_of(record: RunRecord, options: Options) -> list[Licence]:
 
     Nothing is downloaded: of a model of the hub, only a card in this machine's cache is read.
     """
+    found = [each for one in record.each_model for each in _of_model(one, options)]
+    return list(dict.fromkeys(found))
+
+
+def _of_model(record: RunRecord, options: Options) -> list[Licence]:
+    """The licences behind one model of a run."""
     model = record.model
     found = [
         Licence("model", model.source, model.fingerprint, stated_licence(model.source, options))

@@ -3,11 +3,13 @@
 A key that is not used is left out, so that a job has the identity that older versions gave it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.inputs_section import InputsSpec
+from nightpress.pipelines.job.models_section import NamedModel, model_identity, models_identity
 from nightpress.pipelines.job.scores_section import ScorerSpec
 
 NOT_IN_IDENTITY = ("manifest", "output", "storage", "cluster", "cost", "notify", "review")
@@ -17,8 +19,8 @@ told and how its images are looked at, not what it makes."""
 
 def job_identity(
     job: Mapping[str, Any],
-    speed: Mapping[str, Any] | None,
-    prompts: Mapping[str, Any],
+    model: ModelSpec,
+    models: Sequence[NamedModel],
     scores: Mapping[str, ScorerSpec],
     gates: GatesSpec | None,
     provenance: Mapping[str, Any],
@@ -27,17 +29,16 @@ def job_identity(
 
     Args:
         job: the whole job as JSON values, with defaults filled in.
-        speed: what the job has chosen of `model.speed`.
-        prompts: what it has chosen of `model.prompts` that decides pixels.
+        model: its only model, unless it has several.
+        models: its models if there are several.
         scores, gates: its sections.
         provenance: what its section adds to the identity.
     """
     values = {key: value for key, value in job.items() if key not in NOT_IN_IDENTITY}
-    model = values["model"] | {"speed": speed, "prompts": prompts}
-    adapters = ("row_loras", "controlnets", "references", "embeddings")
-    omitted = [key for key in ("config", "speed", "prompts", *adapters) if not model[key]]
-    omitted.append("memory")  # decides where weights lie, and no pixel
-    values["model"] = {key: model[key] for key in model if key not in omitted}
+    if models:
+        values["models"] = models_identity(models)
+    else:
+        values["model"] = model_identity(model, values["model"])
     defaults: dict[str, Any] = {"packing": "none", "fps": None, "keep": []}
     values["images"] = {k: v for k, v in values["images"].items() if defaults.get(k, k) != v}
     if values["sampling"]["num_frames"] is None:

@@ -159,8 +159,8 @@ class ColumnMap(Section):
         return codes
 
 
-class SamplingSpec(Section):
-    """Defaults for settings that manifest rows leave out, under diffusers' argument names.
+class SamplingDefaults(Section):
+    """Defaults for settings that decide how an image is sampled, under diffusers' argument names.
 
     A setting that is null is left to the model.
     """
@@ -185,12 +185,6 @@ class SamplingSpec(Section):
             f"ours, which are: {', '.join(SAMPLER_NAMES)}."
         ),
     ] = None
-    negative_prompt: Annotated[
-        str, Field(description="Negative prompt for rows that have none of their own.")
-    ] = ""
-    num_images: Annotated[
-        int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
-    ] = 1
     num_frames: Annotated[
         int | None,
         Field(
@@ -205,6 +199,20 @@ class SamplingSpec(Section):
     @classmethod
     def _known_sampler(cls, name: str | None) -> str | None:
         return None if name is None else read_sampler(name).name
+
+
+class SamplingSpec(SamplingDefaults):
+    """Defaults for settings that manifest rows leave out, under diffusers' argument names.
+
+    A setting that is null is left to the model.
+    """
+
+    negative_prompt: Annotated[
+        str, Field(description="Negative prompt for rows that have none of their own.")
+    ] = ""
+    num_images: Annotated[
+        int, Field(ge=1, le=100_000, description="Images to make for each row of the manifest.")
+    ] = 1
 
 
 class ActorRange(Section):

@@ -4,7 +4,6 @@ Also how a job is read, overridden and compared with another.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, tzinfo
 from pathlib import Path
@@ -27,7 +26,13 @@ from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.identity import job_identity
 from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.inputs_section import InputsSpec
-from nightpress.pipelines.job.night import PLACEHOLDER, with_night
+from nightpress.pipelines.job.models_section import (
+    MODEL,
+    NamedModel,
+    require_distinct,
+    require_one_key,
+)
+from nightpress.pipelines.job.night import with_night
 from nightpress.pipelines.job.notify_section import NotifySpec
 from nightpress.pipelines.job.provenance_section import ProvenanceSpec
 from nightpress.pipelines.job.reader import (
@@ -54,6 +59,7 @@ from nightpress.pipelines.job.sections import (
     Url,
     check_path_length,
 )
+from nightpress.pipelines.job.settings import SETTING_COLUMNS, is_setting
 
 MAX_SEED = 2**53 - 1
 """The largest seed: JSON readers and spreadsheets keep integers exact up to here."""
@@ -91,6 +97,16 @@ class RunSpec(Section):
         ),
     ] = {}
     model: ModelSpec = ModelSpec()
+    models: Annotated[
+        tuple[NamedModel, ...],
+        Field(
+            strict=False,
+            min_length=1,
+            max_length=64,
+            description="Several models instead of `model`, of which each row names one: a list of "
+            "{name, source, sampling, ...} with every key of `model`.",
+        ),
+    ] = ()
     seed: Annotated[
         int, Field(ge=0, le=MAX_SEED, description="Seed from which images' seeds are derived.")
     ] = 0
@@ -133,24 +149,42 @@ class RunSpec(Section):
         ),
     ] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_model_or_several(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            require_one_key(values)
+        return values
+
+    @field_validator("models")
+    @classmethod
+    def _models_have_distinct_names(cls, models: tuple[NamedModel, ...]) -> tuple[NamedModel, ...]:
+        require_distinct(models)
+        return models
+
     @field_validator("model", mode="before")
     @classmethod
     def _model_by_name(cls, value: Any) -> Any:
         return {"source": value} if isinstance(value, str) else value
 
-    @field_validator("model")
-    @classmethod
-    def _sources_fit_a_disk(cls, model: ModelSpec) -> ModelSpec:
-        for source in (model.source, *model.added_sources):
+    @model_validator(mode="after")
+    def _rows_can_name_models(self) -> Self:
+        if MODEL in self.columns and not self.models:
+            raise ValueError(f"columns: {MODEL!r} is a setting only of a job with `models`")
+        return self
+
+    @model_validator(mode="after")
+    def _sources_fit_a_disk(self) -> Self:
+        for source in self.model_sources:
             check_path_length(source)
-        return model
+        return self
 
     @field_validator("columns")
     @classmethod
     def _known_settings(
         cls, columns: Mapping[str, str | ColumnMap | None]
     ) -> Mapping[str, str | ColumnMap | None]:
-        unknown = sorted(name for name in columns if not is_setting(name))
+        unknown = sorted(name for name in columns if not (is_setting(name) or name == MODEL))
         if unknown:
             raise ValueError(
                 f"{unknown[0]!r} is not a setting; the mapping is setting -> manifest column, "
@@ -162,12 +196,7 @@ class RunSpec(Section):
     def _no_credentials_in_urls(self) -> Self:
         for key, url in (
             ("output", self.output),
-            ("model", self.model.source),
-            ("model.config", self.model.config or ""),
-            *(("LoRA", lora.source) for lora in self.model.all_loras),
-            *(("ControlNet", each.source) for each in self.model.controlnets),
-            *(("embedding", each.source) for each in self.model.embeddings),
-            *(("IP-Adapter", source) for source in self.model.reference_sources),
+            *(pair for model in self.every_model for pair in model.labelled_sources),
             *(("manifest", url) for url in self._manifests),
             ("inputs.root", self.inputs.root or ""),
             ("provenance.sign.certificate", self.provenance.certificate_url or ""),
@@ -178,7 +207,8 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _first_block_cache_needs_single_images(self) -> Self:
-        if self.model.speed.first_block_cache and self.batch.size != 1:
+        speeds = (model.speed for model in self.every_model)
+        if any(speed.first_block_cache for speed in speeds) and self.batch.size != 1:
             raise ValueError(
                 "model.speed.first_block_cache decides for a whole batch, but an image must not "
                 f"depend on the others in it: batch.size must be 1, not {self.batch.size}"
@@ -222,7 +252,42 @@ class RunSpec(Section):
     def sources(self) -> list[str]:
         """The URLs and paths of everything that the job reads, but for the pictures of its rows."""
         scorers = (source for each in self.scores.values() for source in each.sources)
-        return [*self._manifests, self.model.source, *self.model.added_sources, *scorers]
+        return [*self._manifests, *self.model_sources, *scorers]
+
+    @property
+    def every_model(self) -> tuple[ModelSpec, ...]:
+        """The model, or the several."""
+        return self.models or (self.model,)
+
+    @property
+    def model_sources(self) -> list[str]:
+        """Where the models and all that is added to them come from."""
+        pairs = ((model.source, *model.added_sources) for model in self.every_model)
+        return [source for sources in pairs for source in sources]
+
+    def for_model(self, name: str | None) -> Self:
+        """The job as if one of its models were its only one; the job itself if it has only one.
+
+        Args:
+            name: of `models`; None for a job with `model`.
+
+        Raises:
+            LookupError: the job has no model of this name.
+        """
+        if not self.models and name is None:
+            return self
+        chosen = next((each for each in self.models if each.name == name), None)
+        if chosen is None:
+            known = ", ".join(each.name for each in self.models) or "one without a name"
+            raise LookupError(f"the job has no model {name!r}; it has {known}")
+        sampling = chosen.sampling.over(self.sampling)
+        update = {"model": chosen.alone, "models": (), "sampling": sampling}
+        return self.model_copy(update=update)
+
+    @property
+    def model_names(self) -> tuple[str | None, ...]:
+        """The names of its models; a job with `model` has one without a name."""
+        return tuple(each.name for each in self.models) or (None,)
 
     @classmethod
     def from_file(
@@ -286,7 +351,9 @@ class RunSpec(Section):
 
     def as_dict(self) -> dict[str, Any]:
         """The whole job as JSON values, with defaults filled in."""
-        return self.model_dump(mode="json")
+        values = self.model_dump(mode="json")
+        del values["model" if self.models else "models"]
+        return values
 
     def changes(self, other: "RunSpec") -> list[Change]:
         """How `other` differs in what decides names and pixels.
@@ -298,76 +365,10 @@ class RunSpec(Section):
 
     def identity(self) -> dict[str, Any]:
         """The part of the job that decides names and pixels, as JSON values."""
-        speed, prompts = self.model.speed.chosen(), self.model.prompts.chosen()
+        models = self.model, self.models
         return job_identity(
-            self.as_dict(), speed, prompts, self.scores, self.gates, self.provenance.identity
+            self.as_dict(), *models, self.scores, self.gates, self.provenance.identity
         )
-
-
-SETTING_COLUMNS = (
-    "prompt",
-    "id",
-    "negative_prompt",
-    "seed",
-    "num_images",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "scheduler",
-    "lora",
-    "lora_scale",
-    "init_image",
-    "strength",
-    "mask_image",
-    "canvas",
-    "control_image",
-    "control_scale",
-    "reference_image",
-    "reference_scale",
-    "last_image",
-    "num_frames",
-    "fps",
-    "to_prompt",
-    "to_seed",
-    "priority",
-)
-"""Manifest columns that are settings; see also `NAMED_SETTINGS`. Others are carried through."""
-
-PRIORITY = "priority"
-"""The setting that decides nothing about an image but when it is made; it is also carried."""
-
-NAMED_SETTINGS = ("control_image", "control_scale", "reference_image", "reference_scale")
-"""Settings that may also stand for one ControlNet or IP-Adapter: `control_image.depth`."""
-
-
-def base_setting(setting: str) -> str:
-    """The setting without the name of a ControlNet or IP-Adapter: `control_image`."""
-    base, dot, name = setting.partition(".")
-    return base if dot and name and base in NAMED_SETTINGS else setting
-
-
-def is_setting(name: str) -> bool:
-    """Whether a manifest column of this name is a setting."""
-    return base_setting(name) in SETTING_COLUMNS
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a job file, for editors.
-
-    A file may leave out `name` but not `manifest`; only Python callers can pass a table instead.
-    In a file `{night}` may be part of the name.
-    """
-    schema = RunSpec.model_json_schema()
-    schema["required"] = ["manifest", *(key for key in schema["required"] if key != "name")]
-    schema["properties"]["model"] = {
-        "anyOf": [{"type": "string"}, schema["properties"]["model"]],
-    }
-    night = re.escape(PLACEHOLDER)
-    schema["properties"]["name"]["pattern"] = (
-        f"^([A-Za-z0-9]|{night})([A-Za-z0-9._-]|{night}){{0,127}}$"
-    )
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:

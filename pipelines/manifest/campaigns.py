@@ -20,7 +20,7 @@ from nightpress.pipelines.campaign.reading import build, read_spec
 from nightpress.pipelines.campaign.rows import CampaignRows
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.job.spec import SETTING_COLUMNS
+from nightpress.pipelines.job.settings import SETTING_COLUMNS
 from nightpress.pipelines.manifest.same_bytes import changed_error
 from nightpress.pipelines.manifest.similar_names import likely_settings
 from nightpress.pipelines.manifest.text_scan import Block, FileScan

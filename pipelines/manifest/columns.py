@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError, Problem
+from nightpress.pipelines.job.models_section import MODEL, MODEL_NAME
 from nightpress.pipelines.job.sections import ColumnMap
-from nightpress.pipelines.job.spec import (
+from nightpress.pipelines.job.settings import (
     NAMED_SETTINGS,
     PRIORITY,
     SETTING_COLUMNS,
-    RunSpec,
     base_setting,
     is_setting,
 )
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.canvas import is_canvas_type
 from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.null_lists import cast_with
@@ -30,7 +31,13 @@ from nightpress.pipelines.manifest.text_scan import MIXED
 from nightpress.pipelines.manifest.types import ValueLost, as_type, common_type, one_chunk
 from nightpress.pipelines.records import carried_name
 
-TEXT_SETTINGS = frozenset({"prompt", "negative_prompt", "scheduler", "lora", "parent", "to_prompt"})
+TEXT_SETTINGS = frozenset(
+    {"prompt", "negative_prompt", "scheduler", "lora", "parent", "to_prompt", MODEL}
+)
+
+READ_AND_CARRIED = {PRIORITY: PRIORITY, MODEL: MODEL_NAME}
+"""Settings whose values are also carried, and the names of the columns that hold them; those of
+`model` also for rows that leave it out."""
 
 FIRST_VARIANT = "first_variant"
 """The setting that says at which variant the images of a row begin. Only an edition's rows have it,
@@ -89,6 +96,8 @@ class Columns:
     settings: Mapping[str, ColumnMap]
     """The settings for which at least one file has a column."""
     carried: tuple[CarriedColumn, ...]
+    names_models: bool = False
+    """Whether the job has several models, so that each row has the name of one."""
 
     @property
     def has_ids(self) -> bool:
@@ -107,7 +116,7 @@ class Columns:
     def carried_values(self, table: pa.Table, problems: RowProblems) -> dict[str, pa.Array]:
         """The carried columns under their names in the plan; all null where a file lacks one.
 
-        Without `priority`, which `RowReader` reads.
+        Without those of `READ_AND_CARRIED`, which `RowReader` reads.
 
         Args:
             table: columns as the file has them.
@@ -118,8 +127,14 @@ class Columns:
             if column.source in table.schema.names
             else pa.nulls(table.num_rows, column.type)
             for column in self.carried
-            if not (column.name == PRIORITY and PRIORITY in self.settings)
+            if column.name not in self.read_and_carried
         }
+
+    @property
+    def read_and_carried(self) -> frozenset[str]:
+        """The carried columns that are settings too; see `READ_AND_CARRIED`."""
+        found = {READ_AND_CARRIED[name] for name in READ_AND_CARRIED if name in self.settings}
+        return frozenset(found | ({MODEL_NAME} if self.names_models else set()))
 
 
 def _converted(table: pa.Table, column: CarriedColumn, problems: RowProblems) -> pa.Array:
@@ -154,7 +169,7 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     }
     used = {column.column for column in settings.values()}
     carried = [name for name in types if name not in used]
-    problems = list(_collisions(files, carried, settings))
+    problems = list(_collisions(files, carried, settings, bool(spec.models)))
     for file in files:
         problems += _problems_of(file, settings, files)
     common = {name: common_type(types[name]) for name in carried}
@@ -164,7 +179,10 @@ def resolve_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> Columns:
     columns = [CarriedColumn(name, carried_name(name), type_) for name, type_ in common.items()]
     if PRIORITY in settings:
         columns.append(CarriedColumn(settings[PRIORITY].column, PRIORITY, pa.int64()))
-    return Columns(settings, tuple(columns))
+    if spec.models:
+        source = settings[MODEL].column if MODEL in settings else MODEL
+        columns.append(CarriedColumn(source, MODEL_NAME, pa.string()))
+    return Columns(settings, tuple(columns), names_models=bool(spec.models))
 
 
 def _no_common_type(files: Sequence[ManifestFile], name: str) -> Problem:
@@ -195,7 +213,8 @@ def column_uses(spec: RunSpec, files: Sequence[ManifestFile]) -> tuple[ColumnUse
     for name in names:
         settings = tuple(key for key, column in mapping.items() if column.column == name)
         if settings:
-            uses.append(ColumnUse(name, settings, PRIORITY if PRIORITY in settings else None))
+            stored = next((as_ for key, as_ in READ_AND_CARRIED.items() if key in settings), None)
+            uses.append(ColumnUse(name, settings, stored))
         else:
             meant = likely_settings(name, missing)
             uses.append(ColumnUse(name, (), carried_name(name), meant, _type_note(types[name])))
@@ -218,7 +237,8 @@ def _mapping(spec: RunSpec, names: Iterable[str]) -> dict[str, ColumnMap | None]
     """
     mapping: dict[str, ColumnMap | None] = {}
     named = [name for name in (*spec.columns, *names) if is_setting(name)]
-    for setting in dict.fromkeys((*SETTING_COLUMNS, *named)):
+    several = (MODEL,) if spec.models else ()
+    for setting in dict.fromkeys((*SETTING_COLUMNS, *several, *named)):
         column = spec.columns.get(setting, setting)
         mapping[setting] = ColumnMap(column=column) if isinstance(column, str) else column
     of_edition = {name.removeprefix(OF_EDITIONS): name for name in names if _is_reserved(name)}
@@ -228,7 +248,7 @@ def _mapping(spec: RunSpec, names: Iterable[str]) -> dict[str, ColumnMap | None]
 def _is_reserved(name: str) -> bool:
     """Whether only an edition may have a column of this name."""
     setting = name.removeprefix(OF_EDITIONS)
-    return name != setting and (setting in (FIRST_VARIANT, PARENT) or is_setting(setting))
+    return name != setting and (setting in (FIRST_VARIANT, PARENT, MODEL) or is_setting(setting))
 
 
 def reserved_columns(files: Iterable[ManifestFile]) -> list[Problem]:
@@ -262,14 +282,19 @@ def _unknown_mappings(
 
 
 def _collisions(
-    files: Sequence[ManifestFile], carried: Sequence[str], settings: Mapping[str, ColumnMap]
+    files: Sequence[ManifestFile],
+    carried: Sequence[str],
+    settings: Mapping[str, ColumnMap],
+    names_models: bool,
 ) -> Iterator[Problem]:
-    if PRIORITY in settings and PRIORITY in carried:
-        message = (
-            f"columns.priority names {settings[PRIORITY].column}, whose values are stored under "
-            "this name; rename one of the two"
-        )
-        yield Problem(_first_with(files, PRIORITY).url, None, PRIORITY, message)
+    for setting, stored in READ_AND_CARRIED.items():
+        if stored in carried and (setting in settings or (setting == MODEL and names_models)):
+            source = settings[setting].column if setting in settings else setting
+            message = (
+                f"columns.{setting} names {source}, whose values are stored under this name; "
+                "rename one of the two"
+            )
+            yield Problem(_first_with(files, stored).url, None, stored, message)
     for name in carried:
         if carried_name(name) != name and carried_name(name) in carried:
             message = f"it would be stored as {carried_name(name)}, which also exists; rename one"

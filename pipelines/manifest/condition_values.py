@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
-from nightpress.pipelines.job.spec import base_setting
+from nightpress.pipelines.job.settings import base_setting
 from nightpress.pipelines.manifest.conditions import CONDITION_SETTINGS
 from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS
 from nightpress.pipelines.manifest.rows import Rows

@@ -16,7 +16,7 @@ from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.modes import why_not_editable
-from nightpress.pipelines.job.spec import base_setting
+from nightpress.pipelines.job.settings import base_setting
 from nightpress.pipelines.manifest.adapter_columns import AdapterColumns, AdapterUse
 from nightpress.pipelines.manifest.canvas import SIDES, read_canvases
 from nightpress.pipelines.manifest.codes import decoded

@@ -14,7 +14,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.modes import least_strength, steps_taken
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.pipelines.formatting import plural
-from nightpress.pipelines.job.spec import base_setting
+from nightpress.pipelines.job.settings import base_setting
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.distinct import distinct_rows
 from nightpress.pipelines.manifest.modes import mode_name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.pipelines.job.spec import base_setting
+from nightpress.pipelines.job.settings import base_setting
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.refusals import Refusals

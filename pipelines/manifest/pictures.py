@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.pipelines.job.spec import NAMED_SETTINGS, base_setting
+from nightpress.pipelines.job.settings import NAMED_SETTINGS, base_setting
 from nightpress.pipelines.manifest.codes import dictionary_indices
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.picture_urls import refuse_unusable

@@ -49,6 +49,38 @@ class RowProblems:
             raise ManifestError(self.first, self.total)
 
 
+class ProblemsOfSome(RowProblems):
+    """Problems of some rows of a table, told as problems of the table.
+
+    Args:
+        whole: of the table.
+        indices: which of its rows these are; (k,).
+        num_rows: of the table.
+        ignored: the rows of the table in which nothing more is looked for; (n,).
+    """
+
+    def __init__(
+        self,
+        whole: RowProblems,
+        indices: NDArray[np.int64],
+        num_rows: int,
+        ignored: Mask | None = None,
+    ) -> None:
+        super().__init__(whole.file, whole.first_row)
+        self._whole, self._indices = whole, indices
+        self._ignored = np.zeros(num_rows, np.bool_) if ignored is None else ignored
+
+    def add(self, bad: Mask, column: str, message: Callable[[int], str]) -> None:
+        """Record a problem for every one of these rows where `bad`, (k,), is True."""
+        everywhere = np.zeros(len(self._ignored), np.bool_)
+        everywhere[self._indices] = bad
+        everywhere &= ~self._ignored
+        places = np.zeros(len(everywhere), np.int64)
+        places[self._indices] = np.arange(len(self._indices))
+        self._whole.add(everywhere, column, lambda row: message(int(places[row])))
+        self.total += int(everywhere.sum())
+
+
 def first_problems(groups: Iterable[Iterable[Problem]]) -> list[Problem]:
     """The first problems of several ordered groups."""
     shown: list[Problem] = []

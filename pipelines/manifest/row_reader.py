@@ -16,7 +16,8 @@ from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES, solver_and_
 from nightpress.diffusion_core.sampling.schedulers import is_uneven, max_steps
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.sections import MAX_PIXELS
-from nightpress.pipelines.job.spec import MAX_SEED, PRIORITY, RunSpec
+from nightpress.pipelines.job.settings import PRIORITY
+from nightpress.pipelines.job.spec import MAX_SEED, RunSpec
 from nightpress.pipelines.job.text_bytes import CONTROL_CHARACTERS, has_control_characters
 from nightpress.pipelines.manifest.clips import ClipReader
 from nightpress.pipelines.manifest.codes import decoded, dictionary_indices
@@ -58,21 +59,19 @@ class RowReader:
     def read(self, table: pa.Table, first_row: int, problems: RowProblems) -> Rows:
         """Check and convert a table; the rows are valid only if no problems are added.
 
-        Args:
-            table: columns as the file has them.
-            first_row: the number of the table's first row, counted over the whole manifest.
-            problems: receives what is wrong with the rows.
+        `first_row` is the number of the table's first row, counted over the whole manifest.
         """
         ids, prompts = self._ids(table, first_row, problems), self._prompts(table, problems)
         negative_prompts = self._negative_prompts(table, problems)
         num_images = self._whole("num_images", table, (1, MAX_IMAGES), problems)
-        first_variants = self._first_variants(table, problems)
-        seeds, has_seed = self._seeds(table, first_variants + num_images, problems)
+        first = self._first_variants(table, problems)
+        seeds, has_seed = self._seeds(table, first + num_images, problems)
         width, height = self._sides(table, problems)
         scheduler, lora = self._schedulers(table, problems), self._loras(table, problems)
         steps = self._steps(table, scheduler, problems)
-        sizes = RowSizes(width, height, steps, scheduler)
-        conditioning, inputs = self.conditions.read(table, sizes, problems)
+        conditioning, inputs = self.conditions.read(
+            table, RowSizes(width, height, steps, scheduler), problems
+        )
         return Rows(
             numbers=np.arange(first_row, first_row + table.num_rows),
             ids=ids,
@@ -81,7 +80,7 @@ class RowReader:
             seeds=seeds,
             has_seed=has_seed,
             num_images=num_images,
-            first_variants=first_variants,
+            first_variants=first,
             width=width,
             height=height,
             num_inference_steps=steps,
@@ -94,9 +93,10 @@ class RowReader:
             priority=self._priorities(table, problems),
             parents=self._parents(table, problems),
             clips=self.clips.read(table, prompts, pa.array(seeds, mask=~has_seed), problems),
+            model=np.zeros(table.num_rows, np.int64),
         )
 
-    def _column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
+    def column(self, setting: str, table: pa.Table, problems: RowProblems) -> pa.Array | None:
         """A setting's column with codes replaced by their meanings; None if there is no column."""
         column = self.columns.settings.get(setting)
         if column is None or column.column not in table.schema.names:
@@ -113,7 +113,7 @@ class RowReader:
         multiple: int = 1,
     ) -> Ints:
         default = getattr(self.defaults, setting)
-        column = self._column(setting, table, problems)
+        column = self.column(setting, table, problems)
         if column is None and default is not None:
             return np.full(table.num_rows, default, np.int64)
         if column is None:
@@ -147,14 +147,14 @@ class RowReader:
         return width, height
 
     def _first_variants(self, table: pa.Table, problems: RowProblems) -> Ints:
-        column = self._column(FIRST_VARIANT, table, problems)
+        column = self.column(FIRST_VARIANT, table, problems)
         if column is None:
             return np.zeros(table.num_rows, np.int64)
         values, _ = whole_numbers(column, self.columns.manifest_name(FIRST_VARIANT), problems)
         return values
 
     def _seeds(self, table: pa.Table, num_images: Ints, problems: RowProblems) -> tuple[Ints, Mask]:
-        column = self._column("seed", table, problems)
+        column = self.column("seed", table, problems)
         if column is None:
             return np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.bool_)
         name = self.columns.manifest_name("seed")
@@ -205,7 +205,7 @@ class RowReader:
 
     def _guidance(self, table: pa.Table, problems: RowProblems) -> Floats:
         default = self.defaults.guidance_scale
-        column = self._column("guidance_scale", table, problems)
+        column = self.column("guidance_scale", table, problems)
         if column is None:
             return np.full(table.num_rows, default, np.float64)
         name = self.columns.manifest_name("guidance_scale")
@@ -223,7 +223,7 @@ class RowReader:
 
     def _schedulers(self, table: pa.Table, problems: RowProblems) -> Ints:
         default = SAMPLER_NAMES.index(self.defaults.scheduler)
-        column = self._column("scheduler", table, problems)
+        column = self.column("scheduler", table, problems)
         if column is None or pa.types.is_null(column.type):
             return np.full(table.num_rows, default, np.int64)
         codes = sampler_codes(column, default, self.samplers)
@@ -235,7 +235,7 @@ class RowReader:
         return codes
 
     def _loras(self, table: pa.Table, problems: RowProblems) -> Ints:
-        column = self._column("lora", table, problems)
+        column = self.column("lora", table, problems)
         if column is None or pa.types.is_null(column.type):
             return np.zeros(table.num_rows, np.int64)
         encoded = pc.utf8_trim_whitespace(column).dictionary_encode()
@@ -256,7 +256,7 @@ class RowReader:
         return f"model.row_loras has no LoRA {name!r}; choose one of: {', '.join(self.loras)}"
 
     def _lora_scales(self, table: pa.Table, lora: Ints, problems: RowProblems) -> Floats:
-        column = self._column("lora_scale", table, problems)
+        column = self.column("lora_scale", table, problems)
         if column is None:
             return self.lora_scales[lora]
         name = self.columns.manifest_name("lora_scale")
@@ -273,18 +273,18 @@ class RowReader:
         return np.where(given & ~bad & ~without_lora, values, self.lora_scales[lora]) + 0.0
 
     def _priorities(self, table: pa.Table, problems: RowProblems) -> pa.Array:
-        column = self._column(PRIORITY, table, problems)
+        column = self.column(PRIORITY, table, problems)
         if column is None:
             return pa.nulls(table.num_rows, pa.int64())
         values, given = whole_numbers(column, self.columns.manifest_name(PRIORITY), problems)
         return pa.array(values, mask=~given)
 
     def _parents(self, table: pa.Table, problems: RowProblems) -> pa.Array:
-        column = self._column(PARENT, table, problems)
+        column = self.column(PARENT, table, problems)
         return pa.nulls(table.num_rows, pa.string()) if column is None else column
 
     def _prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
-        column = self._column("prompt", table, problems)
+        column = self.column("prompt", table, problems)
         name = self.columns.manifest_name("prompt")
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())
@@ -298,7 +298,7 @@ class RowReader:
 
     def _negative_prompts(self, table: pa.Table, problems: RowProblems) -> pa.Array:
         default = self.defaults.negative_prompt
-        column = self._column("negative_prompt", table, problems)
+        column = self.column("negative_prompt", table, problems)
         if column is None or pa.types.is_null(column.type):
             return _constant(default, table.num_rows)
         if not self.info.takes_negative_prompt:
@@ -314,7 +314,7 @@ class RowReader:
     def _ids(self, table: pa.Table, first_row: int, problems: RowProblems) -> pa.Array:
         if not self.columns.has_ids:
             return row_number_ids(first_row, table.num_rows)
-        column = self._column("id", table, problems)
+        column = self.column("id", table, problems)
         name = self.columns.manifest_name("id")
         if column is None or pa.types.is_null(column.type):
             column = pa.nulls(table.num_rows, pa.string())

@@ -69,7 +69,8 @@ class Rows:
     scheduler: Ints
     """Indices into SAMPLER_NAMES."""
     lora: Ints
-    """The number of the LoRA in the job's `model.row_loras`, from 1; 0 for none."""
+    """The number of the LoRA in the job's `model.row_loras`, from 1; 0 for none. Those of several
+    models are counted one after the other."""
     lora_scale: Floats
     """The scale in effect: the LoRA's own where the row sets none; 0 without a LoRA."""
     conditioning: pa.Array
@@ -82,6 +83,8 @@ class Rows:
     """The image that each row's images are other variants of; null except in rows made again."""
     clips: pa.Array
     """CLIP_TYPE; null for still images. A row's `to_seed` counts up with its variants."""
+    model: Ints
+    """The number of each row's model among those of the job, from 0."""
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping
 
-from nightpress.pipelines.job.spec import NAMED_SETTINGS, SETTING_COLUMNS, is_setting
+from nightpress.pipelines.job.settings import NAMED_SETTINGS, SETTING_COLUMNS, is_setting
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "caption captions text texts txt prompts textprompt promptstext positive positiveprompt "

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.portability import folded
@@ -28,6 +27,7 @@ from nightpress.pipelines.manifest.columns import (
     resolve_columns,
 )
 from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows, scan
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.types import ValueLost, as_type
@@ -36,8 +36,9 @@ from nightpress.pipelines.planning.duplicates import find_repeats
 from nightpress.pipelines.planning.growth import AddedRows, Growth
 from nightpress.pipelines.planning.growth_comparison import carried_types
 from nightpress.pipelines.planning.image_hashes import among
-from nightpress.pipelines.planning.images import Images, Planner, expand_rows
+from nightpress.pipelines.planning.images import Images, expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.storage import Store, find
 
@@ -83,7 +84,7 @@ class CheckedRows:
 
 def check_added_rows(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     layout: PlanLayout,
     growth: Growth,
     added: AddedRows,
@@ -114,7 +115,7 @@ def check_added_rows(
         if growth.may_share_names:
             where = growth.files[0].url
             refuse_taken_names(spec, info, layout, growth.names, where, checked)
-    return CheckedRows(files, cut_into_shards(spec, checked, layout.batch_size))
+    return CheckedRows(files, cut_into_shards(spec, checked, layout.batch_size, layout.batch_sizes))
 
 
 def scanned_rows(rows: RowsFile, path: Path) -> ManifestFile:
@@ -235,7 +236,7 @@ def _conformed(
 
 def refuse_taken_names(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     layout: PlanLayout,
     taken: Hashes,
     where: str,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.conditioning.passes import first_size, passes_from_text
@@ -21,7 +22,9 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
 from nightpress.pipelines.image_files.portability import folded
-from nightpress.pipelines.job.spec import PRIORITY, RunSpec
+from nightpress.pipelines.job.models_section import MODEL, MODEL_NAME
+from nightpress.pipelines.job.settings import PRIORITY
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import (
     FIRST_VARIANT,
     OF_EDITIONS,
@@ -30,6 +33,8 @@ from nightpress.pipelines.manifest.columns import (
     resolve_columns,
 )
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
+from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.planning.added_rows import (
     CheckedRows,
     RowsFile,
@@ -65,7 +70,7 @@ OWN_COLUMNS = frozenset({"image_id", "variant", "shard", "file", "seed", PARENT}
 
 def check_rows_again(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     layout: PlanLayout,
     store: Store,
     parents: Sequence[Parents],
@@ -76,7 +81,7 @@ def check_rows_again(
 
     Args:
         spec: the run's job.
-        info: its model.
+        info: its model, or each of several.
         layout: its plan, that of all editions.
         store: the run directory.
         parents: the images that the new ones come from; at least one.
@@ -87,10 +92,7 @@ def check_rows_again(
         ManifestError: a row cannot have these settings, or would get the name of another image.
         StoreError: the plan cannot be read.
     """
-    tables = [
-        table for some in parents for table in _rows_of(spec, info, some, num_images, settings)
-    ]
-    files = tuple(rows_files(tables))
+    files = tuple(rows_files(_tables(spec, info, parents, num_images, settings)))
     with tempfile.TemporaryDirectory(prefix="nightpress-") as folder:
         scanned = [
             scanned_rows(file, Path(folder, f"rows-{n}.parquet")) for n, file in enumerate(files)
@@ -102,7 +104,7 @@ def check_rows_again(
         _require_alike(spec, info, checked, parents, settings)
         taken = _taken_names(spec, info, layout, store)
         refuse_taken_names(spec, info, layout, taken, f"{store.url}/run.json", checked)
-    return CheckedRows(files, cut_into_shards(spec, checked, layout.batch_size))
+    return CheckedRows(files, cut_into_shards(spec, checked, layout.batch_size, layout.batch_sizes))
 
 
 def _told(
@@ -125,25 +127,54 @@ def _told(
     return ManifestError(problems, error.total)
 
 
+def _tables(
+    spec: RunSpec,
+    info: ModelInfos,
+    parents: Sequence[Parents],
+    num_images: int,
+    settings: Mapping[str, Any],
+) -> Iterator[pa.Table]:
+    for some in parents:
+        for model, own in _by_model(spec, info, some):
+            yield from _rows_of(spec, model, own, num_images, settings)
+
+
+def _by_model(
+    spec: RunSpec, info: ModelInfos, parents: Parents
+) -> Iterator[tuple[JobModel, Parents]]:
+    """The images of each model."""
+    for model in job_models(spec, info):
+        if model.name is None:
+            yield model, parents
+            continue
+        own = np.flatnonzero(np.array(pc.equal(parents.images.column(MODEL_NAME), model.name)))
+        if len(own):
+            yield model, _some(parents, own)
+
+
+def _some(parents: Parents, indices: Ints) -> Parents:
+    return replace(
+        parents,
+        images=parents.images.take(pa.array(indices)),
+        first_variants=parents.first_variants[indices],
+    )
+
+
 def _rows_of(
     spec: RunSpec,
-    info: ModelInfo,
+    model: JobModel,
     parents: Parents,
     num_images: int,
     settings: Mapping[str, Any],
 ) -> Iterator[pa.Table]:
-    """The new rows of one section; those with pictures in the same columns in one table."""
+    """The new rows of one section and model; those with pictures in the same columns together."""
     columns = resolve_columns(spec, parents.section.files)
-    pictures = [condition_values(row, info) for row in _conditions(parents.images)]
+    pictures = [condition_values(row, model.info) for row in _conditions(parents.images)]
     kinds = [_kind(values) for values in pictures]
     for kind in dict.fromkeys(kinds):
         indices = np.array([n for n, each in enumerate(kinds) if each == kind])
-        some = replace(
-            parents,
-            images=parents.images.take(pa.array(indices)),
-            first_variants=parents.first_variants[indices],
-        )
-        rows = _plain_settings(spec, info, some, num_images)
+        some = _some(parents, indices)
+        rows = _plain_settings(model, columns, some, num_images)
         for name in dict.fromkeys(name for n in indices for name in pictures[n]):
             rows[name] = pa.array([pictures[n].get(name) for n in indices])
         if {"control_scale", "reference_scale"} & settings.keys():
@@ -163,9 +194,10 @@ def _is_scale(name: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _plain_settings(
-    spec: RunSpec, info: ModelInfo, parents: Parents, num_images: int
+    model: JobModel, columns: Columns, parents: Parents, num_images: int
 ) -> dict[str, pa.Array]:
     """The settings that each row of the plan has as values."""
+    spec, info = model.spec, model.info
     images, number = parents.images, len(parents.images)
     sizes = [
         first_size(passes_from_text(passes), width, height)
@@ -192,8 +224,10 @@ def _plain_settings(
         rows["guidance_scale"] = images.column("guidance_scale")
     if spec.model.row_loras:
         rows |= {name: images.column(name) for name in ("lora", "lora_scale")}
-    if PRIORITY in resolve_columns(spec, parents.section.files).settings:
+    if PRIORITY in columns.settings:
         rows[PRIORITY] = images.column(PRIORITY)
+    if columns.names_models:
+        rows[MODEL] = images.column(MODEL_NAME)
     return rows
 
 
@@ -211,7 +245,7 @@ def _carried(columns: Columns, images: pa.Table) -> dict[str, pa.ChunkedArray]:
     return {
         each.source: images.column(each.name)
         for each in columns.carried
-        if not (each.name == PRIORITY and PRIORITY in columns.settings)
+        if each.name not in columns.read_and_carried
     }
 
 
@@ -277,7 +311,7 @@ def _element(value: str | bytes | Sequence[Any]) -> str:
 
 def _require_alike(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     checked: PlanLayout,
     parents: Sequence[Parents],
     settings: Mapping[str, Any],
@@ -303,7 +337,7 @@ def _compared(row: Mapping[str, Any], free: frozenset[str]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in free and v is not None} | {"inputs": pictures}
 
 
-def _taken_names(spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store) -> Hashes:
+def _taken_names(spec: RunSpec, info: ModelInfos, layout: PlanLayout, store: Store) -> Hashes:
     """Hashes of the names of the run's images, if those of others could be equal."""
     files = [
         read_columns(store, part, ["file"]).column("file").combine_chunks() for part in layout.parts

@@ -11,30 +11,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.campaign.axes import Axis
 from nightpress.pipelines.campaign.longest import longest_text
 from nightpress.pipelines.campaign.rows import CampaignRows
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.naming import Field, Template, safe_text
-from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.campaigns import campaign_rows
 from nightpress.pipelines.manifest.files import ManifestFile, load_table
 from nightpress.pipelines.manifest.formats import CAMPAIGN
+from nightpress.pipelines.manifest.job_models import JobModel
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 
 COLUMNS = ("prompt", "negative_prompt")
 
 
 def check_campaigns(
-    spec: RunSpec, limits: PromptLimits, template: Template, files: Sequence[ManifestFile]
+    models: Sequence[JobModel], template: Template, files: Sequence[ManifestFile]
 ) -> tuple[ManifestFile, ...]:
     """Refuse templates whose longest text the model would cut; note what file names rewrite.
 
     Args:
-        spec: the job.
-        limits: of the model.
+        models: of the job. Of several, each row is checked by its own, and templates by none.
         template: of the file names.
         files: the manifest's files; those that are no campaigns stay as they are.
 
@@ -42,17 +40,17 @@ def check_campaigns(
         ManifestError: names the template's place in the campaign.
     """
     return tuple(
-        _checked(spec, limits, template, file) if file.format == CAMPAIGN else file
-        for file in files
+        _checked(models, template, file) if file.format == CAMPAIGN else file for file in files
     )
 
 
-def _checked(
-    spec: RunSpec, limits: PromptLimits, template: Template, file: ManifestFile
-) -> ManifestFile:
+def _checked(models: Sequence[JobModel], template: Template, file: ManifestFile) -> ManifestFile:
+    spec, limits = models[0].spec, models[0].info.prompts
     rows = campaign_rows(file.url, file.sha256, spec.storage, load_table)
     # Pieces of a text with A1111's weights have no length of their own: each row is checked alone.
-    if spec.model.prompts.weights != "a1111" and limits.tokenizers:
+    # So is each row of several models, by its own.
+    reads_weights = spec.model.prompts.weights == "a1111"
+    if len(models) == 1 and not reads_weights and limits.tokenizers:
         _refuse_long_texts(rows, PromptChecker(spec.model.prompts, limits))
     return replace(file, notes=(*file.notes, *_rewritten(rows, template)))
 

@@ -16,7 +16,7 @@ from nightpress.pipelines.planning.image_hashes import (
     among,
     named,
 )
-from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import WorkUnit
 
 MAX_SHOWN = 5

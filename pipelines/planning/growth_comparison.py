@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import (
     ManifestError,
     PipelineError,
@@ -26,6 +25,7 @@ from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import common_type, one_chunk
 from nightpress.pipelines.planning.checking import check, scan_all
@@ -40,9 +40,10 @@ from nightpress.pipelines.planning.image_hashes import (
     hashes_of_names,
     hashes_of_part,
 )
-from nightpress.pipelines.planning.images import Planner, expand_rows
+from nightpress.pipelines.planning.images import expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.parts import images_table, plain, plan_part
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import WorkUnit, read_batches, split_into_units
 from nightpress.pipelines.records import PLAN_SCHEMA
 from nightpress.pipelines.storage import Store
@@ -60,7 +61,7 @@ class PlanIncomplete(PipelineError):
 
 def compare_growth(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     layout: PlanLayout,
     store: Store,
     earlier: Earlier | None = None,
@@ -141,7 +142,7 @@ def carried_types(spec: RunSpec, layout: PlanLayout) -> dict[str, pa.DataType]:
 class _PlanReader:
     """Reads the parts of a plan; computes those that are missing or damaged."""
 
-    def __init__(self, spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store) -> None:
+    def __init__(self, spec: RunSpec, info: ModelInfos, layout: PlanLayout, store: Store) -> None:
         self._spec, self._info, self._layout, self._store = spec, info, layout, store
         self._starts = list(accumulate((p.num_images for p in layout.parts), initial=0))
 

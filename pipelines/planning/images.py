@@ -3,7 +3,6 @@
 Everything runs on Arrow and numpy columns.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,73 +13,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from nightpress.diffusion_core.conditioning.spec import Conditioning
-from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.pipelines.hashing import Hashes, derive_seeds, hash64
-from nightpress.pipelines.image_files.naming import SPREAD, Field, Template, safe_text, spread
-from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.columns import Columns
+from nightpress.pipelines.image_files.naming import Field, Template, safe_text, spread
 from nightpress.pipelines.manifest.numbers import Floats, Ints
-from nightpress.pipelines.manifest.prompt_checks import PromptChecker
-from nightpress.pipelines.manifest.row_reader import RowReader
 from nightpress.pipelines.manifest.rows import Rows
 from nightpress.pipelines.planning.order import OrderKey, by_importance, importance_ranks
 from nightpress.pipelines.planning.passes import PassPlanner
-from nightpress.pipelines.planning.prompt_lengths import estimated_chunks
+from nightpress.pipelines.planning.planner import PER_IMAGE_COLUMNS, Planner
 from nightpress.pipelines.records import CLIP_TYPE, PLAN_SCHEMA
 
 VARIANT_DIGITS = 2
-
-NOT_IN_FILE_NAMES = frozenset(
-    {"file", "shard", "conditioning", "inputs", "passes", "parent", "clip"}
-)
-"""Columns of the plan that a file name cannot use: some are decided later, and others are not for
-people."""
-
-PER_IMAGE_COLUMNS = frozenset({"image_id", "variant", "seed"})
-"""Columns that differ between the images of one row."""
-
-
-class Planner:
-    """How one job turns rows into images; small and picklable, so any worker can use it."""
-
-    def __init__(self, spec: RunSpec, info: ModelInfo, columns: Columns) -> None:
-        self.spec = spec
-        self.columns = columns
-        self.row_reader = RowReader(spec, info, columns)
-        self.prompt_checker = PromptChecker(spec.model.prompts, info.prompts)
-        types = {SPREAD: pa.string()} | {field.name: field.type for field in PLAN_SCHEMA}
-        types |= {column.name: column.type for column in columns.carried}
-        allowed = {name: type_ for name, type_ in types.items() if name not in NOT_IN_FILE_NAMES}
-        self.template = Template.parse(spec.images.template, allowed)
-        multiple = math.lcm(info.size_multiple, spec.images.size_multiple)
-        self.passes = PassPlanner(spec.passes, multiple)
-        self.supports_per_image_guidance = info.pipeline in MULTIPLY_BY_GUIDANCE and not spec.passes
-        """Whether images with different guidance scales can share a batch."""
-
-    def prompt_lengths(self, rows: Rows) -> Ints | None:
-        """What sorts rows by the length of their prompts, if that decides which share batches."""
-        is_needed = self.spec.model.prompts.reads_chunks
-        return estimated_chunks(rows, self.row_reader.info.pipeline) if is_needed else None
-
-    @property
-    def named_columns(self) -> Columns:
-        """The settings' columns and only those carried columns that file names use."""
-        used = (column for column in self.columns.carried if column.name in self.template.fields)
-        return Columns(self.columns.settings, tuple(used))
-
-    @property
-    def names_rows_only(self) -> bool:
-        """Whether all images of a row get the same name, because no field tells them apart."""
-        return not self.template.fields & PER_IMAGE_COLUMNS
-
-    @property
-    def names_are_row_numbers(self) -> bool:
-        """Whether file names depend on row numbers alone, so that they are unique and short."""
-        only_image_id = self.template.fields - {SPREAD} == {"image_id"}
-        return only_image_id and not self.columns.has_ids and not self.named_columns.carried
 
 
 @dataclass(frozen=True)
@@ -254,6 +198,7 @@ def sort_for_sampling(
     with those that the next part starts with.
 
     Args:
+        rows: all of the same model.
         order: what makes some images come sooner; settings then come in the order of their most
             important images, instead of one that switches LoRAs as seldom as possible.
     """
@@ -263,16 +208,22 @@ def sort_for_sampling(
     images = expand_rows(planner, rows, carried, np.argsort(groups, kind="stable"))
     if not groups.any():
         return images
-    if planner.supports_per_image_guidance:
+    if _merges_guidance(planner, rows):
         groups = group_by_settings(rows, True, planner.prompt_lengths(rows))
     sooner = full_batches_first(groups[images.row_indices], batch_size)
     return replace(images, row_indices=images.row_indices[sooner], variants=images.variants[sooner])
 
 
+def _merges_guidance(planner: Planner, rows: Rows) -> bool:
+    models = np.unique(rows.model).tolist()
+    return all(planner.models[model].supports_per_image_guidance for model in models)
+
+
 def _sort_by_importance(
     images: Images, batch_size: int, order: Sequence[OrderKey], planner: Planner
 ) -> Images:
-    merges, rows = planner.supports_per_image_guidance, images.rows
+    rows = images.rows
+    merges = _merges_guidance(planner, rows)
     groups = group_by_settings(rows, merges, planner.prompt_lengths(rows))
     ranks = importance_ranks([images.column(key.column) for key in order], order)
     sooner = by_importance(groups[images.row_indices], ranks, batch_size)
@@ -320,6 +271,7 @@ def group_by_settings(
     """
     groups = np.zeros(len(rows), np.int64)
     for column in (
+        rows.model,
         rows.lora,
         rows.lora_scale,
         rows.width,
@@ -370,7 +322,7 @@ def settings_of(planner: Planner, rows: Rows, row: int) -> SamplingParams:
         lora=planner.row_reader.loras[lora - 1] if lora else None,
         lora_scale=float(rows.lora_scale[row]) if lora else None,
         conditioning=Conditioning.from_text(rows.conditioning[row].as_py()),
-        passes=planner.passes.passes(width, height),
+        passes=planner.passes.passes(width, height, int(rows.model[row])),
         num_frames=rows.clips.field("num_frames")[row].as_py() if rows.any_clips else None,
         fps=rows.clips.field("model_fps")[row].as_py() if rows.any_clips else None,
     )

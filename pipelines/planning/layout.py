@@ -37,6 +37,8 @@ class SettingsCount:
     settings: SamplingParams
     """A LoRA's scale is always set: the row's, or else the LoRA's own."""
     num_images: int
+    model: str | None = None
+    """The name of their model; None in a job with a single one."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class PlanPart:
     num_images: int
     first_shard: int
     num_shards: int
+    model: str | None = None
+    """The name of its images' model; None in a job with a single one. Of its rows, those of other
+    models are in other parts."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The values as JSON; of the model only if there are several."""
+        values = asdict(self)
+        return {key: value for key, value in values.items() if key != "model" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,9 @@ class PlanLayout:
     """The most frequent settings, most images first."""
     files: tuple[ManifestFile, ...]
     batch_size: int = 1
-    """Images sampled at once; see `images.sort_for_sampling`."""
+    """Images sampled at once; see `images.sort_for_sampling`. The largest of several models."""
+    batch_sizes: Mapping[str, int] = field(default_factory=dict)
+    """The batch size of each of several models; empty if all have the same."""
     sample_files: tuple[str, ...] = field(default=(), compare=False)
     """A few file names to show to a person, from a manifest that was just checked."""
     prompts: PromptCounts = field(default_factory=PromptCounts)
@@ -112,12 +124,12 @@ class PlanLayout:
 
     def behind(self, earlier: "PlanLayout") -> "PlanLayout":
         """This plan with numbers and paths that go on where those of another plan end."""
-        last = earlier.parts[-1]
+        last_unit = max(part.unit for part in earlier.parts)
         parts = tuple(
             replace(
                 part,
                 path=part_path(len(earlier.parts) + number),
-                unit=part.unit + last.unit + 1,
+                unit=part.unit + last_unit + 1,
                 first_row=part.first_row + earlier.num_rows,
                 first_shard=part.first_shard + earlier.num_shards,
             )
@@ -142,7 +154,26 @@ class PlanLayout:
     @property
     def num_rows(self) -> int:
         """The number of rows in the manifest."""
-        return sum(part.num_rows for part in self.parts)
+        ends = (part.first_row + part.num_rows for part in self.parts)
+        return max(ends) - self._first_row if self.parts else 0
+
+    @property
+    def models(self) -> tuple[str | None, ...]:
+        """The names of the models that have images, in order; (None,) with a single one."""
+        return tuple(dict.fromkeys(part.model for part in self.parts))
+
+    def model_of(self, shard: int) -> str | None:
+        """The name of the model of a shard; None in a job with a single one."""
+        return self.part_of(shard).model
+
+    def of_model(self, model: str | None) -> "PlanLayout":
+        """The parts and settings of one model; not to be stored, or written."""
+        return replace(
+            self,
+            parts=tuple(part for part in self.parts if part.model == model),
+            batches=tuple(each for each in self.batches if each.model == model),
+            batch_size=self.batch_sizes.get(model or "", self.batch_size),
+        )
 
     @property
     def num_images(self) -> int:
@@ -161,7 +192,9 @@ class PlanLayout:
         costs = [one.cost for one in settings]
         return max(costs) / min(costs) if costs else 1.0
 
-    def in_shards(self, shard_size: int, batch_size: int) -> Self:
+    def in_shards(
+        self, shard_size: int, batch_size: int, batch_sizes: Mapping[str, int] | None = None
+    ) -> Self:
         """The same images, cut into shards and batches of other sizes."""
         num_shards = [-(-part.num_images // shard_size) for part in self.parts]
         first_shards = accumulate(num_shards, initial=0)
@@ -169,7 +202,13 @@ class PlanLayout:
             replace(part, first_shard=first, num_shards=number)
             for part, first, number in zip(self.parts, first_shards, num_shards, strict=False)
         )
-        return replace(self, parts=parts, shard_size=shard_size, batch_size=batch_size)
+        return replace(
+            self,
+            parts=parts,
+            shard_size=shard_size,
+            batch_size=batch_size,
+            batch_sizes=dict(batch_sizes or {}),
+        )
 
     @property
     def row_group_size(self) -> int:
@@ -194,7 +233,11 @@ class PlanLayout:
 
     def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
         """Consecutive rows of one section, as ranges of its files."""
-        return self._row_locator.row_ranges(first_row - self.parts[0].first_row, num_rows)
+        return self._row_locator.row_ranges(first_row - self._first_row, num_rows)
+
+    @cached_property
+    def _first_row(self) -> int:
+        return min(part.first_row for part in self.parts)
 
     @cached_property
     def _row_locator(self) -> RowLocator:
@@ -203,10 +246,12 @@ class PlanLayout:
     @property
     def units(self) -> Iterator[tuple[int, tuple[RowRange, ...]]]:
         """The rows of each unit of work: the first row's number, and where they are."""
-        for _, group in groupby(self.parts, key=lambda part: part.unit):
+        in_units = sorted(self.parts, key=lambda part: part.unit)
+        for _, group in groupby(in_units, key=lambda part: part.unit):
             parts = list(group)
             first = parts[0].first_row
-            yield first, self.row_ranges(first, sum(p.num_rows for p in parts))
+            end = max(part.first_row + part.num_rows for part in parts)
+            yield first, self.row_ranges(first, end - first)
 
     @cached_property
     def _section_starts(self) -> list[int]:
@@ -225,9 +270,10 @@ class PlanLayout:
                 "num_rows": self.num_rows,
                 "num_images": self.num_images,
                 "num_shards": self.num_shards,
-                "parts": [asdict(part) for part in self.parts],
+                "parts": [part.as_dict() for part in self.parts],
                 "batches": [
                     {**asdict(count.settings), "num_images": count.num_images}
+                    | ({} if count.model is None else {"model": count.model})
                     for count in self.batches
                 ],
                 **files_as_dict(self.files),
@@ -235,6 +281,7 @@ class PlanLayout:
             }
             | self._input_hashes_as_dict()
             | ({"order": list(self.order)} if self.order else {})
+            | ({"batch_sizes": dict(self.batch_sizes)} if self.batch_sizes else {})
         )
 
     def _input_hashes_as_dict(self) -> dict[str, Any]:
@@ -257,6 +304,7 @@ class PlanLayout:
                         {key: value for key, value in each.items() if key in _SETTINGS}
                     ),
                     each["num_images"],
+                    each.get("model"),
                 )
                 for each in values["batches"]
             ),
@@ -265,6 +313,7 @@ class PlanLayout:
             prompts=PromptCounts(**values.get("prompts", {})),
             has_input_hashes=values.get("has_input_hashes", False),
             order=tuple(values.get("order", ())),
+            batch_sizes=dict(values.get("batch_sizes", {})),
             input_hashes_path=values.get("input_hashes_path", INPUT_HASHES),
         )
 
@@ -288,11 +337,13 @@ def files_from_dict(values: Mapping[str, Any]) -> tuple[ManifestFile, ...]:
 
 def _merged(layouts: Sequence[PlanLayout]) -> tuple[SettingsCount, ...]:
     """The settings of several layouts, most images first."""
-    counts: Counter[SamplingParams] = Counter()
+    counts: Counter[tuple[SamplingParams, str | None]] = Counter()
     for layout in layouts:
         for each in layout.batches:
-            counts[each.settings] += each.num_images
-    return tuple(SettingsCount(*each) for each in counts.most_common())
+            counts[each.settings, each.model] += each.num_images
+    return tuple(
+        SettingsCount(settings, number, model) for (settings, model), number in counts.most_common()
+    )
 
 
 def _file_as_dict(file: ManifestFile, schemas: Sequence[str]) -> dict[str, Any]:

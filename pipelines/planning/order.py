@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.batch_section import column_and_direction
-from nightpress.pipelines.job.spec import PRIORITY, RunSpec
+from nightpress.pipelines.job.settings import PRIORITY
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import FIRST_VARIANT, Columns
 from nightpress.pipelines.manifest.numbers import Ints
 

@@ -14,20 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import PlanDamaged
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import resolve_columns
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.parquet import conformed
-from nightpress.pipelines.manifest.rows import Rows, concat_rows
+from nightpress.pipelines.manifest.rows import Rows, concat_rows, take_each
 from nightpress.pipelines.manifest.types import plain_type
 from nightpress.pipelines.planning.duplicates import Mapper
-from nightpress.pipelines.planning.images import Images, Planner, sort_for_sampling
+from nightpress.pipelines.planning.images import Images, sort_for_sampling
 from nightpress.pipelines.planning.index import encoded_index, index_path
 from nightpress.pipelines.planning.input_hashes import read_hashes, with_hashes
 from nightpress.pipelines.planning.later_names import with_carried_renamed
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.planning.order import OrderKey
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.records import ADDED_TO_PLANS, PLAN_SCHEMA, PLANNED_AFTER_PASSES
 from nightpress.pipelines.storage import Store, open_source
@@ -41,7 +42,7 @@ DISTINCT = frozenset({"image_id", "id", "file", "prompt", "seed"})
 
 @dataclass(frozen=True)
 class PartsTask:
-    """Consecutive parts to write from the rows of one unit."""
+    """Consecutive parts of one model to write from the rows of one unit."""
 
     unit: WorkUnit
     parts: tuple[PlanPart, ...]
@@ -53,7 +54,7 @@ class PartsTask:
     order: tuple[OrderKey, ...]
 
 
-def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) -> pa.Table:
+def plan_part(spec: RunSpec, info: ModelInfos, layout: PlanLayout, index: int) -> pa.Table:
     """Compute one part of the plan without writing it: PLAN_SCHEMA, then the carried columns.
 
     The hashes of pictures are left out.
@@ -69,11 +70,11 @@ def plan_part(spec: RunSpec, info: ModelInfo, layout: PlanLayout, index: int) ->
 
 
 def write_plan(
-    spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, mapper: Mapper = map
+    spec: RunSpec, info: ModelInfos, layout: PlanLayout, store: Store, mapper: Mapper = map
 ) -> Iterator[str]:
     """Write every part that does not exist yet; yields the path of each part written.
 
-    The parts of one unit are written by one call, which reads their rows once.
+    A model's parts of one unit are written by one call, which reads the unit's rows once.
 
     Raises:
         ManifestError, StoreError: the manifest has changed, or something cannot be read or written.
@@ -86,7 +87,7 @@ def write_plan(
             planner = Planner(spec, info, resolve_columns(spec, section.files))
             tasks += [
                 (_task_for(planner, section, list(parts)), store)
-                for _, parts in groupby(missing, key=lambda part: part.unit)
+                for _, parts in groupby(missing, key=lambda part: (part.model, part.unit))
             ]
     for paths in mapper(write_parts, tasks):
         yield from paths
@@ -106,7 +107,7 @@ def write_parts(call: tuple[PartsTask, Store]) -> list[str]:
 
 
 def rewrite_plan_part(
-    spec: RunSpec, info: ModelInfo, layout: PlanLayout, store: Store, shard: int
+    spec: RunSpec, info: ModelInfos, layout: PlanLayout, store: Store, shard: int
 ) -> None:
     """Write the part that holds a shard again, replacing what is stored.
 
@@ -169,7 +170,8 @@ def _task_for(planner: Planner, layout: PlanLayout, parts: Sequence[PlanPart]) -
     first, last = parts[0], parts[-1]
     num_rows = last.first_row + last.num_rows - first.first_row
     unit = WorkUnit(planner, first.first_row, layout.row_ranges(first.first_row, num_rows))
-    sizes = layout.shard_size, layout.row_group_size, layout.batch_size
+    batch_size = layout.batch_sizes.get(first.model or "", layout.batch_size)
+    sizes = layout.shard_size, layout.row_group_size, batch_size
     hashes = layout.input_hashes_path if layout.has_input_hashes else None
     order = tuple(map(OrderKey.parse, layout.order))
     return PartsTask(unit, tuple(parts), *sizes, hashes, order)
@@ -211,9 +213,20 @@ def _rows_of_parts(task: PartsTask) -> Iterator[tuple[PlanPart, Rows, dict[str, 
             chunks.append((batch.rows.between(low, high), carried))
             if part.first_row + part.num_rows > end:
                 break
-            yield part, *_join(chunks)
+            yield part, *_of_model(task.unit.planner, part, *_join(chunks))
             chunks = []
             parts.pop(0)
+
+
+def _of_model(
+    planner: Planner, part: PlanPart, rows: Rows, carried: dict[str, pa.Array]
+) -> tuple[Rows, dict[str, pa.Array]]:
+    """Those of the rows that have the part's model."""
+    if part.model is None:
+        return rows, carried
+    names = [model.name for model in planner.models]
+    own = np.flatnonzero(rows.model == names.index(part.model))
+    return rows.take(own), take_each(carried, own)
 
 
 def _join(

@@ -26,6 +26,7 @@ from nightpress.pipelines.job.sections import MAX_PIXELS
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns
 from nightpress.pipelines.manifest.conditions_sampling import wrong_sampler
+from nightpress.pipelines.manifest.job_models import JobModel
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.manifest.rows import Rows
@@ -39,12 +40,12 @@ class PassPlanner:
     """How a job samples images again; picklable."""
 
     specs: tuple[PassSpec, ...]
-    multiple: int
-    """What widths and heights must be multiples of."""
+    multiples: tuple[int, ...]
+    """What widths and heights must be multiples of, for each model of the job."""
 
-    def passes(self, width: int, height: int) -> tuple[Pass, ...]:
+    def passes(self, width: int, height: int, model: int = 0) -> tuple[Pass, ...]:
         """The passes of an image that is first sampled at a size."""
-        return passes_of(self.specs, width, height, self.multiple)
+        return passes_of(self.specs, width, height, self.multiples[model])
 
     def final_sizes(self, rows: Rows) -> tuple[Ints, Ints]:
         """Width and height of the finished images; (n,) each."""
@@ -66,46 +67,57 @@ class PassPlanner:
 
 
 def _sizes(rows: Rows) -> tuple[Ints, Ints]:
-    """The distinct sizes, (k, 2), and each row's among them, (n,)."""
-    sizes, which = np.unique(rows.width.astype(np.int64) << 32 | rows.height, return_inverse=True)
-    return np.stack([sizes >> 32, sizes & 0xFFFFFFFF], axis=1), which
+    """The distinct widths, heights and models, (k, 3), and each row's among them, (n,)."""
+    width = rows.width.astype(np.int64)
+    sizes, which = np.unique(width << 32 | rows.height << 8 | rows.model, return_inverse=True)
+    return np.stack([sizes >> 32, sizes >> 8 & 0xFFFFFF, sizes & 0xFF], axis=1), which
 
 
-def check_passes(spec: RunSpec, info: ModelInfo) -> None:
-    """Check that the model can sample an image again.
+def check_passes(model: JobModel) -> None:
+    """Check that a model can sample an image again.
 
     Raises:
         SpecError: it cannot, or not with so many steps.
     """
+    spec, info = model.spec, model.info
     if not spec.passes:
         return
     if MODE not in info.modes:
         raise SpecError(
-            f"passes: a pass needs the mode {MODE}, but this model has only: "
+            f"{model.told('passes')}: a pass needs the mode {MODE}, but this model has only: "
             f"{', '.join(info.modes)}"
         )
     for number, each in enumerate(spec.passes):
         if each.num_inference_steps > info.max_steps:
             raise SpecError(
-                f"passes.{number}.num_inference_steps: {each.num_inference_steps} steps are more "
-                f"than the {info.max_steps} that the model allows"
+                f"{model.told(f'passes.{number}.num_inference_steps')}: {each.num_inference_steps} "
+                f"steps are more than the {info.max_steps} that the model allows"
             )
         if reason := info.too_many_steps(MODE, each.num_inference_steps, each.strength):
-            raise SpecError(f"passes.{number}: {reason}")
+            raise SpecError(f"{model.told(f'passes.{number}')}: {reason}")
 
 
 def check_rows(
-    spec: RunSpec, info: ModelInfo, columns: Columns, rows: Rows, problems: RowProblems
+    spec: RunSpec,
+    infos: Sequence[ModelInfo],
+    columns: Columns,
+    rows: Rows,
+    problems: RowProblems,
 ) -> None:
-    """Add a problem for each row whose image the job's passes cannot make."""
+    """Add a problem for each row whose image the job's passes cannot make.
+
+    Args:
+        infos: of the job's models, in its order.
+    """
     if not spec.passes or problems.total:
         return
-    planner = PassPlanner(spec.passes, info.size_multiple)
+    planner = PassPlanner(spec.passes, tuple(info.size_multiple for info in infos))
     sizes, which = _sizes(rows)
     wrong = [_wrong_size(planner.passes(*size), spec.images.max_side) for size in sizes.tolist()]
     _add(problems, columns.manifest_name("width"), wrong, which)
-    wrong = [_wrong_sampler(name, spec.passes, info) for name in SAMPLER_NAMES]
-    _add(problems, columns.manifest_name("scheduler"), wrong, rows.scheduler)
+    wrong = [_wrong_sampler(name, spec.passes, info) for info in infos for name in SAMPLER_NAMES]
+    of_rows = rows.model * len(SAMPLER_NAMES) + rows.scheduler
+    _add(problems, columns.manifest_name("scheduler"), wrong, of_rows)
     texts = pc.fill_null(rows.conditioning, "").dictionary_encode()
     for base, name in KEEPING_MODES.items():
         wrong = [_wrong_mode(text, base) for text in texts.dictionary.to_pylist()]

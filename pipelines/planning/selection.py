@@ -11,20 +11,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
 from nightpress.pipelines.manifest.condition_values import condition_values, is_condition
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.rows import Rows, concat_rows, take_each
 from nightpress.pipelines.manifest.types import to_text
 from nightpress.pipelines.planning.coverage import covering_rows
 from nightpress.pipelines.planning.image_hashes import among
-from nightpress.pipelines.planning.images import Planner, expand_rows
+from nightpress.pipelines.planning.images import expand_rows
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import RowBatch, WorkUnit, read_batches
 
 CANDIDATES = 4_096
@@ -41,7 +42,7 @@ MOSTLY_DISTINCT = frozenset({"prompt", "id", "seed"})
 
 def select_images(
     spec: RunSpec,
-    info: ModelInfo,
+    info: ModelInfos,
     layout: PlanLayout,
     num_images: int,
     by: Sequence[str] | None = None,
@@ -69,10 +70,10 @@ def select_images(
     planner = Planner(spec, info, columns)
     names = _default_columns(columns) if by is None else _named_columns(columns, by)
     candidates = _Candidates(len(names), max(CANDIDATES, 2 * num_images))
-    for batch in _batches(planner, layout):
+    for batch in row_batches(planner, layout):
         candidates.add(_values(batch, planner, names))
     chosen = candidates.choose(num_images, keep_all=by is not None)
-    return _images_of(planner, layout, chosen)
+    return images_of_rows(planner, layout, chosen)
 
 
 def _default_columns(columns: Columns) -> list[str]:
@@ -99,7 +100,7 @@ def _named_columns(columns: Columns, names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(known[name] for name in names))
 
 
-def _batches(
+def row_batches(
     planner: Planner, layout: PlanLayout, wanted: Ints | None = None
 ) -> Iterator[RowBatch]:
     """The rows of the manifest; only of those units that hold wanted rows, if there are any."""
@@ -192,12 +193,12 @@ class _Candidates:
         return chosen
 
 
-def _images_of(planner: Planner, layout: PlanLayout, chosen: dict[int, int]) -> pa.Table:
-    """The first images of some rows."""
+def images_of_rows(planner: Planner, layout: PlanLayout, chosen: dict[int, int]) -> pa.Table:
+    """The first images of some rows: the number of each row -> how many of its images."""
     wanted = np.array(sorted(chosen))
     parts: list[Rows] = []
     carried: list[dict[str, pa.Array]] = []
-    for batch in _batches(planner, layout, wanted):
+    for batch in row_batches(planner, layout, wanted):
         inside = np.flatnonzero(np.isin(batch.rows.numbers, wanted))
         if len(inside):
             parts.append(batch.rows.take(inside))

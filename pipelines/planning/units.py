@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.spec import TEXT, Conditioning
 from nightpress.diffusion_core.models.family_rules import guidance_off_at
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
 from nightpress.pipelines.errors import MAX_PROBLEMS, Problem
@@ -21,7 +22,8 @@ from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.naming import overlong
 from nightpress.pipelines.image_files.portability import folded, reserved
 from nightpress.pipelines.inputs.decoding import limits_of
-from nightpress.pipelines.job.spec import PRIORITY
+from nightpress.pipelines.job.models_section import MODEL_NAME
+from nightpress.pipelines.job.settings import PRIORITY
 from nightpress.pipelines.manifest.columns import PARENT, Columns
 from nightpress.pipelines.manifest.files import (
     ManifestFile,
@@ -32,11 +34,10 @@ from nightpress.pipelines.manifest.files import (
 )
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
-from nightpress.pipelines.manifest.row_problems import RowProblems
+from nightpress.pipelines.manifest.row_problems import Mask, ProblemsOfSome, RowProblems
 from nightpress.pipelines.manifest.rows import Rows, take_each
 from nightpress.pipelines.planning.images import (
     Images,
-    Planner,
     expand_rows,
     first_image_of_each_row,
     group_by_settings,
@@ -44,6 +45,7 @@ from nightpress.pipelines.planning.images import (
 )
 from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
 from nightpress.pipelines.planning.passes import check_rows
+from nightpress.pipelines.planning.planner import ModelPlanner, Planner
 
 MAX_PART_IMAGES = 131_072
 MAX_PART_BYTES = 64 << 20
@@ -85,13 +87,18 @@ def _no_hashes() -> Hashes:
     return np.zeros(0, np.uint64)
 
 
+ModelSettings = tuple[int, SamplingParams]
+"""The number of a model in the job, and settings of its images."""
+
+
 @dataclass
 class UnitReport:
     """What checking a unit found."""
 
-    parts: list[tuple[int, int]] = field(default_factory=list)
-    """The number of rows and images in each part that the unit will be split into."""
-    settings: "Counter[SamplingParams]" = field(default_factory=Counter)
+    parts: list[list[tuple[int, int]]] = field(default_factory=list)
+    """For each model, the number of rows and of its images in each part that the unit will be split
+    into; rows of other models count as rows."""
+    settings: "Counter[ModelSettings]" = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     num_problems: int = 0
     prompts: PromptCounts = field(default_factory=PromptCounts)
@@ -129,11 +136,13 @@ def check_unit(unit: WorkUnit) -> UnitReport:
     """Check every row of a unit; a top-level function, so that it can be pickled."""
     report = UnitReport()
     images, weights, ids, names = [], [], [_no_hashes()], [_no_hashes()]
+    models: list[Ints] = []
     inputs: list[NamedInputs] = []
     for batch in read_batches(unit, unit.planner.columns, read_checked_rows):
         report.prompts += _check_prompts(unit.planner, batch)
         if not batch.problems.total:
             images.append(batch.rows.num_images)
+            models.append(batch.rows.model)
             weights.append(_weights(batch))
             _count_settings(report.settings, unit.planner, batch.rows)
             report.modes += images_by_mode(batch.rows)
@@ -145,11 +154,20 @@ def check_unit(unit: WorkUnit) -> UnitReport:
         report.num_problems += batch.problems.total
         report.problems += batch.problems.first[: MAX_PROBLEMS - len(report.problems)]
     if not report.num_problems:
-        report.parts = split_into_parts(np.concatenate(images), np.concatenate(weights))
+        of_rows = (np.concatenate(images), np.concatenate(weights), np.concatenate(models))
+        report.parts = [_parts_of(n, *of_rows) for n in range(len(unit.planner.models))]
     report.settings = Counter(dict(report.settings.most_common(MAX_SETTINGS)))
     report.inputs = joined(inputs)
     report.ids, report.names = np.concatenate(ids), np.concatenate(names)
     return report
+
+
+def _parts_of(model: int, images: Ints, weights: Ints, models: Ints) -> list[tuple[int, int]]:
+    """The parts of one model's images, none if it has none; see `UnitReport.parts`."""
+    is_own = models == model
+    if not is_own.any():
+        return []
+    return split_into_parts(images * is_own, weights * is_own)
 
 
 def read_batches(
@@ -171,10 +189,13 @@ def read_batches(
             problems = RowProblems(part.file.url, row)
             planner = unit.planner
             rows = planner.row_reader.read(table, number, problems)
-            check_rows(planner.spec, planner.row_reader.info, columns, rows, problems)
+            check_rows(planner.spec, planner.infos, columns, rows, problems)
             carried = columns.carried_values(table, problems)
-            if any(column.name == PRIORITY for column in columns.carried):
-                carried.setdefault(PRIORITY, rows.priority)
+            for column in columns.carried:
+                if column.name == PRIORITY:
+                    carried.setdefault(PRIORITY, rows.priority)
+                elif column.name == MODEL_NAME and columns.names_models:
+                    carried[MODEL_NAME] = planner.model_names(rows)
             yield RowBatch(part.file.url, row, problems, rows, carried, row_bytes)
             row += table.num_rows
             number += table.num_rows
@@ -293,21 +314,34 @@ def _add_for_rows(batch: RowBatch, rows: Ints, why: str) -> None:
 
 def _check_prompts(planner: Planner, batch: RowBatch) -> PromptCounts:
     """Add a problem for each prompt and negative prompt that the job does not allow."""
-    columns = [(planner.columns.manifest_name("prompt"), batch.rows.prompts)]
-    if "negative_prompt" in planner.columns.settings or planner.spec.sampling.negative_prompt:
-        name = planner.columns.manifest_name("negative_prompt")
-        columns.append((name, batch.rows.negative_prompts))
-    if "to_prompt" in planner.columns.settings and batch.rows.any_clips:
-        to_prompts = batch.rows.clips.field("to_prompt")
-        columns.append((planner.columns.manifest_name("to_prompt"), to_prompts))
-    counts = planner.prompt_checker.check(columns, batch.problems)
-    return replace(counts, num_unguided=_num_unguided(planner, batch.rows))
+    counts = PromptCounts()
+    for number, model in enumerate(planner.models):
+        is_own = batch.rows.model == number
+        if is_own.any():
+            counts += _check_prompts_of(model, planner.columns, batch, is_own)
+    return counts
 
 
-def _num_unguided(planner: Planner, rows: Rows) -> int:
+def _check_prompts_of(
+    model: ModelPlanner, columns: Columns, batch: RowBatch, is_own: Mask
+) -> PromptCounts:
+    """Check the prompts of one model's rows."""
+    rows, problems = batch.rows, batch.problems
+    if not is_own.all():
+        indices = np.flatnonzero(is_own)
+        rows, problems = rows.take(indices), ProblemsOfSome(problems, indices, len(is_own))
+    texts = [(columns.manifest_name("prompt"), rows.prompts)]
+    if "negative_prompt" in columns.settings or model.checks_negative_prompts:
+        texts.append((columns.manifest_name("negative_prompt"), rows.negative_prompts))
+    if "to_prompt" in columns.settings and rows.any_clips:
+        texts.append((columns.manifest_name("to_prompt"), rows.clips.field("to_prompt")))
+    counts = model.prompt_checker.check(texts, problems)
+    return replace(counts, num_unguided=_num_unguided(model.info, rows))
+
+
+def _num_unguided(info: ModelInfo, rows: Rows) -> int:
     """The rows whose negative prompt has no effect, since they have no guidance."""
-    off_at = guidance_off_at(planner.row_reader.info.pipeline)
-    unguided = rows.guidance_scale <= off_at
+    unguided = rows.guidance_scale <= guidance_off_at(info.pipeline)
     if not unguided.any():
         return 0
     return int((unguided & (np.array(pc.binary_length(rows.negative_prompts)) > 0)).sum())
@@ -334,13 +368,14 @@ def _picture_bytes(rows: Rows) -> Ints:
     return found
 
 
-def _count_settings(counter: "Counter[SamplingParams]", planner: Planner, rows: Rows) -> None:
+def _count_settings(counter: "Counter[ModelSettings]", planner: Planner, rows: Rows) -> None:
     """Count the rows' images by settings; the rarest settings are dropped if there are many."""
     groups = group_by_settings(rows)
     counts = np.bincount(groups, weights=rows.num_images)
     for group in np.argsort(-counts, kind="stable")[:MAX_SETTINGS].tolist():
         first = int(np.argmax(groups == group))
-        counter[settings_of(planner, rows, first)] += int(counts[group])
+        settings = int(rows.model[first]), settings_of(planner, rows, first)
+        counter[settings] += int(counts[group])
     if len(counter) > 10 * MAX_SETTINGS:
         for settings, _ in counter.most_common()[MAX_SETTINGS:]:
             del counter[settings]

@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 from nightpress.diffusion_core.conditioning.passes import first_size, passes_from_text
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import ManifestError, Problem, SpecError
-from nightpress.pipelines.job.spec import PRIORITY, RunSpec
+from nightpress.pipelines.job.settings import PRIORITY
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import resolve_columns
-from nightpress.pipelines.planning.images import Planner, first_image_of_each_row
+from nightpress.pipelines.planning.images import first_image_of_each_row
 from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.planning.parts import images_table
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.planning.units import WorkUnit, read_batches
 from nightpress.pipelines.records import PLAN_SCHEMA
 

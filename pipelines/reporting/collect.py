@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nightpress.diffusion_core.theory.spacing import evenly_spaced
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning.later_names import with_carried_renamed
 from nightpress.pipelines.records import (
     ADDED_TO_METADATA,
@@ -161,6 +162,10 @@ def collect(run: Run, limits: Limits) -> Collected:
     )
 
 
+def _may_cut(spec: RunSpec) -> bool:
+    return any(model.prompts.long == "cut" for model in spec.every_model)
+
+
 def _read_part(
     run: Run,
     sizes: dict[int, int],
@@ -175,7 +180,7 @@ def _read_part(
         most = num_images.get(shard, 0)
         images = evenly_spaced(np.flatnonzero(ok).tolist(), most, endpoint=False)
         failures = np.flatnonzero(~ok)[:max_failures].tolist()
-        cut = _cut_rows(file) if run.spec.model.prompts.long == "cut" else []
+        cut = _cut_rows(file) if _may_cut(run.spec) else []
         scored = read_columns(file, ["sha256", *SCORE_COLUMNS])
         scored = with_scores_of(run.store, scored, late.get(shard))
         scores = scored["scores"]

@@ -29,6 +29,7 @@ from nightpress.pipelines.reporting.picks import NO_PICKS, Picks
 from nightpress.pipelines.reporting.scores import RunScores, ScoreRow
 from nightpress.pipelines.run_directory.log import Start, cost_of, read_starts
 from nightpress.pipelines.run_directory.reader import Run, RunProgress
+from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.run_directory.summary import Summary
 from nightpress.pipelines.run_directory.summary_index import write_summary_index
 from nightpress.pipelines.storage import Store
@@ -287,15 +288,19 @@ def pass_text(each: PassSpec) -> str:
 
 def model_facts(run: Run) -> list[Fact]:
     """What the page lists about the model and the software."""
-    record = run.record
-    versions = (f"{name} {version}" for name, version in record.versions.items())
+    versions = (f"{name} {version}" for name, version in run.record.versions.items())
+    facts = [fact for record in run.record.each_model for fact in _facts_of_model(record)]
+    return [*facts, Fact("versions", text(", ".join(versions)))]
+
+
+def _facts_of_model(record: RunRecord) -> list[Fact]:
+    name = "model" if record.model_name is None else f"model {record.model_name}"
     return [
-        Fact("model", text(record.model.source)),
+        Fact(name, text(record.model.source)),
         Fact("pipeline", text(record.model.pipeline)),
         Fact("precision", f"{record.dtype} on {record.device}"),
         Fact("batch size", record.batch_sizes.text),
         Fact("fingerprint", record.model.fingerprint, mono=True),
-        Fact("versions", text(", ".join(versions))),
     ]
 
 

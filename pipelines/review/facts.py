@@ -12,13 +12,15 @@ import yaml
 
 from nightpress.diffusion_core.conditioning.passes import first_size, passes_from_text
 from nightpress.pipelines.errors import Damaged, ImageNotFound, StoreMissing
-from nightpress.pipelines.job.spec import PRIORITY, is_setting
+from nightpress.pipelines.job.models_section import MODEL_NAME
+from nightpress.pipelines.job.settings import PRIORITY, is_setting
 from nightpress.pipelines.planning import candidate_shards, read_shard
 from nightpress.pipelines.planning.again_rows import condition_values
 from nightpress.pipelines.records import PLAN_SCHEMA, RESERVED_COLUMNS, PlannedInput
 from nightpress.pipelines.run_directory.committed_parts import committed_parts
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
+from nightpress.pipelines.run_directory.record import RunRecord
 
 FIRST = ("image_id", "prompt", "negative_prompt", "seed", "width", "height", "status")
 """Facts in the order in which people look for them; the others follow in that of the metadata."""
@@ -127,10 +129,12 @@ def job_text(run: Run, row: Mapping[str, Any], planned: Mapping[str, Any]) -> st
         planned: its row in the plan, with the carried columns.
     """
     name = "again-" + re.sub(r"[^A-Za-z0-9._-]", "-", row["image_id"])[:100]
-    values, left_out = _manifest_row(run, planned, row)
+    record = _record_of(run, planned.get(MODEL_NAME))
+    values, left_out = _manifest_row(record, planned, row)
     # In ASCII: YAML takes some other characters for line breaks, which would end the comment.
     manifest = json.dumps(values, default=str)
-    text = _job_yaml(run, row["dtype"], row["batch_size"]).replace(PLACE_OF_NAME, name)
+    model = planned.get(MODEL_NAME)
+    text = _job_yaml(run, model, row["dtype"], row["batch_size"]).replace(PLACE_OF_NAME, name)
     return (
         f"# Save this as {name}.yaml, and the line at the end as {name}.jsonl beside it, without\n"
         f"# the hash sign; then: nightpress run {name}.yaml\n"
@@ -145,14 +149,19 @@ PLACE_OF_NAME = "again-8d1f0c7e5b3a4962"
 
 
 @lru_cache(maxsize=8)
-def _job_yaml(run: Run, dtype: str, batch_size: int) -> str:
-    job = _job(run, dtype, batch_size, PLACE_OF_NAME)
+def _job_yaml(run: Run, model: str | None, dtype: str, batch_size: int) -> str:
+    job = _job(_record_of(run, model), dtype, batch_size, PLACE_OF_NAME)
     text: str = yaml.safe_dump(job, sort_keys=False, allow_unicode=True, width=1000)
     return text
 
 
-def _job(run: Run, dtype: str, batch_size: int, name: str) -> dict[str, Any]:
-    spec, record = run.spec, run.record
+def _record_of(run: Run, model: str | None) -> RunRecord:
+    """The record of a run as if it had the model of an image alone."""
+    return run.record.of_model(model) if run.record.models and model else run.record
+
+
+def _job(record: RunRecord, dtype: str, batch_size: int, name: str) -> dict[str, Any]:
+    spec = record.spec
     chosen = spec.model_dump(mode="json", exclude_defaults=True)
     model = {"source": record.model.source, **chosen.get("model", {}), "dtype": dtype}
     images = {k: v for k, v in chosen.get("images", {}).items() if k in ("format", "quality")}
@@ -184,10 +193,10 @@ def _planned(run: Run, image_id: str) -> dict[str, Any] | None:
 
 
 def _manifest_row(
-    run: Run, planned: Mapping[str, Any], row: Mapping[str, Any]
+    record: RunRecord, planned: Mapping[str, Any], row: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The row of a manifest that plans the image, and what such a text cannot hold."""
-    info = run.record.model
+    info = record.model
     width, height = first_size(
         passes_from_text(planned["passes"]), planned["width"], planned["height"]
     )

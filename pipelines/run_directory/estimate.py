@@ -26,6 +26,7 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.job.scores_section import MEASURED
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import SettingsCount
 from nightpress.pipelines.run_directory.gate_trial import try_gates
 from nightpress.pipelines.run_directory.reader import open_run
@@ -55,9 +56,11 @@ class RateKey:
     """Scale, strength and steps of each."""
     num_frames: int | None = None
     """None for a still image."""
+    model: str | None = None
+    """The name of their model, if the job has several."""
 
     @classmethod
-    def of(cls, settings: SamplingParams) -> Self:
+    def of(cls, settings: SamplingParams, model: str | None = None) -> Self:
         """The key of images with these settings."""
         return cls(
             *settings.final_size,
@@ -67,6 +70,7 @@ class RateKey:
             settings.conditioning.strength,
             tuple((p.scale, p.strength, p.num_inference_steps) for p in settings.passes),
             settings.num_frames,
+            model,
         )
 
 
@@ -122,7 +126,7 @@ def estimate(counts: Iterable[SettingsCount], rates: Mapping[RateKey, Rate]) -> 
     actor_s = num_bytes = 0.0
     used: list[Rate] = []
     for count in counts:
-        rate = rates.get(RateKey.of(count.settings))
+        rate = rates.get(RateKey.of(count.settings, count.model))
         if rate is None:
             return None
         used.append(rate)
@@ -154,7 +158,7 @@ def measured_rates(
     scoring_s: dict[RateKey, float | None] = {}
     for url, record in runs:
         try:
-            found = _rates_of(url, spec)
+            found = _rates_of(url, spec, model_fingerprint)
         except StoreError as error:
             on_skipped(one_line(error))
             continue
@@ -170,6 +174,26 @@ def measured_rates(
         key: replace(rate, draws=draws, scoring_s=scoring_s.get(key, unknown))
         for key, rate in rates.items()
     }
+
+
+def rates_of_models(
+    spec: RunSpec,
+    infos: ModelInfos,
+    on_skipped: Callable[[str], None] = lambda reason: None,
+) -> dict[RateKey, Rate]:
+    """The rates of all models of a job; see `measured_rates`."""
+    rates: dict[RateKey, Rate] = {}
+    skipped: set[str] = set()
+
+    def once(reason: str) -> None:  # each model looks at the same runs
+        if reason not in skipped:
+            skipped.add(reason)
+            on_skipped(reason)
+
+    for model in job_models(spec, infos):
+        found = measured_rates(model.spec, model.info.fingerprint, once)
+        rates |= {replace(key, model=model.name): rate for key, rate in found.items()}
+    return rates
 
 
 @dataclass(frozen=True)
@@ -206,7 +230,7 @@ def _latest_runs(
         except (RunNotFound, UnsupportedFormat, StoreError) as error:
             on_skipped(one_line(error))
             continue
-        if record.model.fingerprint == model_fingerprint:
+        if any(each.model.fingerprint == model_fingerprint for each in record.each_model):
             same_model.append((record.created_at, url, record))
     same_model.sort(key=lambda each: each[:2])
     return [(url, record) for _, url, record in same_model[-MAX_RUNS:]]
@@ -252,13 +276,14 @@ def _run_urls(spec: RunSpec) -> list[str]:
     return [source.url.removesuffix(f"/{RUN_FILE}") for source in found]
 
 
-def _rates_of(url: str, spec: RunSpec) -> dict[RateKey, Rate]:
+def _rates_of(url: str, spec: RunSpec, model_fingerprint: str) -> dict[RateKey, Rate]:
     settings = ["width", "height", "num_inference_steps", "guidance_scale", "mode", "strength"]
     run = open_run(url, spec.storage)
     with run.reading():
         table = run.shards(evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)).to_table(
             columns=[*settings, "num_frames", "sampling_s", "num_bytes", "scoring_s"],
-            filter=ds.field("sampling_s").is_valid(),
+            filter=ds.field("sampling_s").is_valid()
+            & (ds.field("model_fingerprint") == model_fingerprint),
         )
     guided = pc.greater(table.column("guidance_scale"), 1.0)
     table = table.set_column(3, "guided", guided)

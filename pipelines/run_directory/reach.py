@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from nightpress.diffusion_core.conditioning.passes import passes_from_text
 from nightpress.diffusion_core.conditioning.spec import Conditioning
-from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.pipelines.job.spec import PRIORITY, RunSpec
+from nightpress.pipelines.job.models_section import MODEL_NAME
+from nightpress.pipelines.job.settings import PRIORITY
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.numbers import Floats, Ints
 from nightpress.pipelines.manifest.python_values import python_rows
 from nightpress.pipelines.planning import PlanLayout, plan_part
@@ -74,7 +76,7 @@ class Reach:
         return self.num_images - self.num_reached
 
 
-def work_of_manifest(spec: RunSpec, info: ModelInfo, layout: PlanLayout) -> pa.Table:
+def work_of_manifest(spec: RunSpec, info: ModelInfos, layout: PlanLayout) -> pa.Table:
     """How many images of which order and settings a job makes, from its manifest alone.
 
     Raises:
@@ -140,7 +142,8 @@ def reach(
 
 def _columns_of_work(layout: PlanLayout) -> list[str]:
     keys = [OrderKey.parse(text).column for text in layout.order]
-    return list(dict.fromkeys([*keys, *SETTINGS]))
+    models = [] if layout.models == (None,) else [MODEL_NAME]
+    return list(dict.fromkeys([*keys, *SETTINGS, *models]))
 
 
 def _counted(tables: Iterable[pa.Table], names: Sequence[str]) -> pa.Table:
@@ -181,7 +184,8 @@ def _rates_of_rows(work: pa.Table, rates: Mapping[RateKey, Rate]) -> list[Rate] 
     """What an image of each row takes; None if a row has no rate."""
     known: dict[tuple[Any, ...], Rate] = {}
     found = []
-    for values in zip(*(work.column(name).to_pylist() for name in SETTINGS), strict=True):
+    names = [*SETTINGS, *(name for name in (MODEL_NAME,) if name in work.column_names)]
+    for values in zip(*(work.column(name).to_pylist() for name in names), strict=True):
         if values not in known:
             rate = rates.get(_rate_key(*values))
             if rate is None:
@@ -199,6 +203,7 @@ def _rate_key(
     conditioning: str | None,
     passes: str | None,
     num_frames: int | None,
+    model: str | None = None,
 ) -> RateKey:
     condition = Conditioning.from_text(conditioning)
     made = passes_from_text(passes)
@@ -211,6 +216,7 @@ def _rate_key(
         condition.strength,
         tuple((each.scale, each.strength, each.num_inference_steps) for each in made),
         num_frames,
+        model,
     )
 
 

@@ -14,23 +14,32 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import resolve_dtype
-from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.image_files.file_format import FileFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
 from nightpress.pipelines.run_directory.editions import Edition, read_editions
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
+from nightpress.pipelines.run_directory.run_models import (
+    AnyBatchSizes,
+    RunModel,
+    adapters_of,
+    changed_models,
+    run_model,
+    sizes_for,
+    sizes_of,
+)
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
 
-FORMAT_VERSION = 1
-"""Format of the run directory. It changes when older versions could not read or resume a run."""
+FORMAT_VERSION = 2
+"""Format of the run directory. It changes when older versions could not read or resume a run.
+A run with one model is written in format 1, which they read."""
 
 PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
 """Packages whose version may affect the last bits of a pixel or an image file."""
@@ -44,6 +53,7 @@ class RunRecord:
 
     spec: RunSpec
     model: ModelInfo
+    """The only model; if there are several, the first: see `of_model`."""
     device: str
     """`cpu` or `cuda`."""
     dtype: str
@@ -61,6 +71,45 @@ class RunRecord:
     """Name in the job's `scores` -> fingerprint of the scorer."""
     editions: tuple[Edition, ...] = ()
     """What was added each time that the manifest grew; the layout has their parts too."""
+    models: tuple[RunModel, ...] = ()
+    """The models, if there are several."""
+    model_name: str | None = None
+    """The name of the model, in the record of one of several; see `of_model`."""
+
+    @property
+    def infos(self) -> ModelInfos:
+        """What is known about the model, or about each of several."""
+        return {each.name: each.info for each in self.models} if self.models else self.model
+
+    def of_model(self, name: str | None) -> Self:
+        """The record as if one of its models were its only one, for what samples with that model.
+
+        Raises:
+            LookupError: the run has no model of this name.
+        """
+        if not self.models and name == self.model_name:
+            return self
+        spec = self.spec.for_model(name)
+        chosen = next(each for each in self.models if each.name == name)
+        return replace(
+            self,
+            spec=spec,
+            model=chosen.info,
+            dtype=chosen.dtype,
+            batch_size=chosen.batch_size,
+            measured=chosen.measured,
+            models=(),
+            model_name=name,
+        )
+
+    def of_shard(self, shard: int) -> Self:
+        """The record as if the model of a shard were the only one."""
+        return self.of_model(self.layout.model_of(shard)) if self.models else self
+
+    @property
+    def each_model(self) -> tuple[Self, ...]:
+        """The record for each of its models; see `of_model`."""
+        return tuple(self.of_model(each.name) for each in self.models) or (self,)
 
     @property
     def manifest(self) -> tuple[ManifestFile, ...]:
@@ -104,31 +153,31 @@ class RunRecord:
     @property
     def fingerprint_at_first(self) -> str:
         """The fingerprint of the run without its editions, as it is in `run.json`."""
-        identity = {
+        identity: dict[str, Any] = {
             "job": self.spec.identity(),
-            "model": self.model.fingerprint,
             "device": self.device,
-            "dtype": self.dtype,
             "threads": self.threads,
-            "batch_size": self.batch_size,
             "manifest": [file.identity for file in self.layout.sections[0].files],
         }
-        for name in ("row_loras", "controlnets", "references", "embeddings"):
-            if infos := getattr(self.model, name):
-                identity[name] = {each.name: each.sha256 for each in infos}
+        if self.models:
+            identity["models"] = {each.name: each.identity for each in self.models}
+        else:
+            identity |= {
+                "model": self.model.fingerprint,
+                "dtype": self.dtype,
+                "batch_size": self.batch_size,
+            }
+            identity |= adapters_of(self.model)
+            identity |= sizes_of(self.measured)
         if self.scorers:
             identity["scorers"] = dict(self.scorers)
-        if self.measured:
-            identity["batch_sizes"] = {
-                each.kind.name: each.best.batch_size for each in self.measured
-            }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def to_json(self) -> bytes:
         """As written to `run.json`; `columns` says what each column is read as, for people."""
         layout = self.layout.sections[0]
         values = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.models else 1,
             "nightpress": self.versions["nightpress"],
             "created_at": self.created_at,
             "fingerprint": self.fingerprint_at_first,
@@ -144,6 +193,8 @@ class RunRecord:
             "plan": layout.as_dict(),
             "versions": self.versions,
         }
+        if self.models:
+            values["models"] = [each.as_dict() for each in self.models]
         return json_file(values)
 
     @classmethod
@@ -180,18 +231,20 @@ class RunRecord:
             versions=values["versions"],
             scorers=dict(values.get("scorers", {})),  # older versions had none
             measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
+            models=tuple(map(RunModel.from_dict, values.get("models", ()))),
         )
 
     def changes(
         self,
         spec: RunSpec,
-        model: ModelInfo,
+        infos: ModelInfos,
         device: str,
         scorers: Mapping[str, str] | None = None,
     ) -> list[Change]:
         """What differs from the record in a job that is to resume the run.
 
         Args:
+            infos: of the job's model, or of each of several.
             scorers: name -> fingerprint of the job's scorers, if they are known.
         """
         changes = self.spec.changes(spec)
@@ -200,14 +253,7 @@ class RunRecord:
             for name, fingerprint in (scorers or {}).items()
             if self.scorers.get(name, fingerprint) != fingerprint
         ]
-        changes += [
-            Change(f"model.{kind}: sha256 of {mine.name}", mine.sha256, other.sha256)
-            for kind in ("loras", "row_loras", "controlnets", "references", "embeddings")
-            for mine, other in zip(getattr(self.model, kind), getattr(model, kind), strict=False)
-            if mine.name == other.name and mine.sha256 != other.sha256
-        ]
-        if model.fingerprint != self.model.fingerprint:
-            changes.append(Change("model_fingerprint", self.model.fingerprint, model.fingerprint))
+        changes += changed_models(self.infos, infos)
         if device != self.device:
             changes.append(Change("device", self.device, device))
         elif threads_for(spec, device) != self.threads:
@@ -235,30 +281,35 @@ class RunRecord:
 
 def new_record(
     spec: RunSpec,
-    model: ModelInfo,
+    infos: ModelInfos,
     device: str,
-    batch_sizes: BatchSizes | int,
+    batch_sizes: AnyBatchSizes,
     layout: PlanLayout,
     scorers: Mapping[str, str] | None = None,
 ) -> RunRecord:
     """Make the record of a run that begins now.
 
     Args:
+        infos: of the job's model, or of each of several.
         scorers: name -> fingerprint of the job's scorers.
     """
-    sizes = BatchSizes(batch_sizes) if isinstance(batch_sizes, int) else batch_sizes
+    models = [
+        run_model(model, device, sizes_for(model.name, batch_sizes))
+        for model in job_models(spec, infos)
+    ]
     return RunRecord(
         spec=spec,
-        model=replace(model, prompts=PromptLimits()),
+        model=models[0].info,
         device=device,
-        dtype=resolve_dtype(spec.model.dtype, device),
+        dtype=models[0].dtype,
         threads=threads_for(spec, device),
-        batch_size=sizes.largest,
+        batch_size=models[0].batch_size,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=package_versions() | encoder_version(spec),
-        measured=sizes.measured,
+        measured=models[0].measured,
         scorers=dict(scorers or {}),
+        models=tuple(models) if spec.models else (),
     )
 
 
@@ -309,7 +360,7 @@ def create_record(store: Store, record: RunRecord) -> RunRecord:
     if store.create(RUN_FILE, record.to_json()):
         return record
     winner = require_record(store)
-    refuse_changes(store, winner.changes(record.spec, record.model, record.device, record.scorers))
+    refuse_changes(store, winner.changes(record.spec, record.infos, record.device, record.scorers))
     return winner
 
 

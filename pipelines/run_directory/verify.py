@@ -195,8 +195,9 @@ def _file_hashes(run: Run, shard: int) -> Hashes:
 def _verify_shard(
     run: Run, shard: int, sample: float, seed: int, pool: ThreadPoolExecutor
 ) -> ShardVerified:
+    model = run.record.of_shard(shard).model
     try:
-        planned = _as_recorded(read_shard(run.store, run.record.layout, shard), run.record.model)
+        planned = _as_recorded(read_shard(run.store, run.record.layout, shard), model)
     except PlanDamaged as error:
         path = run.record.layout.part_of(shard).path
         return ShardVerified(shard, 0, 0, (Finding(Damage.PLAN, shard, path, str(error)),))
@@ -206,8 +207,8 @@ def _verify_shard(
         wrong = (
             wrong_draws(part, run.spec.gates)
             or _wrong_values(part, planned)
-            or wrong_loras(part, planned, run.record.model)
-            or wrong_conditioning(part, planned, run.record.model, run.spec.inputs.fit)
+            or wrong_loras(part, planned, model)
+            or wrong_conditioning(part, planned, model, run.spec.inputs.fit)
         )
     except Damaged:
         wrong = "the part cannot be read"

@@ -60,7 +60,7 @@ class BatchSampler:
     ) -> None:
         self._sampler = sampler
         self._pipeline_class = record.model.pipeline
-        self._sizes = BatchSizeFallback(store, record.batch_sizes)
+        self._sizes = BatchSizeFallback(store, record.batch_sizes, record.model_name)
         self._sizes.refresh()
         self._exact_sizes: dict[str, int] = {}
         self._inputs: Mapping[str, PreparedInputs] = {}

@@ -13,7 +13,7 @@ from nightpress.pipelines.storage import Store
 
 FOLDER = "batch"
 
-_SIZE_FILE = re.compile(r"batch/(\d+x\d+-(?:un)?guided)-(\d+)\.json")
+_SIZE_FILE = re.compile(r"(\d+x\d+-(?:un)?guided)-(\d+)\.json")
 
 
 class BatchSizeFallback:
@@ -22,17 +22,19 @@ class BatchSizeFallback:
     Args:
         store: the run's store.
         sizes: the batch sizes that the run began with.
+        model: the name of the model, if the run has several.
     """
 
-    def __init__(self, store: Store, sizes: BatchSizes) -> None:
+    def __init__(self, store: Store, sizes: BatchSizes, model: str | None = None) -> None:
         self._store = store
+        self._folder = FOLDER if model is None else f"{FOLDER}/{model}"
         self._sizes = sizes
         self._smaller: dict[str, int] = {}
 
     def refresh(self) -> None:
         """Read the smaller sizes that other workers have stored."""
-        for name in self._store.list(FOLDER):
-            match = _SIZE_FILE.fullmatch(name)
+        for name in self._store.list(self._folder):
+            match = _SIZE_FILE.fullmatch(name.removeprefix(f"{self._folder}/"))
             if match:
                 self._lower(match.group(1), int(match.group(2)))
 
@@ -48,7 +50,7 @@ class BatchSizeFallback:
         kind, size = ImageKind.of(params).name, max(1, too_large // 2)
         if self.size_for(params) > size:
             facts = {"kind": kind, "batch_size": size, "too_large": too_large}
-            self._store.create(f"{FOLDER}/{kind}-{size}.json", json.dumps(facts).encode())
+            self._store.create(f"{self._folder}/{kind}-{size}.json", json.dumps(facts).encode())
             self._lower(kind, size)
         return self.size_for(params)
 

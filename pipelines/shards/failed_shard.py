@@ -53,7 +53,7 @@ def fail_shard(
         rows: the plan's rows, all of the shard.
     """
     scores = ShardScores(ImageScorer(), record.spec.images, rows)
-    attempt = Attempt(store, record, work, "driver", scores)
+    attempt = Attempt(store, record.of_shard(work.shard), work, "driver", scores)
     images = planned_images(rows)
     found = _stored(attempt, images) if record.spec.gates is None else _drawn(attempt, images)
     others = [each for each in images if each.image_id not in found]

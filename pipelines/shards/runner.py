@@ -60,12 +60,7 @@ from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
 from nightpress.pipelines.shards.kept_frames import encoded_frame
-from nightpress.pipelines.shards.missing import (
-    InHand,
-    Missing,
-    batch_sizes,
-    without,
-)
+from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
 from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
@@ -94,6 +89,7 @@ class ShardRunner:
         inputs: what it shares with other processes about the pictures of rows.
         scorers: name in the job -> scorer.
         key: signs the images, if the run has them signed.
+        lock: lets the shards that run side by side sample one at a time; a new one by default.
     """
 
     def __init__(
@@ -108,7 +104,10 @@ class ShardRunner:
         inputs: InputSession | None = None,
         scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
         key: SigningKey | None = None,
+        lock: TicketLock | None = None,
     ) -> None:
+        if record.models:
+            raise ValueError("a runner makes the shards of one model; see RunRecord.of_model")
         self.store = store
         self.record = record
         self._encode_file = record.file_format.encoder(key)
@@ -122,8 +121,7 @@ class ShardRunner:
         )
         self._fence = fence
         self._draining = threading.Event()
-        self.accelerator_lock = TicketLock()
-        """Lets the shards that run side by side sample one at a time."""
+        self.accelerator_lock = lock or TicketLock()
         self._attempts: dict[int, int] = {}
         """Ticket -> attempt number, of the shards that are running."""
         self.timeline = timeline or Timeline(worker)

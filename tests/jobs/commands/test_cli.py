@@ -25,7 +25,8 @@ from nightpress.jobs.commands import preview as preview_command
 from nightpress.jobs.commands.run import summary
 from nightpress.jobs.runs.runner import RunResult
 from nightpress.pipelines.job.inputs_section import InputsSpec
-from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.job.settings import SETTING_COLUMNS
+from nightpress.pipelines.job.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
 

@@ -319,7 +319,7 @@ def test_before_a_deadline_only_shards_that_will_be_done_are_begun(make_spec: Ma
     dispatcher = dispatcher_of(
         spec, store, record, SamplerActor, deadline_at=time.time() + 100.0, drain_s=1.0
     )
-    dispatcher._timing.add_shard(1, 60.0)  # a minute per image: nothing is done in time
+    dispatcher._timings.of(None).add_shard(1, 60.0)  # a minute per image: nothing is done in time
     with pytest.raises(RunStopped, match="would not be done before the deadline"):
         list(dispatcher.run(range(record.layout.num_shards)))
     dispatcher.close()

@@ -37,10 +37,10 @@ from nightpress.jobs.dispatch import actor_pool, timing
 from nightpress.jobs.dispatch import dispatcher as dispatcher_module
 from nightpress.jobs.dispatch.actor import ActorLocation, SamplerActor
 from nightpress.jobs.dispatch.config import DispatchConfig
-from nightpress.jobs.dispatch.dispatcher import UNSCORED, Dispatcher
+from nightpress.jobs.dispatch.dispatcher import Dispatcher
 from nightpress.jobs.dispatch.shard_queue import ShardQueue
 from nightpress.jobs.dispatch.workers import InFlightShard, Worker
-from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.errors import UNSCORED, RunStopped
 from nightpress.jobs.progress.events import ActorJoined, ActorLost, Event, Message, ShardRetried
 from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
@@ -156,7 +156,7 @@ def test_stragglers_are_copied_unless_one_commit_could_overwrite_another(
     busy.held.append(InFlightShard(ShardWork(0, 0, 11), stream=None, begun_at=0.0))
     busy.held.append(InFlightShard(ShardWork(1, 0, 10), stream=None))
     dispatcher.pool.workers = [busy, *idle]
-    dispatcher._timing.add_shard(1, 0.001)
+    dispatcher._timings.of(None).add_shard(1, 0.001)
     copies: list[ShardWork] = []
     monkeypatch.setattr(dispatcher, "_assign", lambda worker, work, is_copy: copies.append(work))
     dispatcher._assign_work()

@@ -18,7 +18,8 @@ from nightpress.pipelines.job import night as night_module
 from nightpress.pipelines.job.edit import rewrite_model
 from nightpress.pipelines.job.local_time import machine_zone, zone_name, zone_named
 from nightpress.pipelines.job.night import ANY_NIGHT, night_of, tonight
-from nightpress.pipelines.job.spec import RunSpec, json_schema
+from nightpress.pipelines.job.schema import json_schema
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.training.spec import read_train_spec
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.spec import RunSpec, json_schema
+from nightpress.pipelines.job.schema import json_schema
+from nightpress.pipelines.job.spec import RunSpec
 
 
 def job(**values: Any) -> RunSpec:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nightpress.pipelines.errors import SpecError
-from nightpress.pipelines.job.spec import RunSpec, json_schema
+from nightpress.pipelines.job.schema import json_schema
+from nightpress.pipelines.job.spec import RunSpec
 
 SMALLEST = {"name": "night", "manifest": "prompts.txt", "output": "runs"}
 
@@ -224,7 +225,16 @@ def test_where_weights_lie_is_no_part_of_a_runs_identity() -> None:
 
 
 def test_omitted_speed_options_do_not_change_a_runs_identity() -> None:
-    later = ("speed", "row_loras", "references", "prompts", "controlnets", "embeddings", "memory")
+    later = (
+        "config",
+        "speed",
+        "row_loras",
+        "references",
+        "prompts",
+        "controlnets",
+        "embeddings",
+        "memory",
+    )
     older = {k: v for k, v in job().as_dict()["model"].items() if k not in later}
     assert job().identity()["model"] == older
     assert "packing" not in job().identity()["images"]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from support.plans import job, write
 
-from nightpress.pipelines.job.spec import SETTING_COLUMNS, RunSpec
+from nightpress.pipelines.job.settings import SETTING_COLUMNS
+from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.files import scan
 from nightpress.pipelines.manifest.similar_names import likely_settings

@@ -24,7 +24,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import RunSpec
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.embedded_metadata import facts_json
-from nightpress.pipelines.job.spec import json_schema
+from nightpress.pipelines.job.schema import json_schema
 from nightpress.pipelines.models.controlnets import locate_controlnets
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.models.location import absolute_source

@@ -24,7 +24,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.embedded_metadata import facts_json
 from nightpress.pipelines.image_files.encoding import encode, read_facts
 from nightpress.pipelines.job.images_section import ImagesSpec
-from nightpress.pipelines.job.spec import json_schema
+from nightpress.pipelines.job.schema import json_schema
 from nightpress.pipelines.models.loras import locate_loras
 from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.run_directory.commit import metadata_part

@@ -8,7 +8,7 @@ from support.plans import MODEL, images_by_id, job, planned, problems_of_rows, w
 
 from nightpress.pipelines.planning import check, units
 from nightpress.pipelines.planning import checking as checking_module
-from nightpress.pipelines.planning.images import Planner
+from nightpress.pipelines.planning.planner import Planner
 from nightpress.pipelines.storage import Store
 
 SPREAD = {"file_name": "{spread}/{image_id}.png"}

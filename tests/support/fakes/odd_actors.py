@@ -56,7 +56,7 @@ class NeverCommittingActor(SamplerActor):
 class BrokenActor(SamplerActor):
     """Its node has no usable model."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         raise ModelError("the weights on this node are not those of the run")
 
 
@@ -93,8 +93,8 @@ class FactoryOf(ActorFactory):
 class HangingActor(SamplerActor):
     """Hangs in the batch that contains the image of row 3."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        super().load(fingerprint, batch_size)
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
+        super().load(fingerprint, batch_size, model)
         plain = self._sampler.sample
 
         def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
@@ -116,14 +116,14 @@ class ThreadsActor(SamplerActor):
 class StuckActor(SamplerActor):
     """Hangs while it loads its model, as on a network share that does not answer."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         time.sleep(3600)
 
 
 class FallingActor(SamplerActor):
     """Its process is killed while it loads the model."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -176,8 +176,8 @@ BATCHES_UNTIL_DRAINED = 4
 class ObedientActor(SamplerActor):
     """Waits in its fourth batch until `drain` is called."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        super().load(fingerprint, batch_size)
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
+        super().load(fingerprint, batch_size, model)
         self._drain_called, self._num_batches = threading.Event(), 0
         plain = self._sampler.sample
 
@@ -223,8 +223,8 @@ class RefusingActor(SamplerActor):
 class PoisonedActor(SamplerActor):
     """Its process is killed by the batch that contains the image of row 3."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        super().load(fingerprint, batch_size)
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
+        super().load(fingerprint, batch_size, model)
         plain = self._sampler.sample
 
         def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
@@ -238,8 +238,8 @@ class PoisonedActor(SamplerActor):
 class FrozenActor(SamplerActor):
     """Its process is stopped by the batch that contains the image of row 3, and answers nothing."""
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
-        super().load(fingerprint, batch_size)
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
+        super().load(fingerprint, batch_size, model)
         plain = self._sampler.sample
 
         def sample(requests: Any, params: Any, batch_size: int | None = None) -> Any:
@@ -248,3 +248,14 @@ class FrozenActor(SamplerActor):
             return plain(requests, params, batch_size)
 
         self._sampler.sample = sample
+
+
+class KilledOnceActor(SamplerActor):
+    """Its process is killed once, after the first batch of the model called `tiny`."""
+
+    def run_shard(self, work: ShardWork, ticket: int | None = None) -> Iterator[Any]:
+        store, name = self._runner.store, self._runner.record.model_name
+        for event in super().run_shard(work, ticket):
+            yield event
+            if name == "tiny" and isinstance(event, BatchDone) and store.create("died", b"once"):
+                os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,175 @@
+"""The models that an actor holds: the one that it uses, and others as long as memory allows."""
+
+import gc
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import resolve_dtype
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES
+from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.tuning.device_memory import CudaMemory, HostMemory, resident_bytes
+from nightpress.jobs.dispatch.memory_needs import Footprint
+from nightpress.pipelines.manifest.job_models import ModelInfos
+from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.shards.runner import ShardRunner
+
+LOG = logging.getLogger(__name__)
+
+ModelSpecs = ModelSpec | Mapping[str, ModelSpec]
+"""The model of a job, or each of several by its name."""
+
+
+def each_spec(specs: ModelSpecs) -> dict[str | None, ModelSpec]:
+    """The models by name; the only one of a job with the key `model` has none."""
+    if isinstance(specs, ModelSpec):
+        return {None: specs}
+    return dict(specs.items())
+
+
+@dataclass
+class HeldModel:
+    """A model in memory, and what makes shards with it."""
+
+    sampler: Sampler
+    batch_size: int
+    runner: ShardRunner | None = None
+    """None until the actor begins a run with it."""
+
+
+class HeldModels:
+    """The models of one process, the least recently used first.
+
+    Args:
+        specs: the models that the process may be asked for.
+        options: fsspec options of the stores that they may be on.
+        device: `cpu` or `cuda`.
+        share: this process's share of the device's memory.
+    """
+
+    def __init__(
+        self, specs: ModelSpecs, options: Mapping[str, Any], device: str, share: float = 1.0
+    ) -> None:
+        self._specs, self._is_single = each_spec(specs), isinstance(specs, ModelSpec)
+        self._options, self._device, self._share = options, device, share
+        self._held: dict[str | None, HeldModel] = {}
+        self.num_loaded = 0
+        """How often a model was loaded."""
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        """The names of those in memory, the most recently used last."""
+        return tuple(self._held)
+
+    def describe(self) -> ModelInfos:
+        """Find the models on this node and describe them, without loading them.
+
+        Raises:
+            ModelError: one cannot be used, or its files do not hold exactly its weights.
+        """
+        found: dict[str | None, ModelInfo] = {}
+        for name, spec in self._specs.items():
+            files = ModelFiles.locate(spec, self._options)
+            found[name] = files.describe(spec)
+            files.check_weights(spec)
+        if self._is_single:
+            return found[None]
+        return {name: info for name, info in found.items() if name is not None}
+
+    def footprint(self, device_bytes: int, scorer_bytes: int = 0) -> Footprint:
+        """What the largest model takes in memory, by its files, with those of the others.
+
+        Args:
+            device_bytes: memory of one accelerator; 0 on a CPU.
+            scorer_bytes: what the scorers take beside a model.
+        """
+        found = [self._footprint(name, device_bytes, scorer_bytes) for name in self._specs]
+        found.sort(key=lambda each: each.weight_bytes, reverse=True)
+        return replace(found[0], others=tuple(found[1:]))
+
+    def _footprint(self, name: str | None, device_bytes: int, scorer_bytes: int) -> Footprint:
+        spec = self._specs[name]
+        files = ModelFiles.locate(spec, self._options)
+        sizes = {dtype: files.weight_sizes(spec, dtype) for dtype in FLOAT_BYTES}
+        dtype = resolve_dtype(spec.dtype, self._device)
+        total = sizes[dtype].total_bytes + scorer_bytes
+        return Footprint(total, device_bytes, sizes, dtype, scorer_bytes, name)
+
+    def _weight_bytes(self, name: str | None) -> int:
+        """Bytes of a model's weights that are on the device at a time."""
+        spec = self._specs[name]
+        dtype = resolve_dtype(spec.dtype, self._device)
+        sizes = ModelFiles.locate(spec, self._options).weight_sizes(spec, dtype)
+        return sizes.on_device(spec.memory.offload if self._device == "cuda" else "none")
+
+    def use(self, name: str | None, fingerprint: str, batch_size: int) -> HeldModel:
+        """The model of a name, loaded unless it is held already.
+
+        Others are dropped for that, the least recently used first, until its weights fit beside
+        those that stay and the memory that work has taken so far.
+
+        Args:
+            fingerprint: the `identity` of the run's model.
+            batch_size: the largest batch size that will be used.
+
+        Raises:
+            ModelError: the weights on this node are not those of the run.
+        """
+        held = self._held.pop(name, None)
+        if held is None:
+            files = self._checked_files(name, fingerprint)
+            while self._held and not self._has_room_for(self._weight_bytes(name)):
+                self._drop_oldest()
+            began, spec = time.monotonic(), self._specs[name]
+            LOG.info("loading %s on %s", spec.source, self._device)
+            held = HeldModel(Sampler(files.load(spec, self._device), batch_size), batch_size)
+            self.num_loaded += 1
+            LOG.info("loaded after %.1f s", time.monotonic() - began)
+        self._held[name] = held
+        return held
+
+    def _checked_files(self, name: str | None, fingerprint: str) -> ModelFiles:
+        spec = self._specs[name]
+        files = ModelFiles.locate(spec, self._options)
+        found = files.describe(spec).identity
+        if found == fingerprint:
+            return files
+        keys = ("row_loras", "controlnets", "references", "embeddings")
+        names = [key for key in keys if getattr(spec, key)]
+        scope = ", including the files of " if names else ""
+        scope += " and ".join(f"model.{key}" for key in names)
+        raise ModelError(
+            f"{spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
+            f"the run needs {fingerprint[:12]}{scope}"
+        )
+
+    def _drop_oldest(self) -> None:
+        name = next(iter(self._held))
+        held = self._held.pop(name)
+        if held.runner is not None:
+            held.runner.close()
+        LOG.info("dropped the model %s, which does not fit beside the next one", name)
+        del held
+        gc.collect()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _has_room_for(self, weight_bytes: int) -> bool:
+        """Whether weights fit beside what is held, and what work has taken at its peak so far."""
+        if self._device == "cuda":
+            in_use = torch.cuda.memory_allocated()
+            working = torch.cuda.max_memory_allocated() - in_use
+            limit = CudaMemory(self._share).limit_bytes
+        else:
+            memory = HostMemory(self._share)
+            in_use = resident_bytes()
+            working, limit = memory.peak_bytes() - in_use, memory.limit_bytes
+        return in_use + weight_bytes + max(0, working) <= limit

@@ -1,0 +1,71 @@
+"""Models that one process holds: one that is used again is not loaded again, if memory allows."""
+
+import pytest
+from support import tiny_models
+
+from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.jobs.dispatch.held_models import HeldModels
+from nightpress.pipelines.models.files import ModelFiles
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
+    folder = tmp_path_factory.mktemp("models")
+    sources = {name: tiny_models.save(name, folder / name) for name in ("sd", "lcm", "sdxl")}
+    return {name: ModelSpec(source=str(source)) for name, source in sources.items()}
+
+
+def identity(spec: ModelSpec) -> str:
+    return ModelFiles.locate(spec, {}).describe(spec).identity
+
+
+def use(models: HeldModels, specs: dict[str, ModelSpec], *names: str) -> None:
+    for name in names:
+        models.use(name, identity(specs[name]), 2)
+
+
+def test_what_fits_is_kept_and_not_loaded_again(specs: dict[str, ModelSpec]) -> None:
+    models = HeldModels(specs, {}, "cpu")
+    use(models, specs, "sd", "lcm", "sd", "lcm", "sd")
+    assert models.num_loaded == 2
+    assert models.names == ("lcm", "sd")
+
+
+def test_the_least_recently_used_is_dropped_where_memory_is_short(
+    specs: dict[str, ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = HeldModels(specs, {}, "cpu")
+    monkeypatch.setattr(models, "_has_room_for", lambda num_bytes: len(models.names) < 2)
+    use(models, specs, "sd", "lcm", "sd", "sdxl")
+    assert models.names == ("sd", "sdxl")
+    use(models, specs, "lcm")
+    assert models.names == ("sdxl", "lcm")
+    assert models.num_loaded == 4
+
+
+def test_a_process_with_a_small_share_of_the_memory_holds_one(specs: dict[str, ModelSpec]) -> None:
+    models = HeldModels(specs, {}, "cpu", share=1e-9)
+    use(models, specs, "sd", "lcm", "sd")
+    assert models.names == ("sd",)
+    assert models.num_loaded == 3
+
+
+def test_other_weights_than_those_of_the_run_are_refused(specs: dict[str, ModelSpec]) -> None:
+    models = HeldModels(specs, {}, "cpu")
+    with pytest.raises(ModelError, match=r"its fingerprint on .* but the run needs aaaaaaaaaaaa"):
+        models.use("sd", "a" * 64, 2)
+    assert models.names == ()
+
+
+def test_all_models_are_described_and_the_largest_counts(specs: dict[str, ModelSpec]) -> None:
+    models = HeldModels(specs, {}, "cpu")
+    infos = models.describe()
+    assert isinstance(infos, dict)
+    assert {name: info.identity for name, info in infos.items()} == {
+        name: identity(spec) for name, spec in specs.items()
+    }
+    sizes = [ModelFiles.locate(each, {}).weight_bytes(each, "cpu") for each in specs.values()]
+    assert models.weight_bytes() == max(sizes)
+    one = HeldModels(specs["sd"], {}, "cpu")
+    assert one.describe() == infos["sd"]
