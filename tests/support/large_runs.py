@@ -14,7 +14,7 @@ from support.made_runs import BEGIN, FACTS, commit, record_of
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.image_files.atlas import CELLS, thumb_of_pixels
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.planning import PlanLayout, PlanPart
 from nightpress.pipelines.records import ImageFacts, ImageRecord
 from nightpress.pipelines.run_directory.record import RUN_FILE

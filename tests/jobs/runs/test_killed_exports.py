@@ -19,7 +19,7 @@ from support.servers import Folder
 
 from nightpress.pipelines import Run
 from nightpress.pipelines.image_files.encoding import encode
-from nightpress.pipelines.job.sections import ImagesSpec
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.storage import Store
 
 NUM_IMAGES = 24
