@@ -2,7 +2,6 @@
 
 import functools
 import io
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -440,7 +439,7 @@ def _pickled() -> bytes:
         (b'{"error": "Unauthorized", "message": "log in"}', "a JSON text, not a model"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS"),
         (b"GGUF\x03\0\0\0\0\0\0\0\0\0", "a GGUF file"),
-        (os.urandom(64), "not a readable safetensors file"),
+        (bytes(range(190, 254)), "not a readable safetensors file"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_by_what_it_is(
