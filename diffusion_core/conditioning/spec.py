@@ -80,10 +80,10 @@ class ConditionImages:
     """(H, W); 255 where the image is made anew, 0 where it is kept."""
     control_images: tuple[Pixels, ...] = ()
     """(H, W, 3), one for each ControlNet of the batch, in order."""
-    last_image: Pixels | None = None
-    """(H, W, 3), the last frame of a clip, in the mode `first-last`."""
     reference_images: tuple[tuple[Pixels, ...], ...] = ()
     """(h, w, 3) of any size, in groups: as `Conditioning.num_references` counts them."""
+    last_image: Pixels | None = None
+    """(H, W, 3), the last frame of a clip, in the mode `first-last`."""
 
 
 NO_IMAGES = ConditionImages()

@@ -67,7 +67,7 @@ def test_prompts_wait_for_a_batch_only_where_networks_take_turns(saved: Saved) -
     for kind, waits in (("model", True), ("group", False), ("none", False)):
         spec = ModelSpec(source="sd", memory=MemorySpec(offload=kind))
         sampler = Sampler(loading.load(saved("sd"), spec, "cpu"), batch_size=1)
-        with sampler._exclude_encoding(params, 1):
+        with sampler._exclude_encoding(params, 1, 1):
             assert sampler._conditioner._encoding._is_owned() == waits
 
 

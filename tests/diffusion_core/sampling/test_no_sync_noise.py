@@ -83,6 +83,7 @@ class NoConditioner:
     """Stands for the encoder of prompts of a model that is said to be on an accelerator."""
 
     shares_batches = True
+    encodes = True
 
     def __init__(self, *_: object) -> None:
         pass

@@ -31,7 +31,7 @@ def test_the_ends_are_bit_for_bit_the_two_tensors(interpolate, dtype) -> None:  
 
 @pytest.mark.parametrize("at", PLACES)
 def test_slerp_turns_at_an_even_speed(at: float) -> None:
-    start, end = noises()
+    start, end = (each / each.norm() for each in noises(torch.float64))
     whole, point = angle(start, end), slerp(start, end, at)
     assert angle(start, point) == pytest.approx(at * whole, abs=1e-6)
     assert angle(point, end) == pytest.approx((1 - at) * whole, abs=1e-6)
