@@ -40,7 +40,7 @@ def in_batches_of_their_own(sampler: Sampler, requests: list[ImageRequest]) -> l
     ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", MULTIPLYING)
 def test_images_with_different_scales_have_the_bits_of_batches_with_one_scale(
     family: str, dtype: str, saved: Callable[[str], Path]

@@ -213,7 +213,9 @@ def test_the_alpha_survives_loading_in_diffusers(
     np.testing.assert_allclose(sample(pipeline, PROMPTS[0]), drawn, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", ["sd", "flux", "sana"])
+@pytest.mark.parametrize(
+    "family", ["sd", *(pytest.param(each, marks=pytest.mark.slow) for each in ("flux", "sana"))]
+)
 def test_a_half_precision_model_trains_a_float32_adapter(family: str, fresh: Loaded) -> None:
     module = training(fresh(family, "bfloat16"))
     assert {parameter.dtype for parameter in trained(module)} == {torch.float32}
