@@ -80,7 +80,7 @@ class NotRead:
     reason: str
 
     def __str__(self) -> str:
-        """`a.png: not a PNG, WebP or JPEG file`."""
+        """`a.png: not a PNG, WebP, JPEG or MP4 file`."""
         return f"{public(self.file)}: {self.reason}"
 
 

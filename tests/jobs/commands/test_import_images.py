@@ -62,7 +62,7 @@ def test_json_has_every_note_and_every_file(folder: Path) -> None:
     assert values["manifests"] == [
         {"manifest": "out.jsonl", "job": "out.yaml", "num_rows": 3, "model": "dream"}
     ]
-    assert [each["reason"] for each in values["not_read"]] == ["not a PNG, WebP or JPEG file"]
+    assert [each["reason"] for each in values["not_read"]] == ["not a PNG, WebP, JPEG or MP4 file"]
     assert values["images"][0]["notes"] == [{"kind": "left out", "what": "VAE", "detail": "kl.pt"}]
 
 

@@ -355,7 +355,7 @@ def unfinished(folder: Path) -> str:
     [
         ({"from": "nowhere"}, RunNotFound, "no run here"),
         ({"from": "unfinished"}, RunNotFound, "not finished: 2 shards of 3 not committed yet"),
-        ({"caption": "{promt}"}, SpecError, "did you mean prompt or prompt_cut?"),
+        ({"caption": "{promt}"}, SpecError, "did you mean prompt or to_prompt or prompt_cut?"),
         ({"split": {"by": "topik", "test": "5%"}}, SpecError, "did you mean topic?"),
         ({"select": {"where": "seed > 900"}}, SpecError, "no image that is ok meets"),
         ({"select": {"where": "sead > 9"}}, SpecError, "did you mean 'seed'?"),

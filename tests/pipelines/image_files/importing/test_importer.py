@@ -262,7 +262,7 @@ def test_files_that_say_nothing_are_listed_with_the_reason(tmp_path: Path) -> No
     nothing = "it has no metadata of A1111, ComfyUI or nightpress"
     assert reasons["bare.webp"] == nothing
     assert reasons["other.png"] == f"{nothing}; it has: invokeai_metadata"
-    assert reasons["empty.png"] == "not a PNG, WebP or JPEG file"
+    assert reasons["empty.png"] == "not a PNG, WebP, JPEG or MP4 file"
     assert reasons["long.txt"] == "it has 17,825,792 bytes; at most 16,777,216 are read"
     assert reasons["prose.txt"].startswith("its text has no line of settings")
     assert reasons["graph.json"].startswith("its graph is broken JSON")
