@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.plans import MODEL, images_by_id, job, planned, write
 
@@ -86,6 +86,7 @@ def test_each_model_is_planned_as_if_it_were_alone(tmp_path: Path) -> None:
     assert layout.num_rows == len(ROWS)
 
 
+@settings(max_examples=25)
 @given(
     names=st.lists(st.sampled_from(["small", "large", "third"]), min_size=1, max_size=40),
     shard_size=st.integers(1, 9),
