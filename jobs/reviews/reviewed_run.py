@@ -30,7 +30,13 @@ from nightpress.pipelines.run_directory.marks import (
 )
 from nightpress.pipelines.run_directory.marks_merge import MergedMarks, Policy, decisions
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.thumbs import THUMBS_FOLDER, Thumbs, is_intact, read_thumbs
+from nightpress.pipelines.run_directory.thumbs import (
+    THUMBS_FOLDER,
+    Thumbs,
+    atlas_entries,
+    is_intact,
+    read_thumbs,
+)
 
 MOST_OBJECTS = 10**9
 """Objects of a session, at most."""
@@ -155,7 +161,7 @@ class ReviewedRun:
             "atlases": [
                 {
                     "url": f"{PageContext.atlas_folder}/{each.path.rpartition('/')[2]}",
-                    "cells": [[cell, *image] for cell, image in sorted(each.cells.items())],
+                    **atlas_entries(each),
                 }
                 for each in atlases
             ],

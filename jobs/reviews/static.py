@@ -90,7 +90,8 @@ def _page(reviewed: ReviewedRun, rows: ReviewRows) -> tuple[bytes, bool]:
     )
     values = json.loads(b"".join(rows_json(rows, reviewed.thumbs, context)))
     marks, sizes = json.loads(reviewed.marks_body()), reviewed.thumbs.listed
-    num_bytes = sum(sizes[path] for path in values["thumbs"]["atlases"])
+    strips = values["strips"]["atlases"] if values["strips"] else []
+    num_bytes = sum(sizes[path] for path in {*values["thumbs"]["atlases"], *strips})
     embeds = not is_local(run.url) and num_bytes <= MOST_EMBEDDED_BYTES
     if values["inputs"]:
         _add_inputs(values, static_inputs(rows))

@@ -52,7 +52,7 @@ def _so_far(step: ThumbsMade) -> str:
 
 def _tell(last: ThumbsMade, on_event: OnEvent) -> None:
     """Say what was made at the end, or when it was stopped."""
-    if last.num_made + len(last.unreadable) < last.num_missing:
+    if last.num_made + last.num_failed < last.num_missing:
         on_event(Message(f"{_so_far(last)} made; the next review makes the others"))
     else:
         on_event(Message(f"{plural(last.num_made, 'thumbnail')} made"))

@@ -175,7 +175,8 @@ def rows_json(rows: ReviewRows, thumbs: Thumbs, context: PageContext) -> Iterato
         names.append(column.name)
     yield b'],"constants":%s' % _json(constants)
     places = _thumb_places(table, thumbs, context.atlas_folder)
-    yield b',"thumbs":%s,"strips":null' % _json(places)
+    strips = None if frames is None else _strip_places(table, thumbs, context.atlas_folder)
+    yield b',"thumbs":%s,"strips":%s' % (_json(places), _json(strips))
     about = _run_values(rows, names, places["atlas"].count(-1), context)
     yield b',"run":%s}' % _json({**about, "has_inputs": inputs is not None})
 
@@ -258,6 +259,26 @@ def _thumb_places(table: pa.Table, thumbs: Thumbs, folder: str) -> dict[str, Any
         "rows": ROWS,
         "cell_px": CELL_PX,
         "frames": None,
+    }
+
+
+def _strip_places(table: pa.Table, thumbs: Thumbs, folder: str) -> dict[str, Any]:
+    """Where the strip of each clip is: the value of `strips`, which has atlases of its own."""
+    numbers: dict[str, int] = {}
+    atlas, first_cell, num = [], [], []
+    ids, hashes = (table.column(name).to_pylist() for name in ("image_id", "sha256"))
+    for image in zip(ids, hashes, strict=True):
+        place = thumbs.strips.get(image)
+        atlas.append(-1 if place is None else numbers.setdefault(place.path, len(numbers)))
+        first_cell.append(0 if place is None else place.first_cell)
+        num.append(0 if place is None else place.num)
+    return {
+        "atlases": [f"{folder}/{path.rpartition('/')[2]}" for path in numbers],
+        "atlas": atlas,
+        "first_cell": first_cell,
+        "num": num,
+        "columns": COLUMNS,
+        "rows": ROWS,
     }
 
 

@@ -91,7 +91,7 @@ def orphan_thumbs(run: Run) -> list[str]:
     named = _image_hashes(run)
     kept, used = set[str](), set[str]()
     for path, atlases in found.indexes.items():
-        hashes = [sha256 for atlas in atlases for _, sha256 in atlas.cells.values()]
+        hashes = [sha256 for atlas in atlases for _, sha256 in atlas.images]
         if np.isin(hash64(pa.array(hashes, pa.string()), 0), named).any():
             kept.add(path)
             used.update(atlas.path for atlas in atlases)

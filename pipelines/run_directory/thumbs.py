@@ -1,8 +1,9 @@
 """`thumbs/`: atlases of thumbnails, and the objects that say which image is in which cell.
 
-Both are named by their content and created once. A cell belongs to the bytes of an image (its
-SHA-256): when an image is made again, its old thumbnail is no longer found, and a new atlas has the
-new one. So nothing here is ever rewritten, and any process may add to it at any time.
+Both are named by their content and created once. A cell, or a strip of several for the frames of a
+clip, belongs to the bytes of an image (its SHA-256): when an image is made again, its old thumbnail
+is no longer found, and a new atlas has the new one. So nothing here is ever rewritten, and any
+process may add to it at any time.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nightpress.pipelines.errors import Damaged
-from nightpress.pipelines.image_files.atlas import CELLS, Thumb, encode_atlas
+from nightpress.pipelines.image_files.atlas import CELLS, STRIP_CELLS, Strip, Thumb, encode_atlas
 from nightpress.pipelines.run_directory.json_files import what_is_wrong
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.storage import READ_THREADS, Store
@@ -30,6 +31,14 @@ ImageBytes = tuple[str, str]
 
 
 @dataclass(frozen=True)
+class StripOf:
+    """Which clip a strip shows, and in how many cells."""
+
+    num: int
+    image: ImageBytes
+
+
+@dataclass(frozen=True)
 class Atlas:
     """An atlas, and what is in its cells."""
 
@@ -37,6 +46,13 @@ class Atlas:
     num_bytes: int
     cells: Mapping[int, ImageBytes]
     """Cell -> the image whose thumbnail it has."""
+    strips: Mapping[int, StripOf] = field(default_factory=dict)
+    """First cell of a strip -> the clip whose frames it shows."""
+
+    @property
+    def images(self) -> set[ImageBytes]:
+        """The images that it shows, in a cell or a strip."""
+        return {*self.cells.values(), *(strip.image for strip in self.strips.values())}
 
 
 @dataclass(frozen=True)
@@ -48,11 +64,24 @@ class ThumbPlace:
     cell: int
 
 
+@dataclass(frozen=True)
+class StripPlace:
+    """Where the frames of a clip are."""
+
+    path: str
+    """Path of its atlas."""
+    first_cell: int
+    num: int
+    """Cells, one for each frame that it shows."""
+
+
 @dataclass
 class Thumbs:
     """The thumbnails of a run, as far as they can be used."""
 
     places: dict[ImageBytes, ThumbPlace] = field(default_factory=dict)
+    strips: dict[ImageBytes, StripPlace] = field(default_factory=dict)
+    """Of clips."""
     problems: dict[str, str] = field(default_factory=dict)
     """Path of an object -> what is wrong with it."""
     unknown: set[str] = field(default_factory=set)
@@ -67,18 +96,20 @@ class Thumbs:
     def problems_of(self, images: Collection[ImageBytes]) -> dict[str, str]:
         """The problems that keep thumbnails of some images from being found.
 
-        An atlas that is missing is none if all its images have other thumbnails, or were made again
-        since.
+        An atlas that is missing is none if all its images have other thumbnails and strips, or were
+        made again since.
         """
         return {
             path: why
             for path, why in self.problems.items()
-            if path not in self.named
-            or any(
-                image in images and image not in self.places
-                for image in self.named[path].cells.values()
-            )
+            if path not in self.named or not self._lacks(self.named[path]).isdisjoint(images)
         }
+
+    def _lacks(self, atlas: Atlas) -> set[ImageBytes]:
+        """The images of an atlas that have no thumbnail, or no strip, elsewhere."""
+        cells = {image for image in atlas.cells.values() if image not in self.places}
+        strips = {each.image for each in atlas.strips.values() if each.image not in self.strips}
+        return cells | strips
 
     def add(self, atlases: Sequence[Atlas]) -> None:
         """Add atlases that are stored."""
@@ -86,6 +117,8 @@ class Thumbs:
             self.named[atlas.path] = atlas
             for cell, image in atlas.cells.items():
                 self.places.setdefault(image, ThumbPlace(atlas.path, cell))
+            for first, strip in atlas.strips.items():
+                self.strips.setdefault(strip.image, StripPlace(atlas.path, first, strip.num))
 
 
 def is_atlas(path: str) -> bool:
@@ -109,14 +142,19 @@ def is_intact(path: str, data: bytes) -> bool:
 
 
 def store_atlas(
-    store: Store, shard: int, cells: Mapping[int, ImageBytes], thumbs: Mapping[int, Thumb]
+    store: Store,
+    shard: int,
+    cells: Mapping[int, ImageBytes],
+    thumbs: Mapping[int, Thumb],
+    strips: Mapping[int, StripOf] | None = None,
 ) -> Atlas:
     """Store an atlas, replacing a damaged copy of it.
 
     Args:
         shard: which shard its images are of.
         cells: cell -> the image whose thumbnail it has.
-        thumbs: cell -> thumbnail, of the same cells.
+        thumbs: cell -> thumbnail, of the same cells and of those of strips.
+        strips: first cell of a strip -> the clip whose frames it shows.
 
     Raises:
         StoreError: the store failed.
@@ -124,7 +162,24 @@ def store_atlas(
     data = encode_atlas(thumbs)
     path = f"{THUMBS_FOLDER}/shard-{shard:05d}-{digest_of(data)}.webp"
     _create(store, path, data)
-    return Atlas(path, len(data), dict(cells))
+    return Atlas(path, len(data), dict(cells), dict(strips or {}))
+
+
+def store_strips(store: Store, shard: int, strips: Mapping[int, tuple[ImageBytes, Strip]]) -> Atlas:
+    """Store an atlas of strips.
+
+    Args:
+        shard: which shard its clips are of.
+        strips: place in the atlas, counted from 0 -> clip and strip.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    thumbs, places = dict[int, Thumb](), dict[int, StripOf]()
+    for place, (image, strip) in strips.items():
+        places[place * STRIP_CELLS] = StripOf(len(strip), image)
+        thumbs.update(enumerate(strip, place * STRIP_CELLS))
+    return store_atlas(store, shard, {}, thumbs, places)
 
 
 def store_index(store: Store, shard: int, atlases: Sequence[Atlas]) -> str:
@@ -137,11 +192,7 @@ def store_index(store: Store, shard: int, atlases: Sequence[Atlas]) -> str:
         "format_version": FORMAT_VERSION,
         "shard": shard,
         "atlases": [
-            {
-                "file": atlas.path,
-                "num_bytes": atlas.num_bytes,
-                "cells": [[cell, *image] for cell, image in sorted(atlas.cells.items())],
-            }
+            {"file": atlas.path, "num_bytes": atlas.num_bytes, **atlas_entries(atlas)}
             for atlas in atlases
         ],
     }
@@ -149,6 +200,19 @@ def store_index(store: Store, shard: int, atlases: Sequence[Atlas]) -> str:
     path = f"{THUMBS_FOLDER}/shard-{shard:05d}-{digest_of(data)}.json"
     _create(store, path, data)
     return path
+
+
+def atlas_entries(atlas: Atlas) -> dict[str, list[list[int | str]]]:
+    """What an atlas shows, as indexes and the review page have it; `strips` only if it has some."""
+    found: dict[str, list[list[int | str]]] = {
+        "cells": [[cell, *image] for cell, image in sorted(atlas.cells.items())]
+    }
+    if atlas.strips:
+        found["strips"] = [
+            [first, atlas.strips[first].num, *atlas.strips[first].image]
+            for first in sorted(atlas.strips)
+        ]
+    return found
 
 
 def _create(store: Store, path: str, data: bytes) -> None:
@@ -235,4 +299,17 @@ def _atlas(values: Mapping[str, object]) -> Atlas:
     found = {int(cell): (str(image_id), str(sha256)) for cell, image_id, sha256 in cells}
     if not all(0 <= cell < CELLS for cell in found):
         raise ValueError(f"{path}: a cell beyond the last one")
-    return Atlas(path, num_bytes, found)
+    return Atlas(path, num_bytes, found, _strips(path, values.get("strips", [])))
+
+
+def _strips(path: str, entries: object) -> dict[int, StripOf]:
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: strips that are no list")
+    found = {
+        int(first): StripOf(int(num), (str(image_id), str(sha256)))
+        for first, num, image_id, sha256 in entries
+    }
+    for first, strip in found.items():
+        if not (1 <= strip.num <= STRIP_CELLS and 0 <= first <= CELLS - strip.num):
+            raise ValueError(f"{path}: a strip beyond the last cell")
+    return found

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nightpress.pipelines.image_files.atlas import Thumb
 from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.inputs.preparing import input_info
 from nightpress.pipelines.records import FailureType, ImageFacts, ImageRecord, InputInfo
@@ -17,7 +16,7 @@ from nightpress.pipelines.scoring.image_scorer import ImageScores
 from nightpress.pipelines.shards.batching import PlannedImage, as_facts
 from nightpress.pipelines.shards.kept_frames import frame_file, stored_frame
 from nightpress.pipelines.shards.shard_scores import ShardScores
-from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
+from nightpress.pipelines.shards.shard_thumbs import ImageThumbs, ShardThumbs
 from nightpress.pipelines.shards.work import SetAsideRow, ShardWork
 from nightpress.pipelines.storage import Store
 
@@ -50,8 +49,8 @@ class EncodedImage:
     """Seconds since the epoch."""
     sampling_s: float | None = None
     """Its share of its batch's sampling time; None if it was found in the store."""
-    thumb: Thumb | None = field(default=None, repr=False, compare=False)
-    """Its thumbnail, if the job asks for them and it could be made."""
+    thumbs: ImageThumbs | None = field(default=None, repr=False, compare=False)
+    """Its thumbnail and strip, if the job asks for them."""
     first_frame: bytes | None = field(default=None, repr=False)
     """The PNG file of a clip's first frame, if the job keeps it."""
 
@@ -129,7 +128,7 @@ class Attempt:
         """The record of an image whose bytes are in the store or will be at the commit."""
         sha256 = hashlib.sha256(encoded.data).hexdigest()
         if self.thumbs is not None:
-            self.thumbs.add(encoded.facts.image_id, sha256, encoded.thumb)
+            self.thumbs.add(encoded.facts.image_id, sha256, encoded.thumbs)
         return ImageRecord(
             facts=encoded.facts,
             status="ok",
@@ -173,9 +172,9 @@ class Attempt:
                 frame = stored_frame(self.store, self.record, image.file, data)
                 if frame is None:
                     return None
-            thumb = None if self.thumbs is None else self.thumbs.of_file(data)
+            thumbs = None if self.thumbs is None else self.thumbs.of_file(data)
             times = (started_at, None)
-            return self.ok(EncodedImage(draw, facts, data, scores, *times, thumb, frame))
+            return self.ok(EncodedImage(draw, facts, data, scores, *times, thumbs, frame))
         return None
 
     def _possible_draws(self, image: PlannedImage, data: bytes) -> Iterator[PlannedImage]:

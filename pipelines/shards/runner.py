@@ -345,11 +345,10 @@ class ShardRunner:
         except Exception as error:  # whatever an image does to its encoder, it must fail alone
             reason = f"{type(error).__name__}: {error}"
             return attempt.failed(image, FailureType.ENCODING, reason, inputs)
-        still = first_frame(pixels)
-        scores = attempt.scores.of_encoded(image, data, still)
+        scores = attempt.scores.of_encoded(image, data, first_frame(pixels))
         times = sampled.started_at, sampled.sampling_s
-        thumb = None if attempt.thumbs is None else attempt.thumbs.of_pixels(still)
-        return EncodedImage(image, facts, data, scores, *times, thumb, frame)
+        thumbs = None if attempt.thumbs is None else attempt.thumbs.of_pixels(pixels)
+        return EncodedImage(image, facts, data, scores, *times, thumbs, frame)
 
     def _commit(
         self,

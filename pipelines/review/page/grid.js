@@ -212,7 +212,9 @@
     });
     NP.on("thumbs", (came) => {
       for (const cell of grid.cells()) {
-        if (!came.has(cell.image) || cell.parts.pic.firstChild) continue;
+        if (!came.has(cell.image)) continue;
+        if (rows.isClip(cell.image)) cell.parts.pic.replaceChildren();
+        if (cell.parts.pic.firstChild) continue;
         thumbs.show(cell.parts.pic, cell.image, cell.picture.width, cell.picture.height);
       }
     });

@@ -7,6 +7,21 @@
   NP.lateThumbs = late;
   let after = 0; // atlases that were received
 
+  // Puts the strips of an atlas in their places.
+  function placeStrips({ url, strips = [] }) {
+    const { atlases, atlas, first_cell, num } = rows.strips ?? {};
+    const found = strips
+      .map(([first, length, id, sha]) => [first, length, rows.byId.get(id), sha])
+      .filter(([, , i, sha]) => atlas && i !== undefined && rows.sha[i] === sha && atlas[i] < 0);
+    if (!found.length) return;
+    const at = atlases.push(url) - 1;
+    for (const [first, length, i] of found) {
+      atlas[i] = at;
+      first_cell[i] = first;
+      num[i] = length;
+    }
+  }
+
   // Puts the cells of an atlas in their places; returns the images that got a thumbnail.
   function place({ url, cells }) {
     const { atlases, atlas, cell } = rows.thumbs;
@@ -28,6 +43,7 @@
     const { atlases, ...progress } = await answer.json();
     after += atlases.length;
     Object.assign(late, progress);
+    atlases.forEach(placeStrips);
     const came = new Set(atlases.flatMap(place));
     if (came.size) NP.emit("thumbs", came);
     return true;

@@ -72,6 +72,7 @@
       thumbs: answer.thumbs,
       strips: answer.strips,
       mediaType: answer.media_type,
+      numFrames: answer.num_frames,
       images: answer.images,
       inputs: (answer.inputs ?? []).map((each) => ({
         ...each,
@@ -100,6 +101,7 @@
     return NP.isStatic ? null : `image/${encodeURIComponent(rows.imageId[i])}?v=${rows.sha[i]}`;
   };
   rows.isVideo = (i) => Boolean(rows.mediaType?.values[rows.mediaType.codes[i]]?.startsWith("video/"));
+  rows.isClip = (i) => (rows.numFrames?.[i] ?? 1) > 1;
   // A page without a server has the pictures themselves, or not all of them.
   rows.inputsOf = (i) =>
     rows.inputs.filter((each) => (NP.isStatic ? each.has.get(i) >= 0 : each.has.has(i)));

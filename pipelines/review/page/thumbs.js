@@ -87,15 +87,23 @@
   // Only one clip plays at a time; none where motion is not wanted.
   let playing = null;
   thumbs.play = (node, i, width, height) => {
+    if (playing?.node === node && playing.i === i && playing.width === width) return;
     thumbs.stop();
     if (!thumbs.isClip(i) || NP.stillMotion()) return;
     const { strips } = rows;
+    const started = { timer: 0, node, i, width, height };
+    playing = started;
     let frame = 0;
-    const timer = setInterval(() => {
+    const next = () => {
       showCell(node, i, strips, strips.atlas[i], strips.first_cell[i] + frame, width, height);
       frame = (frame + 1) % strips.num[i];
-    }, FRAME_MS);
-    playing = { timer, node, i, width, height };
+    };
+    // The thumbnail stays until the frames are there, and where they never come.
+    const image = new Image();
+    image.onload = () => {
+      if (playing === started) started.timer = setInterval(next, FRAME_MS);
+    };
+    image.src = strips.atlases[strips.atlas[i]];
   };
   thumbs.stop = () => {
     if (!playing) return;
@@ -114,9 +122,12 @@
   const MOST_FAILURES = 2;
   let failures = 0;
 
+  // The whole picture of an animated WebP moves all the time, and would hide the thumbnail and the strip.
+  const movesByItself = (i) => rows.isClip(i) && (thumbs.has(i) || NP.stillMotion());
+
   thumbs.needsMore = (i, width) => {
     if (NP.isStatic && failures >= MOST_FAILURES) return false;
-    if (rows.isVideo(i) || !rows.url(i)) return false;
+    if (rows.isVideo(i) || movesByItself(i) || !rows.url(i)) return false;
     const share = thumbs.has(i) ? sideOfThumb(i) / Math.max(rows.width[i], rows.height[i]) : 0;
     return Math.min(width * devicePixelRatio, rows.width[i]) > rows.width[i] * share * 1.5;
   };
@@ -137,7 +148,7 @@
     const done = (came) => {
       loading -= 1;
       failures = came ? 0 : failures + 1;
-      if (came && isWanted()) node.replaceChildren(image);
+      if (came && isWanted() && !movesByItself(i)) node.replaceChildren(image);
       loadNext();
     };
     image.src = rows.url(i);

@@ -33,14 +33,14 @@
     if (marks.changed.has(i)) words.push(NP.changedWords(i));
     if (marks.disagree(i)) words.push("reviewers disagree");
     if (stack?.isClosed) words.push(`stack of ${stack.members.length}`);
-    if (thumbs.isClip(i)) words.push("clip");
+    if (rows.isClip(i)) words.push("clip");
     return words.join(", ");
   }
 
   function showBadge({ badge }, i) {
     const stack = view.stacks.get(i);
     const isCounted = stack && (stack.isClosed || stack.members[0] === i);
-    badge.hidden = !isCounted && !thumbs.isClip(i);
+    badge.hidden = !isCounted && !rows.isClip(i);
     if (badge.hidden) return;
     badge.replaceChildren(icon(isCounted ? "stack" : "play"), isCounted ? String(stack.members.length) : "");
     badge.dataset.kind = isCounted ? "stack" : "clip";

@@ -5,16 +5,25 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from support.moving_pictures import moving
 
+from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.atlas import (
     CELL_PX,
     CELLS,
     COLUMNS,
+    STRIP_CELLS,
     encode_atlas,
     fitted_size,
+    strip_frames,
+    strip_of_file,
+    strip_of_pixels,
     thumb_of_file,
     thumb_of_pixels,
 )
+from nightpress.pipelines.image_files.clips import mp4
+from nightpress.pipelines.image_files.clips.mp4 import encode_mp4
+from nightpress.pipelines.image_files.clips.webp import encode_webp
 
 
 def gradient(width: int, height: int) -> np.ndarray:
@@ -85,3 +94,39 @@ def test_each_thumbnail_lies_centred_in_its_cell() -> None:
 def test_equal_thumbnails_give_equal_bytes() -> None:
     thumbs = {n: gradient(192, 100 + n) for n in range(8)}
     assert encode_atlas(thumbs) == encode_atlas(dict(reversed(thumbs.items())))
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 15, 16, 17, 31, 40, 49, 1000])
+def test_a_strip_has_16_evenly_spaced_frames_with_the_first_and_the_last(num_frames: int) -> None:
+    frames = strip_frames(num_frames)
+    assert len(frames) == min(num_frames, STRIP_CELLS)
+    assert (frames[0], frames[-1]) == (0, num_frames - 1)
+    steps = np.diff(frames)
+    assert num_frames == 1 or (steps.min() >= 1 and steps.max() - steps.min() <= 1)
+
+
+@pytest.mark.parametrize("num_frames", [3, 16, 40])
+def test_the_file_of_a_clip_gives_the_strip_of_its_frames(num_frames: int) -> None:
+    frames = moving(num_frames, 240, 320)
+    of_pixels = strip_of_pixels(frames)
+    lossless = strip_of_file(encode_webp(frames, 8, None, None))
+    assert all(map(np.array_equal, lossless, of_pixels))
+    lossy = strip_of_file(encode_mp4(frames, 8, {}))
+    assert len(lossy) == len(lossless) == len(of_pixels)
+    for one, two in zip(lossy, of_pixels, strict=True):
+        assert np.abs(one.astype(int) - two).mean() < 6
+
+
+def test_a_clip_that_is_cut_short_has_no_strip() -> None:
+    frames = moving(6, 48, 64)
+    for data in (encode_webp(frames, 8, None, None), encode_mp4(frames, 8, {})):
+        with pytest.raises(ValueError, match=r"truncated or invalid|not a PNG"):
+            strip_of_file(data[: len(data) // 2])
+
+
+def test_without_av_an_mp4_file_is_no_damaged_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode_mp4(moving(3), 8, {})
+    monkeypatch.setattr(mp4, "has_av", lambda: False)
+    for make in (thumb_of_file, strip_of_file):
+        with pytest.raises(SpecError, match=r"nightpress\[video\]"):
+            make(data)
