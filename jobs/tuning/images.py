@@ -56,7 +56,9 @@ def _text_settings(counts: Sequence[SettingsCount]) -> SamplingParams:
 def _plan_values(settings: SamplingParams) -> dict[str, Any]:
     """Settings as the columns of a plan have them."""
     width, height = settings.final_size
-    return asdict(settings) | {
+    values = asdict(settings)
+    del values["num_frames"], values["fps"]  # in a plan they are part of its column `clip`
+    return values | {
         "width": width,
         "height": height,
         "conditioning": settings.conditioning.as_text(),

@@ -125,6 +125,11 @@ def _require_trainable(model: ModelSpec, what: str) -> None:
             raise SettingsError(
                 f"model.{key} are not allowed: {what} is trained on a model without {others}"
             )
+    if model.memory.moves_networks or model.prompts.chosen():
+        raise SettingsError(
+            f"model.memory and model.prompts are not allowed: {what} is trained on whole networks "
+            "and literal prompts"
+        )
     if model.speed.chosen():
         raise SettingsError(
             f"model.speed is not allowed: {what} is trained on the unmodified model"

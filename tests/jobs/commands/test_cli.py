@@ -309,7 +309,8 @@ def test_the_example_is_valid_with_everything_in_it_switched_on(tmp_path: Path) 
 
 def test_the_example_names_every_section_and_every_column() -> None:
     text = Path("jobs/examples/commented.yaml").read_text()
-    for key in RunSpec.model_fields:
+    assert "`models`" in text  # a job has either of the two, so it is not switched on
+    for key in RunSpec.model_fields.keys() - {"models"}:
         assert re.search(f"^(# )?{key}:", text, re.MULTILINE), key
     for key in InputsSpec.model_fields:
         assert f"#   {key}: " in text, key

@@ -21,7 +21,9 @@ EXAMPLES = Path("jobs/examples")
 
 FROZEN_BASE = {"model.loras", "model.row_loras", "model.speed"} | {
     *("model.prompts.long", "model.prompts.weights"),
-    *("model.controlnets", "model.references"),
+    *("model.controlnets", "model.references", "model.config"),
+    *(f"model.embeddings.{key}" for key in ("source", "token", "weight_name")),
+    *("model.memory.offload", "model.memory.device_map", "model.prompts.clip_skip"),
 }
 REFUSED = {"lora": FROZEN_BASE, "controlnet": FROZEN_BASE}
 """Keys that belong to a shared section, but are not allowed in this recipe."""

@@ -152,7 +152,7 @@ def test_stragglers_are_copied_unless_one_commit_could_overwrite_another(
         (store.reading_back() if reads_back else store, record), SamplerActor
     )
     location = ActorLocation(node_id="here", host="here", pid=1, differences=())
-    busy, *idle = (Worker(None, None, None, location) for _ in range(4))  # type: ignore[arg-type]
+    busy, *idle = (Worker(None, None, None, location=location) for _ in range(4))  # type: ignore[arg-type]
     busy.held.append(InFlightShard(ShardWork(0, 0, 11), stream=None, begun_at=0.0))
     busy.held.append(InFlightShard(ShardWork(1, 0, 10), stream=None))
     dispatcher.pool.workers = [busy, *idle]
@@ -170,7 +170,7 @@ def test_work_of_a_dead_process_shares_no_actor(
 ) -> None:
     dispatcher = dispatcher_of(run, SamplerActor)
     location = ActorLocation(node_id="here", host="here", pid=1, differences=())
-    dead, *workers = (Worker(None, None, None, location) for _ in range(3))  # type: ignore[arg-type]
+    dead, *workers = (Worker(None, None, None, location=location) for _ in range(3))  # type: ignore[arg-type]
     dispatcher.pool.workers = [dead, *workers]
     dispatcher._queue = ShardQueue(range(6), lambda shard: ShardWork(shard, 0, 10), max_attempts=3)
     dead.held = [InFlightShard(dispatcher._queue.take(), stream=None) for _ in range(2)]

@@ -67,7 +67,7 @@ def planned_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, R
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 4)
     monkeypatch.setattr(forecast, "room", lambda cpus, gpus, memory_bytes: 2)
     rates = {RateKey(128, 96, 20, True): Rate(3600.0, 1e3)}
-    monkeypatch.setattr(forecast, "measured_rates", lambda spec, fingerprint: rates)
+    monkeypatch.setattr(forecast, "rates_of_models", lambda spec, infos: rates)
     rows = [{"prompt": "p", "priority": int(n > 4)} for n in range(8)]
     batch = {"size": 2, "shard_size": 2}
     spec = job(folder, write(folder / "m.jsonl", rows), batch=batch)
@@ -114,7 +114,7 @@ def test_a_start_says_what_its_deadline_leaves_out(
     ]
     assert said(store, record, {0, 1, 2, 3}, 2.5) == []
     assert said(store, record, set(), None) == []
-    monkeypatch.setattr(forecast, "measured_rates", lambda spec, fingerprint: {})
+    monkeypatch.setattr(forecast, "rates_of_models", lambda spec, infos: {})
     assert said(store, record, set(), 2.5) == [f"by the deadline: unknown: {UNMEASURED}"]
 
 

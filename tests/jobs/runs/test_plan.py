@@ -16,6 +16,7 @@ from support.growing_runs import extend
 from support.plans import MODEL, write
 
 from nightpress import jobs
+from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.jobs.cli import command
 from nightpress.jobs.runs.existing_run import State
 from nightpress.pipelines.job.spec import RunSpec
@@ -27,7 +28,8 @@ PROMPTS = ("a", "b", "c", "d", "e", "f")
 
 @pytest.fixture(autouse=True)
 def _fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nightpress.jobs.runs.plan._describe", lambda spec: MODEL)
+    weights = {"float32": WeightSizes(74_700_000, 22_900_000, 7_900_000)}
+    monkeypatch.setattr("nightpress.jobs.runs.plan.weigh_models", lambda spec: (MODEL, [weights]))
 
 
 def run_plan(folder: Path, spec: RunSpec, *arguments: str) -> Result:
