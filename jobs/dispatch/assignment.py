@@ -73,13 +73,12 @@ def next_model(queue: ShardQueue, workers: Sequence[Worker], is_new: bool = Fals
 
 
 def copies(
-    queue: ShardQueue,
     workers: Sequence[Worker],
     timings: ModelTimings,
     may_copy: Callable[[InFlightShard], bool],
 ) -> Iterator[tuple[Worker, InFlightShard]]:
     """Idle actors, each with work of the same model that takes another one far too long."""
-    for model in queue.models:
+    for model in dict.fromkeys(worker.model for worker in workers):
         having = [worker for worker in workers if worker.model == model]
         idle = [worker for worker in having if worker.accepts_work and not worker.held]
         late = filter(may_copy, stragglers(having, timings.of(model)))

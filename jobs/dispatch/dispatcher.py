@@ -170,7 +170,7 @@ class Dispatcher:
         """Have idle actors also try the work that takes other actors far too long."""
         if self._store.reads_back:  # on such a store two commits of a shard could overwrite another
             return
-        found = copies(self._queue, self.pool.workers, self._timings, self._may_copy)
+        found = copies(self.pool.workers, self._timings, self._may_copy)
         for worker, straggler in list(found):
             self._copied.add(straggler.work.shard)
             self._assign(worker, straggler.work.next_attempt(), is_copy=True)
