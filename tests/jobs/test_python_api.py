@@ -81,7 +81,7 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
     values = printed("plan", str(job))
     assert list(values) == [
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
-        *("batches", "prompts", "modes", "num_pictures", "scorers", "draws"),
+        *("weights", "models", "batches", "prompts", "modes", "num_pictures", "scorers", "draws"),
         *("estimate", "cost"),
         "forecast",
         "unread_runs",
