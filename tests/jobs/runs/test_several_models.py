@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.fakes.odd_actors import FactoryOf, KilledOnceActor
 from support.several_models import begin, make, write_job
 
@@ -51,6 +52,7 @@ def test_a_killed_actor_and_two_models_give_the_images_of_one_process(tmp_path: 
     assert sum(isinstance(event, ActorLost) for event in events) == 1
     changes = [each.text for each in events if isinstance(each, Message) and "now has" in each.text]
     assert len(changes) <= 2
+    torch.set_num_threads(1)
     expected = make(*begin(spec.model_copy(update={"name": "expected"})))
     assert hashes(Run(store, record)) == hashes(expected)
 
