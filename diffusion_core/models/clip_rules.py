@@ -44,7 +44,7 @@ CLIP_CLASSES: dict[str, ClipClass] = {
 """Classes whose folders are loaded for clips."""
 
 FPS_ARGUMENTS = ("fps", "frame_rate")
-"""Arguments of `__call__` by which a class is told the frames a second."""
+"""Arguments of `__call__` that take the number of frames per second."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class WrittenNetwork:
     dtype: str
     """Type of its weights, such as float16."""
     num_bytes: int
-    """Of its weight files."""
+    """Bytes of its weight files."""
 
 
 def write_folder(folder: Path, spec: ModelSpec, into: Path) -> list[WrittenNetwork]:

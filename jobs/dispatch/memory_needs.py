@@ -16,7 +16,7 @@ class Footprint:
     """What a model takes in memory, and what its device has."""
 
     weight_bytes: int
-    """Of the model and the scorers, without any offloading."""
+    """Bytes of the weights of the model and the scorers, without offloading."""
     device_bytes: int
     """Memory of one accelerator; 0 on a CPU."""
     sizes: Mapping[str, WeightSizes] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Footprint:
     model: str | None = None
     """The name of the model, if the job has several."""
     others: tuple["Footprint", ...] = ()
-    """Of the job's other models, all of them smaller; one model is used at a time."""
+    """Footprints of the job's other models, which are all smaller; one model is used at a time."""
 
     def fault(self, spec: ModelSpec, gpus: float) -> str | None:
         """Why the weights do not fit in an actor's whole GPUs, and what would; None if they do."""

@@ -27,7 +27,7 @@ MOST_EMBEDDED_BYTES = 64 << 20
 
 
 MOST_SHEET_BYTES = 32 << 20
-"""Of the facts and jobs of all images."""
+"""Bytes that the facts and jobs of all images may take."""
 
 NO_SHEETS = (
     "Facts and jobs of the images would make this page too large: nightpress review, without "

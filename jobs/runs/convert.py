@@ -53,7 +53,7 @@ def convert(
         storage: fsspec options by protocol.
 
     Raises:
-        ModelError: the folder exists or cannot be written, or the file is no whole model.
+        ModelError: the folder exists or cannot be written, or the file is not a complete model.
         StoreError: the store behind a URL refuses or fails.
     """
     spec = ModelSpec(

@@ -96,7 +96,7 @@ class _Doctor:
         self._address = address_of(spec)
         self._here = facts_here(Questions())
         self._weights: int | None = None
-        """Of the largest model."""
+        """Bytes of the weights of the largest model; None if that is not known."""
         self._mirrored_bytes = 0
         self._writes_here = True
         """Whether this machine can write the output."""
