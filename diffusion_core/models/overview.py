@@ -9,7 +9,7 @@ from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.single_file.families import find_family
 from nightpress.diffusion_core.models.single_file.reading import read_single_file
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES, bytes_of_file, weight_bytes
+from nightpress.diffusion_core.models.weight_size import bytes_of_file, weight_sizes
 from nightpress.diffusion_core.silence_libraries import errors_only
 
 
@@ -56,8 +56,7 @@ def family_and_bytes(file: Path) -> tuple[str, dict[str, int]]:
         ModelError: the file is damaged, or no model of a family that is known.
     """
     held = read_single_file(file)
-    sizes = {dtype: bytes_of_file(held, dtype) for dtype in FLOAT_BYTES}
-    return find_family(held).title, sizes
+    return find_family(held).title, bytes_of_file(held)
 
 
 def bytes_by_dtype(folder: Path, spec: ModelSpec) -> dict[str, int]:
@@ -66,4 +65,4 @@ def bytes_by_dtype(folder: Path, spec: ModelSpec) -> dict[str, int]:
     Raises:
         ModelError: a weight file is missing or damaged, or may not be loaded.
     """
-    return {dtype: weight_bytes(folder, spec, dtype) for dtype in FLOAT_BYTES}
+    return {dtype: sizes.total_bytes for dtype, sizes in weight_sizes(folder, spec).items()}

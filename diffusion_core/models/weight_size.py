@@ -39,103 +39,103 @@ class WeightSizes:
         return held.get(offload, self.total_bytes)
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor in a file, or a whole pickle, which is not read only for its size."""
+
+    network: str
+    """The component that it is of; empty for what is added to the pipeline."""
+    name: str
+    num_bytes: int
+    """In the file."""
+    num_floats: int = 0
+    """Its numbers if they are floating-point, which take the type that the model is loaded in."""
+
+    def bytes_in(self, dtype: str) -> int:
+        """Bytes once it is loaded."""
+        return self.num_floats * FLOAT_BYTES[dtype] if self.num_floats else self.num_bytes
+
+
 def weight_sizes(
     folder: Path,
     spec: ModelSpec,
-    dtype: str,
     loras: Iterable[Path] = (),
     adapters: AdapterFiles = NO_ADAPTERS,
-) -> WeightSizes:
-    """The sizes of a model's weights; the arguments are those of `weight_bytes`.
+) -> dict[str, WeightSizes]:
+    """The sizes of a model's weights, with its LoRAs, ControlNets and IP-Adapters, by dtype.
 
-    LoRAs and adapters are on the device all the time, or with the network that they change.
-
-    Raises:
-        ModelError: a file is missing or damaged.
-    """
-    total = weight_bytes(folder, spec, dtype, loras, adapters)
-    model = PipelineFolder.read(folder)
-    networks: Counter[str] = Counter()
-    blocks: Counter[str] = Counter()
-    for network, name, num_bytes in _tensors(model, spec, dtype):
-        block = None if network.startswith("text_encoder") else BLOCK.match(name)
-        networks[network] += num_bytes
-        blocks[f"{network}/{block[0] if block else ''}"] += num_bytes
-    added = total - networks.total()
-    largest = max(networks.values(), default=0), max(blocks.values(), default=0)
-    return WeightSizes(total, largest[0] + added, largest[1] + added)
-
-
-def weight_bytes(
-    folder: Path,
-    spec: ModelSpec,
-    dtype: str,
-    loras: Iterable[Path] = (),
-    adapters: AdapterFiles = NO_ADAPTERS,
-) -> int:
-    """Bytes of all weights of a model in memory, with its LoRAs, ControlNets and IP-Adapters.
+    What is added is on the device all the time, or with the network that it changes.
 
     Args:
         folder: of the saved pipeline.
-        dtype: the type that the model is loaded in; it may differ from that of the files.
         loras: files of LoRAs.
+
+    Returns:
+        The type that the model is loaded in, which may differ from that of the files -> its sizes.
 
     Raises:
         ModelError: a file is missing or damaged.
     """
     model = PipelineFolder.read(folder)
-    files = used_files(model.path, model.components, spec.variant, spec.allow_pickle)
-    if model.checkpoint is not None:
-        files.remove(model.checkpoint)
-    files += [*loras, *adapters.embeddings]
+    stored = [*_of_pipeline(model, spec), *_of_added(spec, loras, adapters)]
+    return {dtype: _sizes_in(dtype, stored) for dtype in FLOAT_BYTES}
+
+
+def bytes_of_file(file: SingleFile) -> dict[str, int]:
+    """Bytes in memory of the networks in a single file, by dtype."""
+    stored = [_tensor("", name, header) for name, header in file.headers.items()]
+    return {dtype: sum(each.bytes_in(dtype) for each in stored) for dtype in FLOAT_BYTES}
+
+
+def _sizes_in(dtype: str, stored: Iterable[_Stored]) -> WeightSizes:
+    networks: Counter[str] = Counter()
+    blocks: Counter[str] = Counter()
+    added = 0
+    for each in stored:
+        num_bytes = each.bytes_in(dtype)
+        if not each.network:
+            added += num_bytes
+            continue
+        block = None if each.network.startswith("text_encoder") else BLOCK.match(each.name)
+        networks[each.network] += num_bytes
+        blocks[f"{each.network}/{block[0] if block else ''}"] += num_bytes
+    largest = (max(counts.values(), default=0) + added for counts in (networks, blocks))
+    return WeightSizes(networks.total() + added, *largest)
+
+
+def _of_pipeline(model: PipelineFolder, spec: ModelSpec) -> Iterator[_Stored]:
+    for file in used_files(model.path, model.components, spec.variant, spec.allow_pickle):
+        if file == model.checkpoint:
+            for part, headers in read_single_file(file, model.shown).parts.values():
+                for name, header in headers.items():
+                    yield _tensor(part.component, name.removeprefix(part.prefix), header)
+        elif file.suffix in WEIGHT_SUFFIXES:
+            yield from _of_file(file, file.parent.name)
+
+
+def _of_added(spec: ModelSpec, loras: Iterable[Path], adapters: AdapterFiles) -> Iterator[_Stored]:
+    files = [*loras, *adapters.embeddings]
     for net, net_folder in zip(spec.controlnets, adapters.controlnets, strict=True):
         files += weight_files(net_folder, net.variant, spec.allow_pickle)
     files += [each.weights for each in adapters.references]
     for each in adapters.references[:1]:  # all of them share its image encoder
         files += weight_files(each.image_encoder, None, False) if each.image_encoder else []
-    return _of_checkpoint(model, dtype) + sum(
-        _bytes(file, dtype) for file in files if file.suffix in WEIGHT_SUFFIXES
-    )
+    for file in files:
+        if file.suffix in WEIGHT_SUFFIXES:
+            yield from _of_file(file, "")
 
 
-def _of_checkpoint(model: PipelineFolder, dtype: str) -> int:
-    """Bytes of the networks in a single file, without what the file holds beside them."""
-    if model.checkpoint is None:
-        return 0
-    return bytes_of_file(read_single_file(model.checkpoint, model.shown), dtype)
+def _of_file(file: Path, network: str) -> Iterator[_Stored]:
+    if file.suffix != ".safetensors":
+        yield _Stored(network, "", file.stat().st_size)
+        return
+    for name, header in read_headers(file).items():
+        yield _tensor(network, name, header)
 
 
-def bytes_of_file(file: SingleFile, dtype: str) -> int:
-    """Bytes in memory of the networks in a single file."""
-    headers = file.headers.values()
-    return sum(math.prod(header.shape) * _item_bytes(header, dtype) for header in headers)
-
-
-def _tensors(model: PipelineFolder, spec: ModelSpec, dtype: str) -> Iterator[tuple[str, str, int]]:
-    """Every tensor of the pipeline: its network, its name in there, and its bytes."""
-    for file in used_files(model.path, model.components, spec.variant, spec.allow_pickle):
-        if file == model.checkpoint:
-            for part, headers in read_single_file(file, model.shown).parts.values():
-                for name, header in headers.items():
-                    num_bytes = math.prod(header.shape) * _item_bytes(header, dtype)
-                    yield part.component, name.removeprefix(part.prefix), num_bytes
-        elif file.suffix == ".safetensors":
-            for name, header in read_headers(file).items():
-                num_bytes = math.prod(header.shape) * _item_bytes(header, dtype)
-                yield file.parent.name, name, num_bytes
-        elif file.suffix in WEIGHT_SUFFIXES:
-            yield file.parent.name, "", file.stat().st_size
-
-
-def _bytes(file: Path, dtype: str) -> int:
-    if file.suffix != ".safetensors":  # a pickle is not read only for its size
-        return file.stat().st_size
-    headers = read_headers(file).values()
-    return sum(math.prod(header.shape) * _item_bytes(header, dtype) for header in headers)
-
-
-def _item_bytes(header: TensorHeader, dtype: str) -> int:
+def _tensor(network: str, name: str, header: TensorHeader) -> _Stored:
+    number = math.prod(header.shape)
     if header.is_floating:
-        return FLOAT_BYTES[dtype]
+        return _Stored(network, name, 0, number)
     bits = re.search(r"\d+", header.dtype)
-    return int(bits[0]) // 8 if bits else 1
+    return _Stored(network, name, number * (int(bits[0]) // 8 if bits else 1))

@@ -14,7 +14,6 @@ from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.device_memory import CudaMemory, HostMemory, resident_bytes
 from nightpress.jobs.dispatch.memory_needs import Footprint
@@ -98,7 +97,7 @@ class HeldModels:
     def _footprint(self, name: str | None, device_bytes: int, scorer_bytes: int) -> Footprint:
         spec = self._specs[name]
         files = ModelFiles.locate(spec, self._options)
-        sizes = {dtype: files.weight_sizes(spec, dtype) for dtype in FLOAT_BYTES}
+        sizes = files.weight_sizes(spec)
         dtype = resolve_dtype(spec.dtype, self._device)
         total = sizes[dtype].total_bytes + scorer_bytes
         return Footprint(total, device_bytes, sizes, dtype, scorer_bytes, name)
@@ -107,7 +106,7 @@ class HeldModels:
         """Bytes of a model's weights that are on the device at a time."""
         spec = self._specs[name]
         dtype = resolve_dtype(spec.dtype, self._device)
-        sizes = ModelFiles.locate(spec, self._options).weight_sizes(spec, dtype)
+        sizes = ModelFiles.locate(spec, self._options).weight_sizes(spec)[dtype]
         return sizes.on_device(spec.memory.offload if self._device == "cuda" else "none")
 
     def use(self, name: str | None, fingerprint: str, batch_size: int) -> HeldModel:

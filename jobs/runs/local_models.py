@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.weight_size import FLOAT_BYTES, WeightSizes
+from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.models.files import ModelFiles
@@ -43,7 +43,7 @@ def weigh_models(spec: RunSpec) -> tuple[ModelInfos, list[Weights]]:
         files = ModelFiles.locate(alone.model, alone.storage)
         info = files.describe(alone.model, elsewhere=True)
         files.check_weights(alone.model)
-        weights.append({dtype: files.weight_sizes(alone.model, dtype) for dtype in FLOAT_BYTES})
+        weights.append(files.weight_sizes(alone.model))
         return info
 
     return infos_of(spec, describe), weights

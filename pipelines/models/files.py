@@ -48,9 +48,9 @@ class ModelFiles:
         """Check that the files hold exactly the model's weights; see `loading.check_weights`."""
         loading.check_weights(self.folder, spec, self.adapters)
 
-    def weight_sizes(self, spec: ModelSpec, dtype: str) -> WeightSizes:
-        """How large all its weights are once loaded; see `weight_size.weight_sizes`."""
-        return weight_sizes(self.folder, spec, dtype, self.loras, self.adapters)
+    def weight_sizes(self, spec: ModelSpec) -> dict[str, WeightSizes]:
+        """How large all its weights are once loaded, by dtype; see `weight_size.weight_sizes`."""
+        return weight_sizes(self.folder, spec, self.loras, self.adapters)
 
     def load(self, spec: ModelSpec, device: str) -> LoadedModel:
         """Load the model onto a device; see `loading.load`."""

@@ -116,7 +116,7 @@ def test_what_does_not_go_together_is_refused(values: dict[str, Any], message: s
 
 
 def test_what_is_on_the_device_at_a_time_is_known_from_the_files(saved: Saved) -> None:
-    sizes = weight_sizes(saved("sdxl"), ModelSpec(source="sdxl"), "float32")
+    sizes = weight_sizes(saved("sdxl"), ModelSpec(source="sdxl"))["float32"]
     pipeline = loading.load(saved("sdxl"), ModelSpec(source="sdxl"), "cpu").pipeline
     networks = {
         name: sum(value.numel() * 4 for value in getattr(pipeline, name).parameters())

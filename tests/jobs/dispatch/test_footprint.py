@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from nightpress.diffusion_core.models.adapter_files import AdapterFiles, ReferenceFiles
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_bytes
+from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_sizes
 from nightpress.jobs.cluster import connection
 from nightpress.jobs.cluster.connection import room
 from nightpress.jobs.dispatch.actor import ActorFactory
@@ -136,9 +136,10 @@ def test_what_makes_a_model_fit_is_counted_as_such(
 
 def test_the_weights_are_counted_in_the_type_they_are_loaded_in(tiny_model: Path) -> None:
     stored = sum(file.stat().st_size for file in tiny_model.rglob("*.safetensors"))
-    in_full = weight_bytes(tiny_model, ModelSpec(), "float32")
+    sizes = weight_sizes(tiny_model, ModelSpec())
+    in_full = sizes["float32"].total_bytes
     assert 0.8 * stored < in_full <= stored
-    assert weight_bytes(tiny_model, ModelSpec(), "bfloat16") == pytest.approx(in_full / 2, rel=0.02)
+    assert sizes["bfloat16"].total_bytes == pytest.approx(in_full / 2, rel=0.02)
 
 
 def test_every_part_of_what_is_added_to_a_model_is_counted(
@@ -155,8 +156,8 @@ def test_every_part_of_what_is_added_to_a_model_is_counted(
     adapter = ReferenceFiles(save("ip.safetensors"), tmp_path / "encoder")
     files = AdapterFiles((tmp_path / "depth",), (adapter, adapter))
     spec = ModelSpec.model_validate({"controlnets": [str(tmp_path / "depth")]})
-    plain = weight_bytes(tiny_model, ModelSpec(), "float32")
-    added = weight_bytes(tiny_model, spec, "float32", adapters=files) - plain
+    plain = weight_sizes(tiny_model, ModelSpec())["float32"].total_bytes
+    added = weight_sizes(tiny_model, spec, adapters=files)["float32"].total_bytes - plain
     assert added == 400 * (2 + 2 + 1)  # the shards of the ControlNet, two adapters, one encoder
 
 

@@ -65,7 +65,7 @@ def test_all_models_are_described_and_the_largest_counts(specs: dict[str, ModelS
     assert {name: info.identity for name, info in infos.items()} == {
         name: identity(spec) for name, spec in specs.items()
     }
-    files = [ModelFiles.locate(each, {}).weight_sizes(each, "float32") for each in specs.values()]
+    files = [ModelFiles.locate(each, {}).weight_sizes(each)["float32"] for each in specs.values()]
     assert models.footprint(0).weight_bytes == max(each.total_bytes for each in files)
     one = HeldModels(specs["sd"], {}, "cpu")
     assert one.describe() == infos["sd"]

@@ -147,8 +147,8 @@ def test_a_file_is_described_as_its_folder_is(name: str, models: Models, tmp_pat
     assert described.family is not None
     assert described.prompts == expected.prompts
     assert (
-        of_file.weight_sizes(spec, "float32").total_bytes
-        == of_folder.weight_sizes(plain, "float32").total_bytes
+        of_file.weight_sizes(spec)["float32"].total_bytes
+        == of_folder.weight_sizes(plain)["float32"].total_bytes
     )
     assert weight_bytes(spec, {}) == file.stat().st_size
     assert ModelInfo.from_dict(described.as_dict()) == described
@@ -372,8 +372,8 @@ def test_what_no_image_needs_is_left_out_and_said(models: Models, tmp_path: Path
     plain = ModelSpec(source=str(file), config=str(folder))
     assert np.array_equal(pixels(spec), pixels(plain))
     assert (
-        files.weight_sizes(spec, "float32").total_bytes
-        == ModelFiles.locate(plain, {}).weight_sizes(plain, "float32").total_bytes
+        files.weight_sizes(spec)["float32"].total_bytes
+        == ModelFiles.locate(plain, {}).weight_sizes(plain)["float32"].total_bytes
     )
 
 
@@ -390,8 +390,8 @@ def test_a_network_that_the_file_lacks_is_that_of_the_configuration(
     plain = ModelSpec(source=str(folder))
     assert np.array_equal(pixels(spec), pixels(plain))
     assert (
-        files.weight_sizes(spec, "float32").total_bytes
-        == ModelFiles.locate(plain, {}).weight_sizes(plain, "float32").total_bytes
+        files.weight_sizes(spec)["float32"].total_bytes
+        == ModelFiles.locate(plain, {}).weight_sizes(plain)["float32"].total_bytes
     )
 
 
