@@ -218,25 +218,27 @@ def _what_is_missing(made: _Made) -> str:
 
 def _configurations(made: _Made, component: str) -> dict[str, Path | dict[str, Any]]:
     """Path in the folder -> each configuration file that `model.config` has for a component."""
-    folder = None if made.config is None else made.config / component
-    if folder is None or not folder.is_dir():
-        return {}
     return {
-        f"{component}/{path.name}": path
-        for path in sorted(folder.iterdir())
+        name: path
+        for name, path in _of_config(made, component).items()
         if path.suffix in CONFIG_SUFFIXES and ".index." not in path.name and path.is_file()
     }
 
 
 def _weights(made: _Made, component: str) -> dict[str, Path | dict[str, Any]]:
+    return {
+        name: path
+        for name, path in _of_config(made, component).items()
+        if path.suffix in WEIGHT_SUFFIXES or ".index." in path.name
+    }
+
+
+def _of_config(made: _Made, component: str) -> dict[str, Path]:
+    """Path in the folder -> each file that `model.config` has for a component."""
     folder = None if made.config is None else made.config / component
     if folder is None or not folder.is_dir():
         return {}
-    return {
-        f"{component}/{path.name}": path
-        for path in sorted(folder.iterdir())
-        if path.suffix in WEIGHT_SUFFIXES or ".index." in path.name
-    }
+    return {f"{component}/{path.name}": path for path in sorted(folder.iterdir())}
 
 
 def _add_facts(made: _Made) -> None:
