@@ -3,10 +3,11 @@
 `apply.py` applies them, and checks which of them a model supports.
 """
 
-import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nightpress.diffusion_core.acceleration import recorded_choice
 
 AttentionBackend = Literal[
     "native",
@@ -162,8 +163,7 @@ class SpeedSpec(SpeedOption):
 
     def as_text(self) -> str | None:
         """`chosen` as JSON on one line with sorted keys; None if nothing is chosen."""
-        chosen = self.chosen()
-        return json.dumps(chosen, sort_keys=True, separators=(",", ":")) if chosen else None
+        return recorded_choice.as_text(self.chosen())
 
     @classmethod
     def from_text(cls, text: str | None) -> Self:
@@ -172,9 +172,4 @@ class SpeedSpec(SpeedOption):
         Raises:
             ValueError: the text is not valid; the message is one line.
         """
-        try:
-            return cls.model_validate_json(text) if text is not None else cls()
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"speed: {place}: {first['msg']}") from error
+        return recorded_choice.from_text(cls, "speed", text)

@@ -1,9 +1,10 @@
 """`model.prompts` of a job: how prompts are read that a text encoder cannot take as they are."""
 
-import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nightpress.diffusion_core.acceleration import recorded_choice
 
 
 class PromptsSpec(BaseModel):
@@ -51,8 +52,7 @@ class PromptsSpec(BaseModel):
 
     def as_text(self) -> str | None:
         """`chosen` as JSON on one line with sorted keys; None if nothing is chosen."""
-        chosen = self.chosen()
-        return json.dumps(chosen, sort_keys=True, separators=(",", ":")) if chosen else None
+        return recorded_choice.as_text(self.chosen())
 
     @classmethod
     def from_text(cls, text: str | None) -> Self:
@@ -61,12 +61,7 @@ class PromptsSpec(BaseModel):
         Raises:
             ValueError: the text is not valid; the message is one line.
         """
-        try:
-            return cls.model_validate_json(text) if text is not None else cls()
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"prompts: {place}: {first['msg']}") from error
+        return recorded_choice.from_text(cls, "prompts", text)
 
     @model_validator(mode="after")
     def _weighted_prompts_are_not_cut(self) -> Self:
