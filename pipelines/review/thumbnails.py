@@ -19,6 +19,7 @@ from nightpress.pipelines.image_files.atlas import (
     thumb_of_file,
 )
 from nightpress.pipelines.image_files.packing import image_bytes
+from nightpress.pipelines.run_directory.clip_checks import has_clips
 from nightpress.pipelines.run_directory.commit import metadata_columns, read_commit
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
 from nightpress.pipelines.run_directory.reader import Run
@@ -77,7 +78,7 @@ def num_missing(run: Run, thumbs: Thumbs) -> int:
 
 
 def _clips(run: Run) -> Iterator[ImageBytes]:
-    if "num_frames" not in run.metadata.schema.names:
+    if not has_clips(run):
         return
     is_clip = (ds.field("status") == "ok") & (ds.field("num_frames") > 1)
     with run.reading():

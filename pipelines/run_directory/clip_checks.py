@@ -14,6 +14,13 @@ from nightpress.pipelines.manifest.columns import resolve_columns
 from nightpress.pipelines.run_directory.reader import Run
 
 
+def has_clips(run: Run) -> bool:
+    """Whether a run makes clips, with any of its models."""
+    settings = resolve_columns(run.record.spec, run.record.manifest).settings
+    models = run.record.each_model
+    return any(makes_clips(each.spec, each.model, settings) for each in models)
+
+
 def refuse_clips(run: Run, what: str) -> None:
     """Refuse a run of clips where only still images are understood.
 
@@ -23,9 +30,7 @@ def refuse_clips(run: Run, what: str) -> None:
     Raises:
         SpecError: the run makes clips.
     """
-    record = run.record
-    settings = resolve_columns(record.spec, record.manifest).settings
-    if makes_clips(record.spec, record.model, settings):
+    if has_clips(run):
         raise SpecError(f"{run.url}: these are clips, and {what} takes still images")
 
 

@@ -11,11 +11,10 @@ from nightpress.pipelines.scoring.verdicts import ENDS, Verdict
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.draw_queue import DrawKey
+from nightpress.pipelines.shards.faults import FAILURES
 from nightpress.pipelines.shards.sinks import ImageSink
 
-FAULTS = frozenset(
-    {FailureType.NON_FINITE, FailureType.BLANK, FailureType.STILL, FailureType.FLAGGED}
-)
+FAULTS = frozenset(FAILURES.values())
 """Failures that a draw with another seed may not have: they count as draws that do not pass."""
 
 
