@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from support.slow_cases import slow_except
 
 FAMILIES = ("sd", "lcm", "sdxl", "sd3", "flux", "sana")
 """The tiny models whose pipelines support LoRAs."""
 
-ONE_OF_A_KIND = [
-    family if family in ("sd", "sdxl", "flux") else pytest.param(family, marks=pytest.mark.slow)
-    for family in FAMILIES
-]
+ONE_OF_A_KIND = slow_except(FAMILIES, "sd", "sdxl", "flux")
 """The families as parameters; by default a U-Net, one with two encoders, and a transformer."""
 
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.acceleration import apply, attention, quantization
@@ -46,7 +47,7 @@ SUPPORTED: dict[str, tuple[Any, frozenset[str]]] = {
 """Choice -> a value of it, and the families that support it."""
 
 INVARIANT = [
-    pytest.param(family, name, marks=[pytest.mark.slow] * (family == "sana"))
+    pytest.param(family, name, marks=[pytest.mark.slow] * (family not in ("sd", "flux")))
     for name, (_, families) in SUPPORTED.items()
     for family in sorted(families)
     if name != "first_block_cache"
@@ -100,7 +101,7 @@ def test_an_image_depends_on_its_own_row_only_under_every_choice(
     assert (pixels(loaded, REQUESTS[1:2]) == together[1:2]).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sd", "flux"))
 def test_the_native_backend_and_chunks_as_large_as_the_batch_change_no_bit(
     saved: Saved, loaded: Loaded, family: str
 ) -> None:
@@ -118,7 +119,10 @@ def test_fused_projections_change_no_bit_on_a_cpu_in_float32(
 
 @pytest.mark.parametrize(
     "speed",
-    [{"attention_backend": "native"}, {"fuse_qkv_projections": True}, {"vae_batch_size": 3}],
+    slow_except(
+        [{"attention_backend": "native"}, {"fuse_qkv_projections": True}, {"vae_batch_size": 3}],
+        {"fuse_qkv_projections": True},
+    ),
 )
 def test_lossless_choices_change_no_bit_of_the_built_in_model(speed: dict[str, Any]) -> None:
     params = SamplingParams(128, 128, num_inference_steps=2, guidance_scale=3.0)

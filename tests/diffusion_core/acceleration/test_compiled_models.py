@@ -52,6 +52,7 @@ def pixels(loaded: LoadedModel, requests: list[ImageRequest] = REQUESTS) -> np.n
 
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("fresh_process")
+@pytest.mark.slow
 def test_compiled_blocks_are_batch_invariant_and_found_again_on_disk(
     saved: Saved,
     loaded: Callable[[str], LoadedModel],

@@ -140,6 +140,7 @@ def test_any_text_is_a_prompt(pipeline: DiffusionPipeline, prompt: str) -> None:
     assert bool(picture.isfinite().all())
 
 
+@pytest.mark.slow
 def test_it_draws_what_the_prompt_names(pipeline: DiffusionPipeline) -> None:
     """Among 32 training pictures, the named one is nearest far more often than by chance."""
     labels, references = thumbnails()

@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from support import tiny_loras
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import (
     ModelError,
@@ -90,7 +91,7 @@ def plain_image(pipeline: Any, family: str) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])
 
 
-@pytest.mark.parametrize("family", tiny_loras.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd", "flux"))
 def test_an_image_with_a_lora_is_exactly_the_image_of_plain_diffusers(
     family: str, saved: Saved, plain: Plain, lora: Made
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support import lora_layouts, tiny_loras
 from support.lora_layouts import Tensors
+from support.slow_cases import slow_except
 from torch import Tensor
 
 from nightpress.diffusion_core.errors import ModelError
@@ -72,7 +73,9 @@ def test_a_whole_lora_is_loaded(family: str, layout: str, own: Make, load: Any) 
     assert load(family, WHOLE[layout][1](family, own))
 
 
-@pytest.mark.parametrize(("family", "layout"), CASES)
+@pytest.mark.parametrize(
+    ("family", "layout"), slow_except(CASES, ("sd", "diffusers"), ("flux", "kohya"))
+)
 def test_a_layer_that_the_model_lacks_is_refused(
     family: str, layout: str, own: Make, load: Any
 ) -> None:

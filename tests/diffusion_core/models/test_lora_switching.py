@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from support import pictures, tiny_loras
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading, lora_switching
@@ -92,7 +93,7 @@ def switches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("family", tiny_loras.ONE_OF_A_KIND)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd", "flux"))
 def test_each_image_has_the_bits_of_a_model_with_its_own_lora_alone(
     family: str, saved: Saved, lora: Made
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import damaged_models, tiny_models
+from support.slow_cases import slow_except
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import ModelError
@@ -86,7 +87,9 @@ def test_a_missing_tensor_of_any_network_is_refused(
     assert refused(lambda: check(folder), component, message) == loaded
 
 
-@pytest.mark.parametrize("component", COMPONENTS["flux"])
+@pytest.mark.parametrize(
+    "component", slow_except(COMPONENTS["flux"], "transformer", "text_encoder_2")
+)
 @pytest.mark.parametrize("damage", damaged_models.DAMAGES, ids=lambda damage: damage.__name__)
 def test_damaged_weights_are_refused(
     component: str, damage: Damage, copied: Callable[[str], Path]
@@ -217,7 +220,7 @@ def test_files_under_older_names_are_complete(
     assert same_weights(load(folder), load(saved(family)))
 
 
-@pytest.mark.parametrize("component", COMPONENTS["sd"])
+@pytest.mark.parametrize("component", slow_except(COMPONENTS["sd"], "unet"))
 def test_shards_and_variants_load_as_one_file_does(
     component: str, saved: Saved, copied: Callable[[str], Path]
 ) -> None:

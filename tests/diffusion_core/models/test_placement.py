@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import tiny_loras, tiny_models
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import loading, placement
@@ -41,7 +42,7 @@ def moved(folder: Path, spec: ModelSpec, kind: Offload, files: Any = ()) -> load
 
 
 @pytest.mark.parametrize("kind", ["model", "group"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_models.FAMILIES, "sd", "flux"))
 def test_moving_networks_changes_no_bit(family: str, kind: Offload, saved: Saved) -> None:
     spec = ModelSpec(source=family)
     expected = images(loading.load(saved(family), spec, "cpu"), REQUESTS)
@@ -50,7 +51,7 @@ def test_moving_networks_changes_no_bit(family: str, kind: Offload, saved: Saved
     np.testing.assert_array_equal(images(model, REQUESTS[1:]), expected[1:])
 
 
-@pytest.mark.parametrize("kind", ["model", "group"])
+@pytest.mark.parametrize("kind", slow_except(["model", "group"], "model"))
 def test_rows_switch_between_loras_in_networks_that_are_moved(
     kind: Offload, saved: Saved, plain: Any, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import pictures
+from support.slow_cases import slow_except
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -104,7 +105,9 @@ def num_reads(
     return accelerator.num_reads
 
 
-@pytest.mark.parametrize("sampler", ["default", *DIFFUSION])
+@pytest.mark.parametrize(
+    "sampler", slow_except(["default", *DIFFUSION], "default", "dpmsolver++", "euler-ancestral")
+)
 def test_more_steps_of_a_u_net_read_no_more_from_the_accelerator(
     loaded: Loaded, sampler: str
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_models
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
@@ -94,7 +95,7 @@ def test_pixels_are_contiguous_in_memory_and_padding_is_left_out(
 
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_models.FAMILIES, "sd", "flux"))
 def test_a_batch_is_what_plain_diffusers_makes_of_a_list_of_prompts(
     family: str, params: SamplingParams, loaded: Loaded, plain: Plain
 ) -> None:

@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import samplers
@@ -46,7 +47,7 @@ def images_by_sampler(model: LoadedModel, names: tuple[str, ...]) -> dict[str, n
     return images
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pixart"])
+@pytest.mark.parametrize("family", slow_except(["sd", "sdxl", "pixart"], "sd"))
 def test_every_diffusion_sampler_draws_its_own_image(family: str, loaded: Loaded) -> None:
     # `default` is one of the others for some models.
     images = images_by_sampler(loaded(family), DIFFUSION_SAMPLERS[1:])
@@ -78,7 +79,7 @@ def test_every_sampler_for_flow_models_draws_its_own_image(family: str, loaded: 
     assert len({image.tobytes() for image in images.values()}) == len(images) >= 3
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "sana"])
+@pytest.mark.parametrize("family", slow_except(["sd3", "flux", "sana"], "flux"))
 def test_the_flow_samplers_agree_after_many_steps(family: str, loaded: Loaded) -> None:
     """A differential equation has one solution, so a wrong shift or sign would show."""
     sampler, images = Sampler(loaded(family), batch_size=1), []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_families, tiny_models
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.conditioning.passes import Pass
 from nightpress.diffusion_core.errors import SamplingError, SettingsError
@@ -53,7 +54,7 @@ def test_the_ends_of_a_walk_are_bit_for_bit_the_still_images(family: str, loaded
     np.testing.assert_array_equal(batch.pixels[0, -1], end)
 
 
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_models.FAMILIES, "sd", "flux"))
 def test_each_frame_of_a_walk_depends_on_its_place_alone(family: str, loaded: Loaded) -> None:
     """Not on the clips beside it, nor on which frames share its batch."""
     sampler = Sampler(loaded(family), batch_size=3)
@@ -115,7 +116,9 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("scheduler", ["ddpm", "euler-ancestral", "dpmsolver-sde", "lcm"])
+@pytest.mark.parametrize(
+    "scheduler", slow_except(["ddpm", "euler-ancestral", "dpmsolver-sde", "lcm"], "ddpm")
+)
 def test_noise_that_a_step_adds_is_interpolated_too(scheduler: str, loaded: Loaded) -> None:
     sampler = Sampler(loaded("sd"), batch_size=2)
     noisy = dataclasses.replace(STILL, scheduler=scheduler)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_loras
+from support.slow_cases import slow_except
 from torch import Tensor
 
 from nightpress.diffusion_core import builtin
@@ -158,7 +159,7 @@ def test_the_pipeline_decodes_what_training_encodes(family: str, fresh: Loaded) 
     np.testing.assert_allclose(made, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", tiny_loras.ONE_OF_A_KIND)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd"))
 def test_training_lowers_the_loss_and_keeps_the_model_s_own_weights(
     family: str, fresh: Loaded
 ) -> None:
@@ -174,7 +175,7 @@ def test_training_lowers_the_loss_and_keeps_the_model_s_own_weights(
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("family", tiny_loras.ONE_OF_A_KIND)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd"))
 def test_a_trained_lora_makes_the_same_image_in_training_in_diffusers_and_here(
     family: str, fresh: Loaded, saved: Saved, plain: Callable[[str], Any], tmp_path: Path
 ) -> None:

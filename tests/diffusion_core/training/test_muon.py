@@ -238,6 +238,7 @@ def test_every_matrix_has_one_owner_and_loads_are_balanced() -> None:
     assert max(loads) < 1.3 * min(loads)
 
 
+@pytest.mark.slow
 def test_several_workers_get_the_result_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

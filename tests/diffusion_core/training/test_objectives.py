@@ -174,9 +174,11 @@ def test_the_average_agrees_with_diffusers() -> None:
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective(prediction_type="epsilon"),
+        pytest.param(Objective(prediction_type="epsilon"), marks=pytest.mark.slow),
         Objective(NoiseSchedule(zero_terminal_snr=True), "v_prediction"),
-        Objective(prediction_type="sample", min_snr_gamma=None),
+        pytest.param(
+            Objective(prediction_type="sample", min_snr_gamma=None), marks=pytest.mark.slow
+        ),
         Objective(FlowPath(), "flow_prediction", None, TimeSampling("logit_normal")),
     ],
     ids=lambda objective: objective.prediction_type,
