@@ -245,6 +245,7 @@ def test_settings_may_be_templates_numbers_or_lists(tmp_path: Path) -> None:
     assert (row["shelf"], row["batch"]) == ("s1", 7)
 
 
+@pytest.mark.slow
 def test_ten_million_rows_of_a_trillion_are_read_anywhere(tmp_path: Path) -> None:
     values = ", ".join(f"v{n}" for n in range(100))
     axes = "\n".join(f"  a{n}: [{values}]" for n in range(6))

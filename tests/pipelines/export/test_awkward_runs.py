@@ -17,6 +17,7 @@ from support.exports import (
     spec_of,
     written,
 )
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.export.columns import exported_schema
 from nightpress.pipelines.export.image_names import id_names
@@ -46,7 +47,7 @@ def number_of(image: Image.Image) -> int:
     return round(int(np.asarray(image.convert("RGB"))[0, 0, 0]) / 10)
 
 
-@pytest.mark.parametrize("metadata", ["full", "minimal", "none"])
+@pytest.mark.parametrize("metadata", slow_except(["full", "minimal", "none"], "full"))
 @pytest.mark.parametrize("layout", sorted(set(DATA_FILES) - {"preference"}))
 def test_datasets_reads_every_picture_and_every_letter_of_its_caption(
     runs: list[str], tmp_path: Path, layout: str, metadata: str

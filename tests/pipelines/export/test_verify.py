@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from support import made_runs
 from support.exports import SPLIT, files_of, finished_run, spec_of, written
+from support.slow_cases import slow_except
 
 from nightpress.pipelines import Run
 from nightpress.pipelines.export.index import index_rows, listed_entries, read_index
@@ -53,7 +54,7 @@ def test_a_sound_export_has_no_findings(
     assert files_of(spec.url) == before
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", slow_except(LAYOUTS, "hf-parquet", "webdataset"))
 def test_a_missing_and_a_changed_object_are_found(run: Run, tmp_path: Path, layout: str) -> None:
     split = None if layout in WITHOUT_SPLITS else SPLIT
     spec = spec_of(tmp_path, run.url, layout=layout, split=split)

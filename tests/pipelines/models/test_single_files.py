@@ -14,6 +14,7 @@ from PIL import Image
 from support import ldm_checkpoints, narrow_models, tiny_loras, tiny_models
 from support.ldm_checkpoints import Tensors, write
 from support.servers import Folder
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import (
     ModelError,
@@ -187,7 +188,7 @@ def test_a_file_that_changes_is_read_again(models: Models, tmp_path: Path) -> No
         locate(spec)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", slow_except(["float32", "bfloat16", "float16"], "float16"))
 def test_the_dtype_is_that_of_the_job_whatever_the_file_has(
     dtype: Any, models: Models, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from support.review_server import ReviewServer, review_server
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.run_directory.marks import Mark
 from nightpress.pipelines.run_directory.marks_file import CountedMark, marks_table
@@ -126,7 +127,7 @@ def test_a_lead_who_has_marked_nothing_is_said(server: ReviewServer, open_page: 
     )
 
 
-@pytest.mark.parametrize("width", [390, 1024, 1440])
+@pytest.mark.parametrize("width", slow_except([390, 1024, 1440], 390))
 def test_the_decision_in_the_bar_below_never_lies_on_a_button(
     server: ReviewServer, open_page: Any, width: int
 ) -> None:

@@ -131,6 +131,7 @@ def test_rows_that_are_counted_are_as_alike_as_rows_that_are_listed() -> None:
     assert correlation_within(passed, draws, many) == pytest.approx(listed)
 
 
+@pytest.mark.slow
 def test_the_draws_of_all_rows_are_among_those_that_some_of_them_make_plausible() -> None:
     chance = np.random.default_rng(3)
     pool = chance.beta(1.5, 1.5, 20_000)

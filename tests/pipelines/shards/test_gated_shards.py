@@ -14,6 +14,7 @@ from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
 from support.fakes.fake_scorers import loaded
 from support.picture_files import png
 from support.pictured_runs import PictureSampler, begin
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
 from nightpress.pipelines.image_files.encoding import read_facts
@@ -129,7 +130,12 @@ def decided(store: Store) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("gates", "packing"), [(HALF, "none"), (BEST, "none"), (BEST, "webdataset"), (NEVER, "none")]
+    ("gates", "packing"),
+    slow_except(
+        [(HALF, "none"), (BEST, "none"), (BEST, "webdataset"), (NEVER, "none")],
+        (HALF, "none"),
+        (BEST, "webdataset"),
+    ),
 )
 def test_a_shard_killed_at_any_write_ends_as_ever_and_makes_no_recorded_draw_again(
     tmp_path: Path, gates: dict[str, Any], packing: str

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from support import tiny_models
 from support.servers import Server
+from support.slow_cases import slow_except
 from support.training_jobs import SIDE, autoencoder_job, denoiser_job, draw_images, save_parts
 
 from nightpress.diffusion_core.errors import SettingsError
@@ -466,12 +467,15 @@ def test_cached_and_fresh_latents_give_the_same_losses(root: Path) -> None:
 
 @pytest.mark.parametrize(
     "schedule",
-    [
-        {"prediction_type": "epsilon"},
-        {"prediction_type": "sample", "snr_gamma": 5.0},
+    slow_except(
+        [
+            {"prediction_type": "epsilon"},
+            {"prediction_type": "sample", "snr_gamma": 5.0},
+            {"prediction_type": "flow_prediction", "weighting_scheme": "logit_normal"},
+            {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+        ],
         {"prediction_type": "flow_prediction", "weighting_scheme": "logit_normal"},
-        {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
-    ],
+    ),
 )
 def test_every_prediction_target_trains_and_its_pipeline_samples(root: Path, schedule: Any) -> None:
     spec = denoiser_job(root, schedule=schedule)
