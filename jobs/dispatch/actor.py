@@ -16,6 +16,7 @@ import numpy as np
 import ray
 import torch
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
@@ -124,8 +125,7 @@ class SamplerActor:
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
         self._timeline = Timeline(self._worker, MAX_SPANS if traced else 0, self._metrics.add_span)
-        if threads:
-            torch.set_num_threads(threads)
+        fix_numerics(threads)
 
     def describe(self) -> ModelInfos:
         """Find the models on this node and describe them, without loading them.

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -200,7 +199,7 @@ def _load(
     if row_lora is not None:
         _require_lora(row_lora, info)
     _require_adapters(facts, info)
-    torch.set_num_threads(record.threads if record is not None and record.threads else 1)
+    fix_numerics(record.threads if record is not None and record.threads else 1)
     return files.load(spec, device or (record.device if record is not None else "cpu"))
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import (
@@ -217,9 +218,7 @@ class _Bench:
 
     def __init__(self, setup: TuningSetup) -> None:
         self._setup = setup
-        threads = threads_for(setup.spec, setup.device)
-        if threads:
-            torch.set_num_threads(threads)
+        fix_numerics(threads_for(setup.spec, setup.device))
         reference = self._candidate(setup.reference)
         (self.reference,) = sample_in_turn(setup.workload, [reference])
         keep = setup.device == "cpu" and fits_second_model()
