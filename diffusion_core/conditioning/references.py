@@ -15,6 +15,7 @@ from PIL import Image
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.conditioning.uploads import upload_rows
 from nightpress.diffusion_core.models.loading import LoadedModel
 
 CACHE_BYTES = 256 * 2**20
@@ -55,9 +56,16 @@ class ReferenceEncoder:
             yield {}
             return
         rows = [self._encode_row(each, conditioning) for each in images]
+        columns = {
+            (kind, adapter): [row[kind][adapter] for row in rows]
+            for kind in (0, 1)
+            for adapter in range(len(conditioning.adapters))
+        }
+        on_device = upload_rows(columns, self._device)
+        positive, negative = ([on_device[key] for key in columns if key[0] == n] for n in (0, 1))
         arguments = {
-            "ip_adapter_image_embeds": _joined([row[0] for row in rows], self._device),
-            "negative_ip_adapter_image_embeds": _joined([row[1] for row in rows], self._device),
+            "ip_adapter_image_embeds": positive,
+            "negative_ip_adapter_image_embeds": negative,
         }
         prepare = patching.require(pipeline, "prepare_ip_adapter_image_embeds", OWN_REFERENCES)
         patching.require_reference(type(pipeline).__call__, prepare.__name__, OWN_REFERENCES)
@@ -109,8 +117,3 @@ class ReferenceEncoder:
 
 def _digest(picture: Pixels) -> tuple[tuple[int, ...], str]:
     return picture.shape, hashlib.sha256(picture.tobytes()).hexdigest()
-
-
-def _joined(rows: Sequence[Sequence[torch.Tensor]], device: str) -> list[torch.Tensor]:
-    """Join the rows of each adapter; (B, n, ...) each."""
-    return [torch.cat(list(column)).to(device) for column in zip(*rows, strict=True)]

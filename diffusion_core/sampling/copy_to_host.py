@@ -42,6 +42,10 @@ class Copy:
             self._done.synchronize()
         return self._host
 
+    def pageable(self) -> torch.Tensor:
+        """`tensor` in ordinary memory: what is kept for long must not keep pages locked."""
+        return self.tensor() if self._done is None else self.tensor().clone()
+
     def numpy(self) -> npt.NDArray[Any]:
         """`tensor` as a numpy array."""
         array: npt.NDArray[Any] = np.asarray(self.tensor().numpy())
