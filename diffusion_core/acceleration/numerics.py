@@ -43,15 +43,22 @@ def fix_numerics(threads: int = 0) -> None:
     """
     import torch
 
-    torch.backends.cuda.matmul.allow_tf32 = SWITCHES["tf32"]
-    torch.backends.cudnn.allow_tf32 = SWITCHES["tf32"]
-    reduced = SWITCHES["reduced_precision_reduction"]
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = reduced
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
-    torch.backends.cudnn.deterministic = SWITCHES["cudnn_deterministic"]
-    torch.backends.cudnn.benchmark = SWITCHES["cudnn_benchmark"]
+    set_switches(SWITCHES)
     if threads:
         torch.set_num_threads(threads)
+
+
+def set_switches(values: Mapping[str, bool]) -> None:
+    """Set torch's switches to other values, for a comparison; `fix_numerics` sets ours."""
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = values["tf32"]
+    torch.backends.cudnn.allow_tf32 = values["tf32"]
+    reduced = values["reduced_precision_reduction"]
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = reduced
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = reduced
+    torch.backends.cudnn.deterministic = values["cudnn_deterministic"]
+    torch.backends.cudnn.benchmark = values["cudnn_benchmark"]
 
 
 def switches_of(device: str) -> dict[str, bool]:

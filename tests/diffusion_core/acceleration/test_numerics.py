@@ -9,6 +9,7 @@ from nightpress.diffusion_core.acceleration.numerics import (
     SWITCHES,
     TORCH_DEFAULTS,
     fix_numerics,
+    set_switches,
     switch_differences,
     switches_of,
 )
@@ -30,26 +31,16 @@ def switches() -> dict[str, bool]:
     }
 
 
-def set_all(values: dict[str, bool]) -> None:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    matmul.allow_tf32 = cudnn.allow_tf32 = values["tf32"]
-    reduced = values["reduced_precision_reduction"]
-    matmul.allow_fp16_reduced_precision_reduction = reduced
-    matmul.allow_bf16_reduced_precision_reduction = reduced
-    cudnn.deterministic = values["cudnn_deterministic"]
-    cudnn.benchmark = values["cudnn_benchmark"]
-
-
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
     before, threads = switches(), torch.get_num_threads()
     yield
-    set_all(before)
+    set_switches(before)
     torch.set_num_threads(threads)
 
 
 def test_every_switch_is_set_whatever_it_was_before() -> None:
-    set_all({name: not value for name, value in SWITCHES.items()})
+    set_switches({name: not value for name, value in SWITCHES.items()})
     assert not any(switches()[name] == value for name, value in SWITCHES.items())
     fix_numerics()
     assert switches() == SWITCHES

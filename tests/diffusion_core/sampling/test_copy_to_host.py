@@ -177,6 +177,16 @@ def test_fetching_waits_for_the_copy_alone_and_raises_what_torch_raises(cuda: La
         side.fetch(answer)  # type: ignore[arg-type]
 
 
+def test_what_is_kept_for_long_is_no_page_locked_memory(
+    cuda: LazyCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned = torch.ones(2)
+    monkeypatch.setattr(LazyTensor, "clone", lambda _: cloned, raising=False)
+    prompt = LazyTensor(cuda)
+    assert CopyStream("cuda", cuda).copy_to_host(prompt).pageable() is cloned  # type: ignore[arg-type]
+    assert CopyStream("cpu", cuda=None).copy_to_host(cloned).pageable() is cloned
+
+
 def test_a_device_that_fails_before_the_copy_is_complete_is_a_device_error() -> None:
     class Failed:
         def synchronize(self) -> None:
