@@ -16,6 +16,7 @@ nothing about full-size ones. Exit code 0: every step is done; 3: one failed, wa
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -27,13 +28,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 import torch
 from night_steps import STEPS, Entry, Night, Step
+from random_models import ARCHITECTURES
 
 from nightpress.diffusion_core.acceleration.numerics import SWITCHES, fix_numerics
 from nightpress.diffusion_core.errors import one_line
+from nightpress.diffusion_core.silence_libraries import silence_process
+
+STARTED_AT = time.monotonic()
+"""When torch was imported; the night is counted from here."""
 
 LEAST_SHARE = 0.25
 """A step is skipped if less than this part of its share of the time is left."""
@@ -84,6 +88,7 @@ class Log:
 
     def add(self, record: Entry, entry: Entry) -> None:
         """Record one line of a step."""
+        entry = {name: _finite(value) for name, value in entry.items()}
         record["entries"].append(entry)
         print(f"  {line(entry)}", flush=True)
         self._write()
@@ -104,6 +109,24 @@ class Log:
         beside.replace(self._out)
 
 
+def import_pipelines() -> None:
+    """Import what the models are made of, so that no step is blamed for it."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import diffusers
+    import transformers
+
+    for architecture in ARCHITECTURES.values():
+        getattr(diffusers, architecture.pipeline)
+        for network in architecture.networks.values():
+            library = diffusers if network.library == "diffusers" else transformers
+            getattr(library, network.class_name)
+
+
+def _finite(value: Any) -> Any:
+    """None for a figure that is none, such as a share of time that could not be recorded."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def line(entry: Entry) -> str:
     """An entry as text: `model sdxl, batch 8, images_per_s 1.93`."""
     return ", ".join(f"{name} {_shown(value)}" for name, value in entry.items())
@@ -116,10 +139,9 @@ def _shown(value: Any) -> str:
 
 
 def run_night(
-    night: Night, log: Log, seconds: float, steps: list[str], known: dict[str, Step]
+    night: Night, log: Log, clock: Clock, steps: list[str], known: dict[str, Step]
 ) -> int:
     """Run the steps; returns the exit code."""
-    clock = Clock(seconds, time.monotonic() + seconds)
     statuses: list[Status] = []
     for number, name in enumerate(steps):
         others = [known[each] for each in steps[number + 1 :]]
@@ -208,11 +230,15 @@ def _positive(text: str) -> float:
 def main(arguments: list[str]) -> int:
     """Run the night; returns the exit code."""
     options = parse(arguments)
+    silence_process()
     fix_numerics(1 if options.device == "cpu" else 0)
-    log = Log(facts_of(options.device, options.tiny), options.out)
+    import_pipelines()
+    facts = facts_of(options.device, options.tiny)
+    log = Log(facts | {"import_s": time.monotonic() - STARTED_AT}, options.out)
     night = Night(options.device, "tiny" if options.tiny else "full")
     chosen = [name for name in STEPS if options.only is None or name in options.only]
-    return run_night(night, log, options.seconds, chosen, dict(STEPS))
+    clock = Clock(options.seconds, STARTED_AT + options.seconds)
+    return run_night(night, log, clock, chosen, dict(STEPS))
 
 
 if __name__ == "__main__":

@@ -284,7 +284,7 @@ def streams(night: Night) -> Iterator[Entry]:
     """Prompts that are encoded beside the sampling, and the images that they make."""
     size, params = night.batch_size("sdxl"), night.params("sdxl")
     sampler = Sampler(night.model("sdxl", night.dtype), size)
-    batches = [requests(size, first=100 * n) for n in range(4)]
+    batches = [requests(size, first=100 * n) for n in range(3)]
 
     def prepared(number: int) -> None:
         sampler.prepare(batches[number], params)
