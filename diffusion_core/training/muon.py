@@ -78,26 +78,27 @@ def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     if not matrices:
         return []
     groups = stacks(matrices, stack_limit(matrices[0].device))
-    found = _divided([_stacked([matrices[i] for i in group]) for group in groups])
     results: dict[int, Tensor] = {}
-    for group, result in zip(groups, found, strict=True):
+    for group, result in zip(groups, _divided(matrices, groups), strict=True):
         results |= zip(group, result.view(len(group), *matrices[group[0]].shape), strict=True)
     return [results[index] for index in range(len(matrices))]
 
 
-def _divided(each: Sequence[Tensor]) -> list[Tensor]:
-    """`zeropower_via_newtonschulz5` of every stack, each computed by the worker that owns it."""
+def _divided(matrices: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Each group of matrices orthogonalized, by the worker that owns it."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return [zeropower_via_newtonschulz5(stack) for stack in each]
-    rank, owners = distributed.get_rank(), assign_owners(each, distributed.get_world_size())
-    sizes = [stack.numel() for stack in each]
-    flat = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=each[0].device)
+        return [zeropower_via_newtonschulz5(_stacked(matrices, group)) for group in groups]
+    rank, shapes = distributed.get_rank(), [_stacked_shape(matrices, group) for group in groups]
+    owners = assign_owners(shapes, distributed.get_world_size())
+    sizes = [shape.numel() for shape in shapes]
+    flat = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
     results = torch.split(flat, sizes)
-    for stack, owner, result in zip(each, owners, results, strict=True):
+    for group, owner, result in zip(groups, owners, results, strict=True):
         if owner == rank:
+            stack = _stacked(matrices, group)
             result.copy_(zeropower_via_newtonschulz5(stack).flatten())
     distributed.all_reduce(flat)  # each result is non-zero on its owner only
-    return [result.view(stack.shape) for result, stack in zip(results, each, strict=True)]
+    return list(results)
 
 
 def stack_limit(device: torch.device) -> int:
@@ -124,9 +125,14 @@ def stacks(matrices: Sequence[Tensor], limit: int) -> list[list[int]]:
     return groups
 
 
-def _stacked(matrices: Sequence[Tensor]) -> Tensor:
+def _stacked(matrices: Sequence[Tensor], group: Sequence[int]) -> Tensor:
     """(k, m, n) of several matrices; a single one stays (m, n)."""
-    return torch.stack(list(matrices)) if len(matrices) > 1 else matrices[0]
+    return torch.stack([matrices[i] for i in group]) if len(group) > 1 else matrices[group[0]]
+
+
+def _stacked_shape(matrices: Sequence[Tensor], group: Sequence[int]) -> Tensor:
+    """What `_stacked` returns, without values."""
+    return torch.empty(len(group), *matrices[group[0]].shape, device="meta")
 
 
 def assign_owners(each: Sequence[Tensor], num_workers: int) -> list[int]:

@@ -35,7 +35,7 @@ def version_differences(spec: RunSpec, recorded: Mapping[str, str]) -> list[str]
         if (before := recorded.get(name, now[name])) != now[name]
     ]
     return encoder + [
-        f"{name} is {now[name]} and was {recorded[name]} when the run began; "
+        f"{name} is {now[name]} and was {recorded.get(name, 'not recorded')} when the run began; "
         "the last bits of a pixel may differ"
         for name in PIXEL_PACKAGES
         if now[name] != recorded.get(name)

@@ -269,31 +269,23 @@ def test_on_a_cpu_matrices_are_orthogonalized_one_by_one() -> None:
     assert stack_limit(torch.device("cuda:1")) > 0
 
 
-def test_several_workers_get_the_result_of_one_with_stacks_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[3])  # new processes import this file
-    monkeypatch.setattr(muon, "stack_limit", _in_stacks)
-    alone = orthogonalize_all(_matrices())
-    multiprocessing.spawn(_orthogonalize_in_a_group, args=(2, str(tmp_path), True), nprocs=2)
-    for rank in range(2):
-        together: list[Tensor] = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-
-
-def _in_stacks(device: torch.device) -> int:
-    return 1 << 20
-
-
 def test_several_workers_get_the_result_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # new processes import this file
-    alone = orthogonalize_all(_matrices())
+    alone = _orthogonalized()
     multiprocessing.spawn(_orthogonalize_in_a_group, args=(2, str(tmp_path)), nprocs=2)
     for rank in range(2):
         together: list[Tensor] = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def _orthogonalized() -> list[Tensor]:
+    """The results one by one, and those in stacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "stack_limit", lambda device: 1 << 20)
+        in_stacks = orthogonalize_all(_matrices())
+    return orthogonalize_all(_matrices()) + in_stacks
 
 
 def _matrices() -> list[Tensor]:
@@ -304,14 +296,10 @@ def _matrices() -> list[Tensor]:
     ]
 
 
-def _orthogonalize_in_a_group(
-    rank: int, world_size: int, folder: str, in_stacks: bool = False
-) -> None:
+def _orthogonalize_in_a_group(rank: int, world_size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    if in_stacks:
-        muon.stack_limit = _in_stacks
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
     )
-    torch.save(orthogonalize_all(_matrices()), f"{folder}/{rank}.pt")
+    torch.save(_orthogonalized(), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

@@ -78,7 +78,7 @@ def test_a_record_of_a_gpu_run_has_the_switches_of_torch_and_warns_when_they_cha
         "tf32 is off and was on when the run began; the last bits of a pixel may differ"
     ]
     assert len(replace(record, numerics={}).package_differences()) == 3
-    assert replace(on_cpu, numerics={}).package_differences() == []
+    assert replace(record, device="cpu", numerics={}).package_differences() == []
 
 
 def test_a_run_records_the_precision_that_its_first_actor_has_found(tmp_path: Path) -> None:
