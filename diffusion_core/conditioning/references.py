@@ -56,17 +56,7 @@ class ReferenceEncoder:
             yield {}
             return
         rows = [self._encode_row(each, conditioning) for each in images]
-        columns = {
-            (kind, adapter): [row[kind][adapter] for row in rows]
-            for kind in (0, 1)
-            for adapter in range(len(conditioning.adapters))
-        }
-        on_device = upload_rows(columns, self._device)
-        positive, negative = ([on_device[key] for key in columns if key[0] == n] for n in (0, 1))
-        arguments = {
-            "ip_adapter_image_embeds": positive,
-            "negative_ip_adapter_image_embeds": negative,
-        }
+        arguments = _joined(rows, self._device)
         prepare = patching.require(pipeline, "prepare_ip_adapter_image_embeds", OWN_REFERENCES)
         patching.require_reference(type(pipeline).__call__, prepare.__name__, OWN_REFERENCES)
 
@@ -117,3 +107,17 @@ class ReferenceEncoder:
 
 def _digest(picture: Pixels) -> tuple[tuple[int, ...], str]:
     return picture.shape, hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def _joined(
+    rows: Sequence[tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]], device: str
+) -> dict[str, list[torch.Tensor]]:
+    """The arguments of a call: embeddings and negative ones, (B, n, ...) of each adapter."""
+    columns = {
+        (kind, adapter): [row[kind][adapter] for row in rows]
+        for kind in (0, 1)
+        for adapter in range(len(rows[0][kind]))
+    }
+    on_device = upload_rows(columns, device)
+    positive, negative = ([on_device[key] for key in columns if key[0] == kind] for kind in (0, 1))
+    return {"ip_adapter_image_embeds": positive, "negative_ip_adapter_image_embeds": negative}

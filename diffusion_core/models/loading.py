@@ -130,25 +130,30 @@ def describe(
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = read_model(folder)
+    spec, dtype = _resolved(spec, device, folder)
     placement.require_placement(spec.memory, pipeline_class)
     quantized_weights.check_quantized(model, elsewhere, device)
-    dtype = None if device is None else resolve_dtype(spec.dtype, device, folder)
-    spec = spec if dtype is None else spec.model_copy(update={"dtype": dtype})
-    loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    loras = _lora_infos(spec, lora_files, pipeline_class)
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
-    controlnets = describe_controlnets(
-        spec.controlnets, adapters.controlnets, model, spec.allow_pickle
-    )
+    nets = describe_controlnets(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
     check_speed(model, pipeline_class, spec, elsewhere, device)
     references = _checked_references(spec, adapters, model, pipeline_class)
     return replace(
-        _info(model, pipeline_class, spec, loras, row_loras),
+        _info(model, pipeline_class, spec, *loras),
         dtype=dtype,
         prompts=limits_of_folder(model, pipeline_class, spec, embeddings),
         embeddings=tuple(each.info for each in embeddings),
-        controlnets=controlnets,
+        controlnets=nets,
         references=tuple(reference_info(*each) for each in references),
     )
+
+
+def _resolved(spec: ModelSpec, device: str | None, folder: Path) -> tuple[ModelSpec, str | None]:
+    """The model in the precision of its device, if that is known."""
+    if device is None:
+        return spec, None
+    dtype = resolve_dtype(spec.dtype, device, folder)
+    return spec.model_copy(update={"dtype": dtype}), dtype
 
 
 def _info(
