@@ -131,8 +131,7 @@ def describe(
     """
     model, pipeline_class = read_model(folder)
     spec, dtype = _resolved(spec, device, folder)
-    placement.require_placement(spec.memory, pipeline_class)
-    quantized_weights.check_quantized(model, elsewhere, device)
+    _require_placeable(model, pipeline_class, spec, elsewhere, device)
     loras = _lora_infos(spec, lora_files, pipeline_class)
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
     nets = describe_controlnets(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
@@ -146,6 +145,14 @@ def describe(
         controlnets=nets,
         references=tuple(reference_info(*each) for each in references),
     )
+
+
+def _require_placeable(
+    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool, device: str | None
+) -> None:
+    """Refuse networks that cannot be where the job wants them, or whose weights nothing reads."""
+    placement.require_placement(spec.memory, pipeline_class)
+    quantized_weights.check_quantized(model, elsewhere, device)
 
 
 def _resolved(spec: ModelSpec, device: str | None, folder: Path) -> tuple[ModelSpec, str | None]:

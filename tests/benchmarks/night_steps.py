@@ -1,6 +1,7 @@
 """The steps of the GPU night: what each of them measures, as entries of names and values."""
 
 import contextlib
+import copy
 import gc
 import math
 import threading
@@ -227,9 +228,9 @@ def _too_large(night: Night, params: SamplingParams) -> SamplingParams:
 
 def decoder(night: Night) -> Iterator[Entry]:
     """SDXL's decoder in three precisions; then images that overflow in float16."""
-    wanted = None
+    wanted, vae = None, night.model("sdxl", "float32").pipeline.vae
     for dtype in ("float32", "bfloat16", "float16"):
-        made = _decoded(night, dtype)
+        made = _decoded(night, copy.deepcopy(vae).to(getattr(torch, dtype)), dtype)
         wanted = made.pop("images") if wanted is None else wanted
         images = made.pop("images", wanted)
         error = (images - wanted).square().mean().item()
@@ -237,17 +238,16 @@ def decoder(night: Night) -> Iterator[Entry]:
     yield _overflowing(night)
 
 
-def _decoded(night: Night, dtype: str) -> Entry:
-    """Time the decoder alone; images in -1..1 are float32 on the CPU."""
-    pipeline = night.model("sdxl", dtype).pipeline
+def _decoded(night: Night, vae: Any, dtype: str) -> Entry:
+    """Time a decoder alone; images in -1..1 are float32 on the CPU."""
     size, side = night.batch_size("sdxl"), night.params("sdxl").width // 8
     latents = torch.randn(size, 4, side, side, generator=torch.Generator().manual_seed(0))
     latents = latents.to(night.device, getattr(torch, dtype))
     with torch.inference_mode():
-        pipeline.vae.decode(latents)
+        vae.decode(latents)
         synchronize(night.device)
         started_at = time.perf_counter()
-        images = pipeline.vae.decode(latents).sample
+        images = vae.decode(latents).sample
         synchronize(night.device)
     seconds = time.perf_counter() - started_at
     finite = int(all_finite(images).sum())
