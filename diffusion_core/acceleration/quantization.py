@@ -49,7 +49,8 @@ def require_quantization(name: str, device: str) -> None:
 
 
 def _has_float8(device: str) -> bool:
-    return device != "cpu" and torch.cuda.get_device_capability(device) >= (8, 9)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return on_gpu and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def quantize(denoiser: nn.Module, name: str) -> None:

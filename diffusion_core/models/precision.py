@@ -55,10 +55,13 @@ def trainable_dtype(dtype: DType, device: str) -> DType:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether a GPU multiplies in bfloat16; all that ROCm supports count as if they did."""
+    """Whether a GPU multiplies in bfloat16; all that ROCm supports count as if they did.
+
+    So does one that torch does not see: loading the model onto it fails in words.
+    """
     import torch
 
-    if torch.version.hip is not None:
+    if torch.version.hip is not None or not torch.cuda.is_available():
         return True
     return torch.cuda.get_device_capability(device) >= BFLOAT16_CAPABILITY
 

@@ -84,8 +84,8 @@ def finished(
     images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
     # Rounded on the device: a quarter of the bytes is left to copy.
     pixels = (images * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
-    copy = copies.copy_to_host(pixels)
-    return SampledBatch(copy, faults_of(pixels, finite, flagged, copies))
+    faults = faults_of(pixels, finite, flagged, copies)
+    return SampledBatch(copies.copy_to_host(pixels), faults)
 
 
 def faults_of(

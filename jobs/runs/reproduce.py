@@ -190,7 +190,8 @@ def _load(
     spec, row_lora = _model_spec(facts, record, source)
     require_answers([spec.source], options)
     files = ModelFiles.locate(spec, options)
-    info = files.describe(spec)
+    device = device or (record.device if record is not None else "cpu")
+    info = files.describe(spec, device=device)
     if info.fingerprint != facts.model_fingerprint:
         raise ModelError(
             f"{spec.source}: its fingerprint is {info.fingerprint[:12]}, but the image was made "
@@ -200,7 +201,7 @@ def _load(
         _require_lora(row_lora, info)
     _require_adapters(facts, info)
     fix_numerics(record.threads if record is not None and record.threads else 1)
-    return files.load(spec, device or (record.device if record is not None else "cpu"))
+    return files.load(spec, device)
 
 
 def _model_spec(

@@ -60,7 +60,7 @@ class FrozenBaseRecipe(Generic[Training]):
         spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": dtype})})
         self.data, self._empty = data, spec.schedule.proportion_empty_prompts
         folder = locate(spec.model, spec.storage)
-        self.info = describe(folder, spec.model)
+        self.info = describe(folder, spec.model, device=device)
         if self.info.clips is not None:
             raise SettingsError(
                 f"model {spec.model.source}: {self.info.pipeline} makes clips, so {what} cannot be "

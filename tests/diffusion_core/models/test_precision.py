@@ -23,6 +23,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets the compute capability of the machine's GPUs, by name."""
 
     def set_capability(**by_device: tuple[int, int]) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(
             torch.cuda,
             "get_device_capability",
@@ -102,3 +103,10 @@ def test_gpus_of_rocm_are_not_told_by_nvidias_capabilities(
     assert not has_bfloat16("cuda")
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert precision.has_bfloat16("cuda")
+
+
+def test_a_gpu_that_torch_does_not_see_is_asked_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_dtype("auto", "cuda", folder(tmp_path)) == "bfloat16"
