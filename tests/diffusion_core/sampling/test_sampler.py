@@ -17,7 +17,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,
@@ -374,7 +374,7 @@ def test_running_out_of_memory_is_distinguished_from_other_failures(
 @pytest.mark.parametrize(("family", "dtype"), [("sdxl", "float16"), ("sana", "float32")])
 @pytest.mark.filterwarnings("ignore:.*upcast_vae:FutureWarning")
 def test_a_decoder_that_runs_out_of_memory_says_so_and_keeps_its_type(
-    family: str, dtype: loading.DType, saved: Callable[[str], Path]
+    family: str, dtype: DType, saved: Callable[[str], Path]
 ) -> None:
     """SDXL's pipeline would leave it in float32, and Sana's would go on without an image."""
     whole = loading.load(saved(family), ModelSpec(dtype=dtype), "cpu")
