@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.inspection.sampler_study import (
     SamplerResult,
@@ -139,8 +140,7 @@ class ImageSetup:
     def load(self) -> LoadedModel:
         """Load the model, on the accelerator if there is one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
-            torch.set_num_threads(1)  # as in an actor: the number of threads changes the last bits
+        fix_numerics(1 if device == "cpu" else 0)  # as in an actor: they decide the last bits
         return load(self.folder, self.spec, device)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.errors import DiffusionError, SettingsError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.errors import NightpressError, RunBlocked, RunStopped, in_mid_run
@@ -114,8 +115,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     if not ray.get(coordinator.join.remote(ray.get_runtime_context().current_actor)):
         return
     spec = train_spec(config["spec"])
-    if str(get_device()) == "cpu":
-        torch.set_num_threads(spec.cluster.cpus_per_worker)
+    fix_numerics(spec.cluster.cpus_per_worker if str(get_device()) == "cpu" else 0)
     context = ray_train.get_context()
     worker = WorkerRank(context.get_world_rank(), context.get_world_size(), str(get_device()))
     should_stop = StopPoller(coordinator)

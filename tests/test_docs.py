@@ -222,7 +222,9 @@ def benchmark_source(script: str) -> str:
 @pytest.mark.parametrize("manual", MANUALS)
 def test_every_script_and_module_exists_and_has_the_options_it_is_shown_with(manual: str) -> None:
     text = text_of(manual).replace("\\\n", " ")
-    for script, options in re.findall(r"\b((?:bench_\w+|nights|download_size)\.py)([^`\n]*)", text):
+    for script, options in re.findall(
+        r"\b((?:bench_\w+|gpu_night|nights|download_size)\.py)([^`\n]*)", text
+    ):
         source = benchmark_source(script)
         for option in re.findall(r"(?<= )--[a-z][a-z-]*", options.partition("#")[0]):
             assert f'"{option}"' in source, f"{script} {option}"

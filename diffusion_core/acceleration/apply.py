@@ -45,6 +45,13 @@ class Parts:
     """The pipeline may call its denoiser twice a step, for the prompt and the negative prompt."""
     elsewhere: bool = False
     """Another machine will sample, so what this one lacks does not matter."""
+    device: str | None = None
+    """The device that will sample; None for the accelerator that torch finds, or the CPU."""
+
+    @property
+    def samples_on(self) -> str:
+        """torch's name of the device that will sample."""
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def denoiser(self) -> Any:
@@ -156,7 +163,7 @@ def _channels_last(parts: Parts, _: bool) -> None:
 def _attention_backend(parts: Parts, backend: str) -> None:
     attention.set_backend(parts.denoiser, backend)
     if not parts.elsewhere:
-        attention.require_backend(backend)
+        attention.require_backend(backend, parts.samples_on)
 
 
 def _vae_batch_size(parts: Parts, _: int) -> None:
@@ -284,7 +291,7 @@ def _require_quantization(parts: Parts, name: str) -> None:
     if name.startswith("float8_dynamic") and parts.dtype in ("float32", "float16"):
         raise SettingsError(f"{name} needs model.dtype: bfloat16, not {parts.dtype}")
     if not parts.elsewhere:
-        quantization.require_quantization(name)
+        quantization.require_quantization(name, parts.samples_on)
 
 
 def _quantize(parts: Parts, name: str) -> None:
@@ -295,7 +302,7 @@ def _require_compiler(parts: Parts, which: str) -> None:
     if which == "regional" and not _repeated_blocks(parts.denoiser):
         raise SettingsError(f"{_kind(parts.denoiser)} names no repeated blocks; use compile: full")
     if not parts.elsewhere:
-        require_compiler()
+        require_compiler(parts.samples_on)
 
 
 def _repeated_blocks(denoiser: Any) -> list[nn.Module]:

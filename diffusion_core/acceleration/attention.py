@@ -7,7 +7,6 @@ import copy
 import functools
 from typing import Any
 
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nightpress.diffusion_core import patching
@@ -27,16 +26,20 @@ CHOOSE = "choose the attention kernel of one network"
 DISPATCH = "diffusers.models.attention_dispatch"
 
 
-def require_backend(backend: str) -> None:
-    """Check that this machine has a backend.
+def require_backend(backend: str, device: str) -> None:
+    """Check that this machine has a backend for a device.
 
     Read against diffusers 0.42.1. Relies on `_check_attention_backend_requirements` in
     `diffusers.models.attention_dispatch`, which raises RuntimeError.
 
+    Args:
+        backend: one of `diffusion_core.acceleration.spec.AttentionBackend`.
+        device: torch's name of the device that samples.
+
     Raises:
         SettingsError: it is not installed, or needs another device.
     """
-    if backend in CUDA_ONLY and not torch.cuda.is_available():
+    if backend in CUDA_ONLY and device == "cpu":
         available = ", ".join(name for name in KERNELS if name not in CUDA_ONLY)
         raise SettingsError(f"{backend} needs a CUDA device; on a CPU: native, {available}")
     name = patching.require(DISPATCH, "AttentionBackendName", CHOOSE)(backend)

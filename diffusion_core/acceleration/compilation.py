@@ -28,18 +28,19 @@ LISTEN = "notice when torch compiles"
 LIMIT = "compile one graph for each shape"
 
 
-def require_compiler() -> None:
-    """Check that this machine has what torch.compile needs.
+def require_compiler(device: str) -> None:
+    """Check that this machine has what torch.compile needs for a device.
 
     Read against torch 2.13.0. Relies on `get_cpp_compiler` in `torch._inductor.cpp_builder`, which
     raises `torch._inductor.exc.InvalidCxxCompiler`.
 
+    Args:
+        device: torch's name of the device that samples; the machine may have others.
+
     Raises:
         SettingsError: a compiler is missing.
     """
-    import torch
-
-    if torch.cuda.is_available():
+    if device != "cpu":
         _require_triton()
         return
     missing = patching.require("torch._inductor.exc", "InvalidCxxCompiler", FIND_COMPILER)

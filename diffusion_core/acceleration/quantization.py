@@ -26,11 +26,12 @@ TOKEN_LAYERS = (
 """diffusers' names for attention, for feed-forward networks, and for what follows both in FLUX."""
 
 
-def require_quantization(name: str) -> None:
-    """Check that this machine supports a quantisation.
+def require_quantization(name: str, device: str) -> None:
+    """Check that a device of this machine supports a quantisation.
 
     Args:
         name: one of `diffusion_core.acceleration.spec.Quantization`.
+        device: torch's name of the device that samples.
 
     Raises:
         SettingsError: torchao is not installed, or the quantisation needs another device.
@@ -41,14 +42,15 @@ def require_quantization(name: str) -> None:
         raise SettingsError(
             f"{name} needs torchao; install it with: pip install 'nightpress[quantization]'"
         ) from error
-    if name.startswith("float8") and not _has_float8():
+    if name.startswith("float8") and not _has_float8(device):
         raise SettingsError(
             f"{name} needs a GPU of compute capability 8.9 or higher; the int8 settings do not"
         )
 
 
-def _has_float8() -> bool:
-    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+def _has_float8(device: str) -> bool:
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    return on_gpu and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def quantize(denoiser: nn.Module, name: str) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Hashable, Mapping
 import torch
 
 Embedding = Mapping[str, torch.Tensor]
-"""Argument of a pipeline's `__call__` -> its value for one image, (1, ...), in host memory that is
-page-locked where there is an accelerator."""
+"""Argument of a pipeline's `__call__` -> its value for one image, (1, ...), in host memory."""
 
 
 class EmbeddingCache:

@@ -15,6 +15,7 @@ from PIL import Image
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.conditioning.uploads import upload_rows
 from nightpress.diffusion_core.models.loading import LoadedModel
 
 CACHE_BYTES = 256 * 2**20
@@ -55,10 +56,7 @@ class ReferenceEncoder:
             yield {}
             return
         rows = [self._encode_row(each, conditioning) for each in images]
-        arguments = {
-            "ip_adapter_image_embeds": _joined([row[0] for row in rows], self._device),
-            "negative_ip_adapter_image_embeds": _joined([row[1] for row in rows], self._device),
-        }
+        arguments = _joined(rows, self._device)
         prepare = patching.require(pipeline, "prepare_ip_adapter_image_embeds", OWN_REFERENCES)
         patching.require_reference(type(pipeline).__call__, prepare.__name__, OWN_REFERENCES)
 
@@ -111,6 +109,15 @@ def _digest(picture: Pixels) -> tuple[tuple[int, ...], str]:
     return picture.shape, hashlib.sha256(picture.tobytes()).hexdigest()
 
 
-def _joined(rows: Sequence[Sequence[torch.Tensor]], device: str) -> list[torch.Tensor]:
-    """Join the rows of each adapter; (B, n, ...) each."""
-    return [torch.cat(list(column)).to(device) for column in zip(*rows, strict=True)]
+def _joined(
+    rows: Sequence[tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]], device: str
+) -> dict[str, list[torch.Tensor]]:
+    """The arguments of a call: embeddings and negative ones, (B, n, ...) of each adapter."""
+    columns = {
+        (kind, adapter): [row[kind][adapter] for row in rows]
+        for kind in (0, 1)
+        for adapter in range(len(rows[0][kind]))
+    }
+    on_device = upload_rows(columns, device)
+    positive, negative = ([on_device[key] for key in columns if key[0] == kind] for kind in (0, 1))
+    return {"ip_adapter_image_embeds": positive, "negative_ip_adapter_image_embeds": negative}

@@ -69,6 +69,9 @@ class ModelInfo:
     """The textual inversions that prompts may name, by the words that stand for them."""
     clips: ClipRules | None = None
     """The clips that it makes; None for a model of still images."""
+    dtype: str | None = field(default=None, compare=False)
+    """The precision of its weights on the device that it was described for; None if no device was
+    named. A run records it in a place of its own."""
     prompts: PromptLimits = field(default_factory=PromptLimits, compare=False, repr=False)
     """How much of a prompt the model reads; it is not recorded with a run."""
 
@@ -161,10 +164,10 @@ class ModelInfo:
         return _with_scales(self.references, names, scales)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready values, without `prompts` and without what few models have."""
+        """JSON-ready values, without `prompts`, `dtype`, and what few models have."""
         values = asdict(replace(self, prompts=PromptLimits()))
         rare = ("family", "notes", "embeddings", "clips")
-        left_out = {"prompts", *(name for name in rare if not values[name])}
+        left_out = {"prompts", "dtype", *(name for name in rare if not values[name])}
         return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod

@@ -42,6 +42,7 @@ from nightpress.diffusion_core.models.model_speed import apply_speed, check_spee
 from nightpress.diffusion_core.models.modes import modes_of
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.placement import MemorySpec
+from nightpress.diffusion_core.models.precision import resolve_dtype
 from nightpress.diffusion_core.models.prompt_loading import (
     checked_embeddings,
     limits_of_folder,
@@ -57,7 +58,7 @@ from nightpress.diffusion_core.models.references import (
     check_references,
     reference_info,
 )
-from nightpress.diffusion_core.models.spec import DType, ModelSpec
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only, no_progress_bars
 
 
@@ -110,6 +111,7 @@ def describe(
     lora_files: Sequence[Path] = (),
     elsewhere: bool = False,
     adapters: AdapterFiles = NO_ADAPTERS,
+    device: str | None = None,
 ) -> ModelInfo:
     """Describe a saved pipeline without loading it; every weight file is hashed.
 
@@ -119,6 +121,7 @@ def describe(
         lora_files: one file for each of `spec.all_loras`.
         elsewhere: another machine will sample, so what this one lacks does not matter.
         adapters: the ControlNets and IP-Adapters that `spec` names.
+        device: torch's name of the device of this machine that will sample, where it is known.
 
     Raises:
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
@@ -127,22 +130,37 @@ def describe(
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = read_model(folder)
-    placement.require_placement(spec.memory, pipeline_class)
-    quantized_weights.check_quantized(model, elsewhere)
-    loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
+    spec, dtype = _resolved(spec, device, folder)
+    _require_placeable(model, pipeline_class, spec, elsewhere, device)
+    loras = _lora_infos(spec, lora_files, pipeline_class)
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
-    controlnets = describe_controlnets(
-        spec.controlnets, adapters.controlnets, model, spec.allow_pickle
-    )
-    check_speed(model, pipeline_class, spec, elsewhere)
+    nets = describe_controlnets(spec.controlnets, adapters.controlnets, model, spec.allow_pickle)
+    check_speed(model, pipeline_class, spec, elsewhere, device)
     references = _checked_references(spec, adapters, model, pipeline_class)
     return replace(
-        _info(model, pipeline_class, spec, loras, row_loras),
+        _info(model, pipeline_class, spec, *loras),
+        dtype=dtype,
         prompts=limits_of_folder(model, pipeline_class, spec, embeddings),
         embeddings=tuple(each.info for each in embeddings),
-        controlnets=controlnets,
+        controlnets=nets,
         references=tuple(reference_info(*each) for each in references),
     )
+
+
+def _require_placeable(
+    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool, device: str | None
+) -> None:
+    """Refuse networks that cannot be where the job wants them, or whose weights nothing reads."""
+    placement.require_placement(spec.memory, pipeline_class)
+    quantized_weights.check_quantized(model, elsewhere, device)
+
+
+def _resolved(spec: ModelSpec, device: str | None, folder: Path) -> tuple[ModelSpec, str | None]:
+    """The model in the precision of its device, if that is known."""
+    if device is None:
+        return spec, None
+    dtype = resolve_dtype(spec.dtype, device, folder)
+    return spec.model_copy(update={"dtype": dtype}), dtype
 
 
 def _info(
@@ -215,7 +233,7 @@ def load(
     loras = check_lora_files(spec.all_loras, lora_files, pipeline_class, spec.allow_pickle)
     references = _checked_references(spec, adapters, model, pipeline_class)
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
-    spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device)})
+    spec = spec.model_copy(update={"dtype": resolve_dtype(spec.dtype, device, folder)})
     pipeline = _load_pipeline(model, pipeline_class, spec, device, embeddings)
     switching = _load_loras(pipeline, spec, loras, model.shown)
     switched = load_references(pipeline, references, model)
@@ -250,7 +268,7 @@ def _load_loras(
 def _accelerate_and_place(
     pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
 ) -> None:
-    apply_speed(pipeline, pipeline_class, spec, guidance)
+    apply_speed(pipeline, pipeline_class, spec, guidance, device)
     placement.place(pipeline, spec.memory, device)
 
 
@@ -346,13 +364,6 @@ def _load_controlnets(
 
     kind, folders = getattr(torch, spec.dtype), adapters.controlnets
     return load_controlnets(spec.controlnets, folders, model, spec.allow_pickle, kind, device)
-
-
-def resolve_dtype(dtype: DType, device: str) -> str:
-    """Resolve `auto`: float32 on a CPU, bfloat16 on an accelerator."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if device == "cpu" else "bfloat16"
 
 
 def _lora_infos(

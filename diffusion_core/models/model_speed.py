@@ -11,7 +11,11 @@ from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
 
 def check_speed(
-    model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False
+    model: PipelineFolder,
+    pipeline_class: Any,
+    spec: ModelSpec,
+    elsewhere: bool = False,
+    device: str | None = None,
 ) -> None:
     """Check, without loading a weight, that a model supports `spec.speed`.
 
@@ -20,6 +24,7 @@ def check_speed(
         pipeline_class: the pipeline's class.
         spec: the model as the job names it.
         elsewhere: another machine will sample, so what this one lacks does not matter.
+        device: the device that will sample; None for the one that torch finds.
 
     Raises:
         ModelError: it does not support one of the choices; the message says what it does.
@@ -35,22 +40,30 @@ def check_speed(
         with no_progress_bars():
             unloaded = pipeline_folder.skeleton(model)
             guidance = guidance_of(model, pipeline_class)
-            parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere)
+            parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere, device)
             apply.check_speed(parts, spec.speed)
 
 
-def apply_speed(pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance) -> None:
+def apply_speed(
+    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
+) -> None:
     """Accelerate a loaded pipeline as `spec.speed` says; `spec.dtype` is that of its weights."""
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
-        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
+        parts = _parts(pipeline, pipeline_class, spec, guidance, device=device)
+        apply.apply_speed(parts, spec.speed)
 
 
 def _parts(
-    pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, elsewhere: bool = False
+    pipeline: Any,
+    pipeline_class: Any,
+    spec: ModelSpec,
+    guidance: Guidance,
+    elsewhere: bool = False,
+    device: str | None = None,
 ) -> Any:
     from nightpress.diffusion_core.acceleration.apply import Parts
 
     negative = guidance.takes_negative_prompt
-    return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere)
+    return Parts(pipeline, pipeline_class, spec.dtype, negative, elsewhere, device)

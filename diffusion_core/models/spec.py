@@ -50,7 +50,11 @@ class ModelSpec(BaseModel):
         str | None, Field(description="Variant of the weight files, such as fp16.")
     ] = None
     dtype: Annotated[
-        DType, Field(description="auto: float32 on a CPU, bfloat16 on an accelerator.")
+        DType,
+        Field(
+            description="auto: float32 on a CPU, bfloat16 on a GPU; on one before Ampere float16, "
+            "or float32 for models that overflow in it."
+        ),
     ] = "auto"
     allow_pickle: Annotated[
         bool, Field(description="Load weights that are not safetensors. Unpickling runs code.")

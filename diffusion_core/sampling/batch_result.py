@@ -11,7 +11,7 @@ import torch
 
 from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, one_line
-from nightpress.diffusion_core.sampling.copy_to_host import Copy
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 
 
 class Fault(StrEnum):
@@ -69,8 +69,27 @@ def merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> S
     return SampledBatch(pixels[order], tuple(faults[index] for index in order))
 
 
+def finished(
+    images: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool], copies: CopyStream
+) -> SampledBatch:
+    """The batch of some images; their pixels are still on their way from the device.
+
+    This waits for the whole batch: a failure on the device shows here at the latest.
+
+    Args:
+        images: (n, 3, H, W) or (n, F, 3, H, W), float32 in 0..1.
+        finite, flagged: see `faults_of`.
+        copies: copies them to host memory.
+    """
+    images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
+    # Rounded on the device: a quarter of the bytes is left to copy.
+    pixels = (images * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+    faults = faults_of(pixels, finite, flagged, copies)
+    return SampledBatch(copies.copy_to_host(pixels), faults)
+
+
 def faults_of(
-    pixels: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool]
+    pixels: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool], copies: CopyStream
 ) -> tuple[Fault | None, ...]:
     """What is wrong with each image or clip of a batch. Waits for the device.
 
@@ -80,12 +99,13 @@ def faults_of(
         pixels: (n, H, W, 3) or (n, F, H, W, 3), uint8.
         finite: (n,) whether its values, before they became pixels, are finite.
         flagged: (n,) whether a safety checker has flagged it.
+        copies: copies the answers to host memory.
     """
     blank = (pixels == pixels[..., :1, :1, :]).flatten(1).all(1)
     still = torch.zeros_like(blank)
     if pixels.ndim == 5:
         still = (pixels == pixels[:, :1]).flatten(1).all(1)
-    found = torch.stack([finite, blank, still]).tolist()
+    found = copies.fetch(torch.stack([finite, blank, still])).tolist()
     return tuple(map(_fault_of, *found, flagged))
 
 

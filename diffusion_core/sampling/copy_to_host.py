@@ -31,12 +31,20 @@ class Copy:
         Raises:
             DeviceError: the device failed, during the copy or before it.
         """
+        try:
+            return self.wait()
+        except RuntimeError as error:
+            raise DeviceError(f"{type(error).__name__}: {one_line(error)}") from error
+
+    def wait(self) -> torch.Tensor:
+        """`tensor`, but raises what torch raises."""
         if self._done is not None:
-            try:
-                self._done.synchronize()
-            except RuntimeError as error:
-                raise DeviceError(f"{type(error).__name__}: {one_line(error)}") from error
+            self._done.synchronize()
         return self._host
+
+    def pageable(self) -> torch.Tensor:
+        """`tensor` in ordinary memory: what is kept for long must not keep pages locked."""
+        return self.tensor() if self._done is None else self.tensor().clone()
 
     def numpy(self) -> npt.NDArray[Any]:
         """`tensor` as a numpy array."""
@@ -77,9 +85,14 @@ class CopyStream:
         with self.as_current():
             host = page_locked(tensor)
             host.copy_(tensor, non_blocking=True)
-            done = self._stream.record_event()
+            done = self._cuda.Event(blocking=True)  # a waiting thread sleeps; others would spin
+            done.record(self._stream)
         tensor.record_stream(self._stream)
         return Copy(host, done)
+
+    def fetch(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Copy a tensor to host memory and wait for it; raises what torch raises."""
+        return self.copy_to_host(tensor).wait()
 
 
 def page_locked(tensor: torch.Tensor) -> torch.Tensor:

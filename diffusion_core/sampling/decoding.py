@@ -5,15 +5,16 @@ The decoder is the pipeline's own; its `decode` is replaced for the length of on
 
 import contextlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import OutOfMemory, one_line
+from nightpress.diffusion_core.sampling.batch_result import Fault
 
-__all__ = ["all_finite", "decode_in_chunks", "watch_decoder"]
+__all__ = ["DecoderWatch", "all_finite", "decode_in_chunks"]
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 """Types in which a decoder may overflow where float32 does not."""
@@ -56,47 +57,92 @@ def _is_batch(value: Any, size: int) -> bool:
     return isinstance(value, torch.Tensor) and value.shape[:1] == (size,)
 
 
-@contextlib.contextmanager
-def watch_decoder(pipeline: Any, size: int, is_clip: bool = False) -> Iterator[list[torch.Tensor]]:
-    """Yield a list that gets, for each decoded batch, which images were finite before and after.
+class DecoderWatch:
+    """Watches the decoder of one sampler for images that are finite only before it.
 
-    Each entry is (B,) of bool. The pipeline clamps infinities to white, so they must be found
-    before that. The host waits for the device only where the decoder works in half precision, which
-    may mean decoding again. A clip that is alone in its call may be decoded in parts.
-
-    Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on `vae.dtype`.
-    Kandinsky calls its VAE `movq`.
-
-    Raises:
-        IncompatibleLibrary: the pipeline made its images without calling `vae.decode`.
+    A decoder in half precision may overflow where float32 does not; the pipeline clamps infinities
+    to white, so they must be found before that. Finding them makes the host wait for the device, so
+    at first they are only noted on the device. Once a batch has such an image, `begins_repairs`
+    says so, the caller samples that batch again, and from then on the host waits at every decoding
+    and decodes such images in float32. An image has the same bits either way.
     """
-    finite_images: list[torch.Tensor] = []
-    vae = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
-    if vae is None:
-        yield finite_images
-        return
-    decode, called = patching.require(vae, "decode", DECODE), False
-    alone = is_clip and size == 1
 
-    def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        nonlocal called
-        called = True
-        decoded = decode(latents, *args, **kwargs)
-        if latents.shape[0] != size and not alone:
+    def __init__(self) -> None:
+        self._repairs = False
+        self._overflowed: list[torch.Tensor] = []
+
+    def begins_repairs(self, faults: Collection[Fault | None]) -> bool:
+        """Whether the batch that was just sampled must be sampled again, with repairs.
+
+        Args:
+            faults: what is wrong with each of its images; the host has waited for them.
+        """
+        noted, self._overflowed = self._overflowed, []
+        # A safety checker may have flagged an image that is not finite.
+        if self._repairs or not {Fault.NON_FINITE, Fault.FLAGGED}.intersection(faults):
+            return False
+        self._repairs = any(bool(each.any()) for each in noted)
+        return self._repairs
+
+    @contextlib.contextmanager
+    def around_call(
+        self, pipeline: Any, size: int, is_clip: bool = False
+    ) -> Iterator[list[torch.Tensor]]:
+        """Yield a list that gets, for each decoded batch, which images were finite throughout.
+
+        Each entry is (B,) of bool, on the device. A clip that is alone in its call may be decoded
+        in parts.
+
+        Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on
+        `vae.dtype`. Kandinsky calls its VAE `movq`.
+
+        Raises:
+            IncompatibleLibrary: the pipeline made its images without calling `vae.decode`.
+        """
+        finite_images: list[torch.Tensor] = []
+        self._overflowed = []
+        vae = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
+        if vae is None:
+            yield finite_images
+            return
+        decode, called = patching.require(vae, "decode", DECODE), False
+        alone = is_clip and size == 1
+
+        def decode_watched(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal called
+            called = True
+            decoded = decode(latents, *args, **kwargs)
+            if latents.shape[0] == size or alone:
+                decoded, finite = self._checked(vae, decode, decoded, latents, *args, **kwargs)
+                finite_images.append(finite.all()[None] if alone else finite)
             return decoded
-        finite_before = all_finite(latents)
-        if vae.dtype in HALF_PRECISION and bool((finite_before & ~all_finite(decoded[0])).any()):
-            decoded = _redecode_in_float32(vae, decode, decoded, latents, *args, **kwargs)
-        finite = finite_before & all_finite(decoded[0])
-        finite_images.append(finite.all()[None] if alone else finite)
-        return decoded
 
-    shadow = _translate_out_of_memory(decode_watched)
-    with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
-        yield finite_images
-    if not called:
-        without = f"{type(pipeline).__name__} decodes without vae.decode"
-        raise patching.incompatible(pipeline, without, DECODE)
+        shadow = _translate_out_of_memory(decode_watched)
+        with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
+            yield finite_images
+        if not called:
+            without = f"{type(pipeline).__name__} decodes without vae.decode"
+            raise patching.incompatible(pipeline, without, DECODE)
+
+    def _checked(
+        self,
+        vae: Any,
+        decode: Callable[..., Any],
+        decoded: Any,
+        latents: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[Any, torch.Tensor]:
+        """What was decoded, repaired if need be, and which images are finite throughout; (B,)."""
+        finite_before = all_finite(latents)
+        overflowed = finite_before & ~all_finite(decoded[0])
+        if vae.dtype in HALF_PRECISION:
+            if self._repairs and bool(overflowed.any()):
+                decoded = _redecode_in_float32(
+                    vae, decode, decoded, overflowed, latents, *args, **kwargs
+                )
+            self._overflowed.append(overflowed)
+        return decoded, finite_before & all_finite(decoded[0])
 
 
 @contextlib.contextmanager
@@ -138,22 +184,34 @@ def _redecode_in_float32(
     vae: Any,
     decode: Callable[..., Any],
     decoded: Any,
+    overflowed: torch.Tensor,
     latents: torch.Tensor,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Replace the images that overflowed in half precision by float32 ones; the rest stay.
+    """Replace the images that overflowed, (B,) of bool, by those of a float32 decoder.
 
-    The whole batch is decoded again, so that an image's bits do not depend on which others failed.
+    Each is decoded alone, so that its bits do not depend on which others overflowed, and no more
+    memory is needed than for one.
     """
-    dtype, images = vae.dtype, decoded[0]
+    dtype, images, size = vae.dtype, decoded[0].clone(), len(latents)
     vae.to(torch.float32)
     try:
-        again = decode(latents.float(), *args, **kwargs)[0]
+        for index in overflowed.nonzero().flatten().tolist():
+            own = [_of_image(arg, index, size) for arg in args]
+            named = {name: _of_image(arg, index, size) for name, arg in kwargs.items()}
+            again = decode(latents[index : index + 1].float(), *own, **named)[0]
+            images[index : index + 1] = again.to(images.dtype)
     finally:
         vae.to(dtype)
-    finite = all_finite(images).view(-1, *[1] * (images.ndim - 1))
-    return _like(decoded, torch.where(finite, images, again.to(images.dtype)))
+    return _like(decoded, images)
+
+
+def _of_image(value: Any, index: int, size: int) -> Any:
+    """The part of an argument that belongs to one image, if it has one for each of so many."""
+    if _is_batch(value, size) or (isinstance(value, list | tuple) and len(value) == size):
+        return value[index : index + 1]
+    return value
 
 
 def _like(decoded: Any, images: torch.Tensor) -> Any:

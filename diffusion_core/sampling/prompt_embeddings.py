@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from nightpress.diffusion_core.conditioning.embedding_cache import Embedding, EmbeddingCache
+from nightpress.diffusion_core.conditioning.uploads import upload_rows
 from nightpress.diffusion_core.errors import SamplingError, UnsupportedModel
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
@@ -162,11 +163,8 @@ class Conditioner:
             negatives = [text or empty for text in negative_prompts] if guided else []
             return self._strings(prompts, negatives)
         rows = self._embeddings(prompts, negative_prompts, guided, lora)
-        arguments = {
-            name: torch.cat([row[name].to(self._device, non_blocking=True) for row in rows])
-            for name in rows[0]
-        }
-        return self._no_strings() | arguments
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return self._no_strings() | upload_rows(columns, self._device)
 
     def prepare(
         self,
@@ -313,7 +311,7 @@ class Conditioner:
                 for name, value in zip(layout, values, strict=True)
                 if name != "text_ids" and isinstance(value, torch.Tensor)
             }
-        return {name: copy.tensor() for name, copy in copies.items()}
+        return {name: copy.pageable() for name, copy in copies.items()}
 
     def _on_device(self, value: Any) -> Any:
         """Move a tensor to the device; anything else stays as it is."""

@@ -49,7 +49,7 @@ from nightpress.diffusion_core.sampling.batch_result import (
     Fault,
     SampledBatch,
     as_sampling_error,
-    faults_of,
+    finished,
     flags_of,
     images_of,
     merge,
@@ -97,6 +97,7 @@ class Sampler:
         self._conditioner = Conditioner(model, cache_bytes)
         self._references = ReferenceEncoder(model)
         self._copies = CopyStream(model.device)
+        self._decoder = decoding.DecoderWatch()
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
         """Settings, batch sizes and numbers of chunks for which everything is compiled already."""
@@ -248,16 +249,13 @@ class Sampler:
         batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
         number = len(requests)
         num_chunks = self.num_chunks(requests[0], params)
-        with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
-            images, finite, flagged = self._run_without_damaged_code(batch, params)
-        with torch.inference_mode(), as_sampling_error(self._name):
-            images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
-            # Rounded on the device: a quarter of the bytes is left to copy.
-            pixels = (images[:number] * 255).round().to(torch.uint8)
-            pixels = pixels.movedim(-3, -1).contiguous()
-            copy = self._copies.copy_to_host(pixels)
-            # This waits for the whole batch: a failure on the device shows here at the latest.
-            return SampledBatch(copy, faults_of(pixels, finite[:number], flagged))
+        while True:
+            with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
+                images, finite, flagged = self._run_without_damaged_code(batch, params)
+            with torch.inference_mode(), as_sampling_error(self._name):
+                sampled = finished(images[:number], finite[:number], flagged, self._copies)
+                if not self._decoder.begins_repairs(sampled.faults):
+                    return sampled
 
     @contextlib.contextmanager
     def _exclude_encoding(
@@ -326,13 +324,13 @@ class Sampler:
                 walks.interpolating(batch),
                 control_patches.around_call(pipeline, list(map(walks.generator_of, batch))),
                 decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
-                decoding.watch_decoder(pipeline, len(batch), bool(frames)) as finite_when_decoded,
+                self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded_finite,
                 np.errstate(invalid="ignore"),
             ):
                 output = pipeline(**without_nones(values, pipeline))
             images = images_of(output, (len(batch), *frames, 3, params.height, params.width))
             finite = decoding.all_finite(images)
-            for decoded in finite_when_decoded:
+            for decoded in decoded_finite:
                 finite = finite & decoded.to(finite.device)
         return images, finite, flags_of(output, len(batch))
 

@@ -190,7 +190,7 @@ def new_controlnet(
     from diffusers import ControlNetModel
 
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # it would touch every GPU of the machine
             torch.manual_seed(seed)
             made = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
             config = {name: value for name, value in made.config.items() if name[0] != "_"}

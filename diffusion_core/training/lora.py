@@ -135,7 +135,7 @@ def _add_adapter(denoiser: Any, settings: LoraSettings) -> None:
         init_lora_weights="gaussian",
     )
     denoiser.requires_grad_(False)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # it would touch every GPU of the machine
         torch.manual_seed(settings.seed)
         try:
             denoiser.add_adapter(config)

@@ -19,6 +19,8 @@ NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration, chosen for a steep slope at 0; singular values therefore
 end near 1, not exactly at 1."""
+MAX_STACK, MAX_STACK_ELEMENTS = 16, 1 << 26
+"""The most matrices that are orthogonalized by one kernel each time, and their elements."""
 UPDATE_RMS = 0.2
 """Root mean square of an update. It matches AdamW's, so learning rates keep their meaning."""
 NOT_HIDDEN = re.compile(
@@ -47,45 +49,97 @@ def uses_muon(name: str, parameter: Tensor) -> bool:
     return not any(ENDS.match(layer) for layer in outside)
 
 
-def zeropower_via_newtonschulz5(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, (m, n) in bfloat16; its singular values are near 1.
+def zeropower_via_newtonschulz5(matrices: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrices, (m, n) or (k, m, n) in bfloat16.
+
+    Their singular values are near 1.
 
     Newton-Schulz iteration X <- aX + b(XX')X + c(XX')^2 X; Jordan et al. 2024.
     """
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(NUM_ITERATIONS):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        square = x @ x.mT
+        polynomial = add_product(square, square, square, beta=b, alpha=c)
+        x = add_product(x, polynomial, x, beta=a)
+    return x.mT if tall else x
 
 
 def orthogonalize_all(matrices: Sequence[Tensor]) -> list[Tensor]:
     """`zeropower_via_newtonschulz5` of every matrix, divided among the workers of a training run.
 
-    All workers must pass the same matrices. The result does not depend on their number.
+    All workers must pass the same matrices. The result does not depend on their number: a stack of
+    matrices is the same for any number, and has one owner.
     """
+    if not matrices:
+        return []
+    groups = stacks(matrices, stack_limit(matrices[0].device))
+    results: dict[int, Tensor] = {}
+    for group, result in zip(groups, _divided(matrices, groups), strict=True):
+        results |= zip(group, result.view(len(group), *matrices[group[0]].shape), strict=True)
+    return [results[index] for index in range(len(matrices))]
+
+
+def _divided(matrices: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Each group of matrices orthogonalized, by the worker that owns it."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return [zeropower_via_newtonschulz5(matrix) for matrix in matrices]
-    rank, owners = distributed.get_rank(), assign_owners(matrices, distributed.get_world_size())
-    sizes = [matrix.numel() for matrix in matrices]
+        return [zeropower_via_newtonschulz5(_stacked(matrices, group)) for group in groups]
+    rank, shapes = distributed.get_rank(), [_stacked_shape(matrices, group) for group in groups]
+    owners = assign_owners(shapes, distributed.get_world_size())
+    sizes = [shape.numel() for shape in shapes]
     flat = torch.zeros(sum(sizes), dtype=torch.bfloat16, device=matrices[0].device)
     results = torch.split(flat, sizes)
-    for matrix, owner, result in zip(matrices, owners, results, strict=True):
+    for group, owner, result in zip(groups, owners, results, strict=True):
         if owner == rank:
-            result.copy_(zeropower_via_newtonschulz5(matrix).flatten())
+            stack = _stacked(matrices, group)
+            result.copy_(zeropower_via_newtonschulz5(stack).flatten())
     distributed.all_reduce(flat)  # each result is non-zero on its owner only
-    return [result.view(matrix.shape) for result, matrix in zip(results, matrices, strict=True)]
+    return list(results)
 
 
-def assign_owners(matrices: Sequence[Tensor], num_workers: int) -> list[int]:
-    """The worker of each matrix: the costliest matrices first, each to the least loaded worker."""
-    costs = [min(matrix.shape) * matrix.numel() for matrix in matrices]
-    loads, owners = [0] * num_workers, [0] * len(matrices)
-    for index in sorted(range(len(matrices)), key=lambda i: -costs[i]):
+def stack_limit(device: torch.device) -> int:
+    """The most elements of a stack of matrices; 0 for matrices one by one.
+
+    A GPU takes longer to start its kernels than to multiply one small matrix, so equal shapes share
+    them. A CPU multiplies stacks in bfloat16 more slowly than matrices.
+    """
+    return 0 if device.type == "cpu" else MAX_STACK_ELEMENTS
+
+
+def stacks(matrices: Sequence[Tensor], limit: int) -> list[list[int]]:
+    """The indices of the matrices that share a stack: of one shape, and few enough for the limit.
+
+    There are several stacks of a frequent shape, so that all workers have a share of it.
+    """
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(index)
+    groups = []
+    for shape, indices in by_shape.items():
+        number = min(MAX_STACK, max(1, limit // shape.numel()))
+        groups += [indices[start : start + number] for start in range(0, len(indices), number)]
+    return groups
+
+
+def _stacked(matrices: Sequence[Tensor], group: Sequence[int]) -> Tensor:
+    """(k, m, n) of several matrices; a single one stays (m, n)."""
+    return torch.stack([matrices[i] for i in group]) if len(group) > 1 else matrices[group[0]]
+
+
+def _stacked_shape(matrices: Sequence[Tensor], group: Sequence[int]) -> Tensor:
+    """What `_stacked` returns, without values."""
+    return torch.empty(len(group), *matrices[group[0]].shape, device="meta")
+
+
+def assign_owners(each: Sequence[Tensor], num_workers: int) -> list[int]:
+    """The worker of each matrix or stack: the costliest first, each to the least loaded worker."""
+    costs = [min(one.shape[-2:]) * one.numel() for one in each]
+    loads, owners = [0] * num_workers, [0] * len(each)
+    for index in sorted(range(len(each)), key=lambda i: -costs[i]):
         owners[index] = loads.index(min(loads))
         loads[owners[index]] += costs[index]
     return owners

@@ -1,6 +1,7 @@
 """How much device memory a process may use, and the peak that it has used.
 
-On CUDA this counts torch's allocations, on a CPU the process's resident memory.
+On CUDA this counts torch's allocations, beside which the process's context takes memory; on a CPU
+it counts the process's resident memory.
 """
 
 import contextlib
@@ -15,6 +16,9 @@ import torch
 
 HEADROOM = 0.1
 """Share of the memory that trials leave free, for fragmentation and for growth elsewhere."""
+
+MAX_CONTEXT_BYTES = 1 << 30
+"""The most that a CUDA context takes: its own memory, loaded kernels, workspaces of libraries."""
 
 
 class DeviceMemory(Protocol):
@@ -31,25 +35,31 @@ class DeviceMemory(Protocol):
 
 
 class CudaMemory:
-    """The memory of the current GPU.
+    """The memory of a GPU.
 
     Args:
-        share: this process's share of the GPU's memory, if several processes use it.
+        device: `cuda` for the current one, or such as `cuda:1`.
+        share: this process's share of the GPU's memory, if several processes use it. The context
+            of the process is part of it, and tensors get the rest.
     """
 
-    def __init__(self, share: float = 1.0) -> None:
-        free, total = torch.cuda.mem_get_info()
-        ours = min(free + torch.cuda.memory_reserved(), int(share * total))
-        self.limit_bytes = int((1 - HEADROOM) * ours)
+    def __init__(self, device: str = "cuda", share: float = 1.0) -> None:
+        self._device = torch.device(device)
+        free, total = torch.cuda.mem_get_info(self._device)
+        reserved = torch.cuda.memory_reserved(self._device)
+        # What no allocator of this process holds: its own context, and all of other processes.
+        context = min(max(0, total - free - reserved), MAX_CONTEXT_BYTES)
+        ours = min(free + reserved, int(share * total) - context)
+        self.limit_bytes = int((1 - HEADROOM) * max(0, ours))
 
     def reset_peak(self) -> None:
         """Release the memory that torch has cached, and start a new peak."""
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(self._device)
 
     def peak_bytes(self) -> int:
         """The most memory that tensors have occupied since `reset_peak`."""
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(self._device)
 
 
 class HostMemory:
@@ -122,10 +132,11 @@ def trial_memory(device: str, share: float) -> Iterator[DeviceMemory]:
     """The memory that trials on a device may use; it is released afterwards.
 
     Args:
-        device: `cpu` or `cuda`.
+        device: torch's name of the device, such as `cpu`, `cuda` or `cuda:1`.
         share: this process's share of the device's memory.
     """
-    memory: DeviceMemory = CudaMemory(share) if device == "cuda" else HostMemory(share)
+    on_gpu = torch.device(device).type == "cuda"
+    memory: DeviceMemory = CudaMemory(device, share) if on_gpu else HostMemory(share)
     try:
         yield memory
     finally:

@@ -71,7 +71,7 @@ class Decibels(click.ParamType[float]):
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default=DEFAULTS.reference_dtype,
     show_default=True,
-    help="Precision of the reference. auto: float32 on a CPU, bfloat16 on an accelerator.",
+    help="Precision of the reference. auto: as in a job, by the device and the model.",
 )
 @click.option(
     "--device",

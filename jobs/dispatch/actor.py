@@ -16,6 +16,7 @@ import numpy as np
 import ray
 import torch
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
@@ -124,8 +125,7 @@ class SamplerActor:
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
         self._timeline = Timeline(self._worker, MAX_SPANS if traced else 0, self._metrics.add_span)
-        if threads:
-            torch.set_num_threads(threads)
+        fix_numerics(threads)
 
     def describe(self) -> ModelInfos:
         """Find the models on this node and describe them, without loading them.
@@ -219,6 +219,7 @@ class SamplerActor:
             model: the name of the model, if the run has several.
         """
         record = record.of_model(model)
+        self._models.use_dtype(model, record.dtype)
         self.load(record.model.identity, record.batch_size, model)
         self._metrics.set_run(record.spec.name)
         require_same(self._loaded_scorers or {}, record.scorers)

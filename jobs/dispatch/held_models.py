@@ -6,14 +6,13 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import resolve_dtype
-from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.device_memory import CudaMemory, HostMemory, resident_bytes
 from nightpress.jobs.dispatch.memory_needs import Footprint
@@ -40,6 +39,8 @@ class HeldModel:
 
     sampler: Sampler
     batch_size: int
+    dtype: str
+    """The precision of its weights."""
     runner: ShardRunner | None = None
     """None until the actor begins a run with it."""
 
@@ -77,7 +78,7 @@ class HeldModels:
         found: dict[str | None, ModelInfo] = {}
         for name, spec in self._specs.items():
             files = ModelFiles.locate(spec, self._options)
-            found[name] = files.describe(spec)
+            found[name] = files.describe(spec, device=self._device)
             files.check_weights(spec)
         if self._is_single:
             return found[None]
@@ -98,16 +99,21 @@ class HeldModels:
         spec = self._specs[name]
         files = ModelFiles.locate(spec, self._options)
         sizes = files.weight_sizes(spec)
-        dtype = resolve_dtype(spec.dtype, self._device)
+        dtype = files.dtype(spec, self._device)
         total = sizes[dtype].total_bytes + scorer_bytes
         return Footprint(total, device_bytes, sizes, dtype, scorer_bytes, name)
 
-    def _weight_bytes(self, name: str | None) -> int:
+    def _weight_bytes(self, spec: ModelSpec, files: ModelFiles) -> int:
         """Bytes of a model's weights that are on the device at a time."""
-        spec = self._specs[name]
-        dtype = resolve_dtype(spec.dtype, self._device)
-        sizes = ModelFiles.locate(spec, self._options).weight_sizes(spec)[dtype]
+        sizes = files.weight_sizes(spec)[files.dtype(spec, self._device)]
         return sizes.on_device(spec.memory.offload if self._device == "cuda" else "none")
+
+    def use_dtype(self, name: str | None, dtype: str) -> None:
+        """Have a model in the precision that its run has decided on, whatever GPU this is."""
+        spec = self._specs[name]
+        self._specs[name] = spec.model_copy(update={"dtype": cast("DType", dtype)})
+        if name in self._held and self._held[name].dtype != dtype:
+            self._drop(name)
 
     def use(self, name: str | None, fingerprint: str, batch_size: int) -> HeldModel:
         """The model of a name, loaded unless it is held already.
@@ -124,21 +130,25 @@ class HeldModels:
         """
         held = self._held.pop(name, None)
         if held is None:
-            files = self._checked_files(name, fingerprint)
-            while self._held and not self._has_room_for(self._weight_bytes(name)):
-                self._drop_oldest()
-            began, spec = time.monotonic(), self._specs[name]
-            LOG.info("loading %s on %s", spec.source, self._device)
-            held = HeldModel(Sampler(files.load(spec, self._device), batch_size), batch_size)
-            self.num_loaded += 1
-            LOG.info("loaded after %.1f s", time.monotonic() - began)
+            spec = self._specs[name]
+            files = self._checked_files(spec, fingerprint)
+            while self._held and not self._has_room_for(self._weight_bytes(spec, files)):
+                self._drop(next(iter(self._held)))
+            held = self._load(spec, files, batch_size)
         self._held[name] = held
         return held
 
-    def _checked_files(self, name: str | None, fingerprint: str) -> ModelFiles:
-        spec = self._specs[name]
+    def _load(self, spec: ModelSpec, files: ModelFiles, batch_size: int) -> HeldModel:
+        began = time.monotonic()
+        LOG.info("loading %s on %s", spec.source, self._device)
+        model = files.load(spec, self._device)
+        self.num_loaded += 1
+        LOG.info("loaded after %.1f s", time.monotonic() - began)
+        return HeldModel(Sampler(model, batch_size), batch_size, model.dtype)
+
+    def _checked_files(self, spec: ModelSpec, fingerprint: str) -> ModelFiles:
         files = ModelFiles.locate(spec, self._options)
-        found = files.describe(spec).identity
+        found = files.describe(spec, device=self._device).identity
         if found == fingerprint:
             return files
         keys = ("row_loras", "controlnets", "references", "embeddings")
@@ -150,12 +160,11 @@ class HeldModels:
             f"the run needs {fingerprint[:12]}{scope}"
         )
 
-    def _drop_oldest(self) -> None:
-        name = next(iter(self._held))
+    def _drop(self, name: str | None) -> None:
         held = self._held.pop(name)
         if held.runner is not None:
             held.runner.close()
-        LOG.info("dropped the model %s, which does not fit beside the next one", name)
+        LOG.info("dropped the model %s, to load another in its place", name)
         del held
         gc.collect()
         if self._device == "cuda":
@@ -164,9 +173,9 @@ class HeldModels:
     def _has_room_for(self, weight_bytes: int) -> bool:
         """Whether weights fit beside what is held, and what work has taken at its peak so far."""
         if self._device == "cuda":
-            in_use = torch.cuda.memory_allocated()
-            working = torch.cuda.max_memory_allocated() - in_use
-            limit = CudaMemory(self._share).limit_bytes
+            in_use = torch.cuda.memory_allocated(self._device)
+            working = torch.cuda.max_memory_allocated(self._device) - in_use
+            limit = CudaMemory(self._device, self._share).limit_bytes
         else:
             memory = HostMemory(self._share)
             in_use = resident_bytes()

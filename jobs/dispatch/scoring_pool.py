@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
 from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.errors import ClusterError
@@ -40,7 +40,7 @@ class ScoringActor:
     ) -> None:
         silence_process()
         log_to_stderr()
-        torch.set_num_threads(threads)
+        fix_numerics(threads)
         loaded: dict[str, LoadedScorer] = dict(scorers.load(device))
         self._scorer = LateScorer(Run(store, record), loaded)
 

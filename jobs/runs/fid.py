@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.image_sets import ImageSet, image_set
 from nightpress.jobs.runs.shared import OnEvent, ignore
@@ -74,6 +75,7 @@ def fid(
     Reference: Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
     Equilibrium, 2017.
     """
+    fix_numerics()
     features = InceptionFeatures.load(best_device())
     chosen = image_set(target, storage, where=where, selection=selection)
     return _compared(chosen, image_set(reference, storage), features, on_event)

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -191,7 +190,8 @@ def _load(
     spec, row_lora = _model_spec(facts, record, source)
     require_answers([spec.source], options)
     files = ModelFiles.locate(spec, options)
-    info = files.describe(spec)
+    device = device or (record.device if record is not None else "cpu")
+    info = files.describe(spec, device=device)
     if info.fingerprint != facts.model_fingerprint:
         raise ModelError(
             f"{spec.source}: its fingerprint is {info.fingerprint[:12]}, but the image was made "
@@ -200,8 +200,8 @@ def _load(
     if row_lora is not None:
         _require_lora(row_lora, info)
     _require_adapters(facts, info)
-    torch.set_num_threads(record.threads if record is not None and record.threads else 1)
-    return files.load(spec, device or (record.device if record is not None else "cpu"))
+    fix_numerics(record.threads if record is not None and record.threads else 1)
+    return files.load(spec, device)
 
 
 def _model_spec(

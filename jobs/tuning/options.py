@@ -14,7 +14,7 @@ class TuneOptions:
     num_images: int = 16
     """Images to sample, rounded up to whole batches."""
     reference_dtype: DType = "auto"
-    """Precision of the reference; `auto` is float32 on a CPU and bfloat16 on an accelerator."""
+    """Precision of the reference; `auto` is what it is in a job; see `precision.resolve_dtype`."""
     device: str | None = None
     """`cpu` or `cuda`; None for the device that the job would use on this machine."""
     compiles: bool = True

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import (
@@ -24,7 +25,6 @@ from nightpress.diffusion_core.errors import (
     as_model_error,
 )
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import resolve_dtype
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.diffusion_core.tuning.benchmark import (
@@ -74,7 +74,7 @@ class TuningSetup:
     @property
     def job_config(self) -> TuningConfig:
         """The speed settings that the job has now."""
-        dtype = cast("DType", resolve_dtype(self.spec.model.dtype, self.device))
+        dtype = cast("DType", self.files.dtype(self.spec.model, self.device))
         return TuningConfig(None if dtype == self.reference.dtype else dtype, self.spec.model.speed)
 
 
@@ -145,7 +145,7 @@ class Tuning:
             return {}
         config, values = self.best.config, dict[str, Any]()
         dtype = config.dtype or self.setup.reference.dtype
-        if resolve_dtype(model.dtype, self.setup.device) != dtype:
+        if self.setup.files.dtype(model, self.setup.device) != dtype:
             values["dtype"] = config.dtype or self.options.reference_dtype
         if model.speed != config.speed:
             values["speed"] = config.values.get("speed", {})
@@ -191,10 +191,11 @@ def prepare(spec: RunSpec, options: TuneOptions) -> TuningSetup:
     device = options.device or _default_device(spec)
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device 'cuda': torch finds no CUDA device on this machine")
-    dtype = resolve_dtype(options.reference_dtype, device)
-    reference = spec.model.model_copy(update={"dtype": dtype, "speed": SpeedSpec()})
-    files = ModelFiles.locate(reference, spec.storage)
-    info = files.describe(reference)
+    wanted = {"dtype": options.reference_dtype, "speed": SpeedSpec()}
+    plain = spec.model.model_copy(update=wanted)
+    files = ModelFiles.locate(plain, spec.storage)
+    reference = plain.model_copy(update={"dtype": files.dtype(plain, device)})
+    info = files.describe(reference, device=device)
     batch_size = resolve_batch_size(spec, device)
     images = images_to_sample(spec, info, batch_size, options.num_images)
     requests = [image.request() for image in images]
@@ -217,9 +218,7 @@ class _Bench:
 
     def __init__(self, setup: TuningSetup) -> None:
         self._setup = setup
-        threads = threads_for(setup.spec, setup.device)
-        if threads:
-            torch.set_num_threads(threads)
+        fix_numerics(threads_for(setup.spec, setup.device))
         reference = self._candidate(setup.reference)
         (self.reference,) = sample_in_turn(setup.workload, [reference])
         keep = setup.device == "cpu" and fits_second_model()

@@ -8,6 +8,7 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.adapter_files import NO_ADAPTERS, AdapterFiles
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.precision import resolve_dtype
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_size import WeightSizes, weight_sizes
 from nightpress.pipelines.models.controlnets import locate_controlnets
@@ -40,9 +41,15 @@ class ModelFiles:
         )
         return cls(locate(spec, options), locate_loras(spec, options), adapters)
 
-    def describe(self, spec: ModelSpec, elsewhere: bool = False) -> ModelInfo:
+    def describe(
+        self, spec: ModelSpec, elsewhere: bool = False, device: str | None = None
+    ) -> ModelInfo:
         """Describe the model without loading it; see `loading.describe`."""
-        return loading.describe(self.folder, spec, self.loras, elsewhere, self.adapters)
+        return loading.describe(self.folder, spec, self.loras, elsewhere, self.adapters, device)
+
+    def dtype(self, spec: ModelSpec, device: str) -> str:
+        """The precision of its weights on a device of this machine; see `resolve_dtype`."""
+        return resolve_dtype(spec.dtype, device, self.folder)
 
     def check_weights(self, spec: ModelSpec) -> None:
         """Check that the files hold exactly the model's weights; see `loading.check_weights`."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import resolve_dtype
+from nightpress.diffusion_core.models.precision import usual_dtype
 from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.pipelines.errors import Change
 from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos
@@ -95,7 +95,7 @@ def sizes_for(name: str | None, sizes: AnyBatchSizes) -> BatchSizes:
 def run_model(model: JobModel, device: str, sizes: BatchSizes) -> RunModel:
     """What is recorded about a model of a run that begins now."""
     info = replace(model.info, prompts=PromptLimits())
-    dtype = resolve_dtype(model.spec.model.dtype, device)
+    dtype = info.dtype or usual_dtype(model.spec.model.dtype, device)
     return RunModel(model.name or "", info, dtype, sizes.largest, sizes.measured)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import LoadedModel, describe, load
+from nightpress.diffusion_core.models.precision import trainable_dtype
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.training.frozen_base import FrozenBaseTraining
 from nightpress.diffusion_core.training.randomness import normal
@@ -55,9 +56,11 @@ class FrozenBaseRecipe(Generic[Training]):
         new_training: Callable[[LoadedModel], Training],
     ) -> None:
         _require_trainable(spec.model, what)
+        dtype = trainable_dtype(spec.model.dtype, device)
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"dtype": dtype})})
         self.data, self._empty = data, spec.schedule.proportion_empty_prompts
         folder = locate(spec.model, spec.storage)
-        self.info = describe(folder, spec.model)
+        self.info = describe(folder, spec.model, device=device)
         if self.info.clips is not None:
             raise SettingsError(
                 f"model {spec.model.source}: {self.info.pipeline} makes clips, so {what} cannot be "

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed
 
+from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.silence_libraries import no_progress_bars
 from nightpress.pipelines.errors import TrainingDiverged
 from nightpress.pipelines.run_directory.lease import Lease, held
@@ -284,17 +285,25 @@ class Training:
 
     @contextmanager
     def _batches(self, first: int) -> Iterator[Callable[[int], dict[str, Tensor]]]:
-        """A function that returns the batch of a step, while a thread prepares the next one."""
+        """A function that returns the batch of a step, while a thread prepares the next one.
+
+        The thread has a stream of its own on a GPU: on the stream of the training step, what it
+        encodes would wait for the step, and the step for it.
+        """
         if not self.recipe.can_prefetch:
             yield self._batch
             return
+        stream = CopyStream(self.worker.device)  # which waits for the weights to be loaded
+
+        def prepared(step: int) -> dict[str, Tensor]:
+            with stream.as_current():
+                return self._batch(step)
+
         with ThreadPoolExecutor(max_workers=1) as thread:
-            pending: dict[int, Future[dict[str, Tensor]]] = {
-                first: thread.submit(self._batch, first)
-            }
+            pending: dict[int, Future[dict[str, Tensor]]] = {first: thread.submit(prepared, first)}
 
             def batch_of(step: int) -> dict[str, Tensor]:
-                pending[step + 1] = thread.submit(self._batch, step + 1)
+                pending[step + 1] = thread.submit(prepared, step + 1)
                 return pending.pop(step).result()
 
             yield batch_of

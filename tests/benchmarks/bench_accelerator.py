@@ -26,30 +26,18 @@ around the networks costs; they say nothing about the full-size models.
 """
 
 import argparse
-import gc
-import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
 
 import torch
-from accelerator_rows import HEADER, LOSSY, WIDTH, Row, print_goals
-from meters import busy_share, counted_flops, measured_peak
-from random_models import ARCHITECTURES, Architecture, Scale, loaded, make, twin
+from accelerator_bench import FLOAT8, NOTHING, Bench, Setup
+from accelerator_rows import HEADER, WIDTH, Row, print_goals
+from random_models import ARCHITECTURES, Architecture, Scale
 
-from nightpress.diffusion_core.acceleration import apply
-from nightpress.diffusion_core.errors import DiffusionError, OutOfMemory, SamplingError
-from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.errors import DiffusionError, OutOfMemory
+from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.tuning.batch_size import nearly_best
-from nightpress.diffusion_core.tuning.benchmark import clock_for
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, candidates
-
-NOTHING = TuningConfig()
-
-FLOAT8 = "float8_dynamic_activation_float8_weight"
 
 FIRST = (TuningConfig.of(compile="full"), TuningConfig.of(compile="full", quantization=FLOAT8))
 """The configurations of the goals, measured first because the time may run out."""
@@ -63,164 +51,6 @@ COMBINED = (
 
 BATCHES_SHARE = 0.4
 """The largest share of the time spent on the rows by batch size."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The settings that all rows of a model share."""
-
-    architecture: Architecture
-    scale: Scale
-    device: str
-    dtype: str
-    """The dtype of plain diffusers, and of every configuration that sets none."""
-    params: SamplingParams
-    rounds: int
-
-    def loaded(self, config: TuningConfig, shared: dict[str, Any] | None = None) -> Any:
-        """The model with a configuration's speed settings applied.
-
-        Args:
-            config: the configuration.
-            shared: text encoders to reuse, by component name, if the dtype is the same.
-
-        Raises:
-            ModelError: the model does not support one of the settings.
-            OutOfMemory: the model does not fit.
-        """
-        dtype = config.dtype or self.dtype
-        shared = shared if dtype == self.dtype else None
-        try:
-            pipeline = make(self.architecture, self.scale, dtype, self.device, shared)
-            apply.apply_speed(apply.Parts(pipeline, type(pipeline), dtype), config.speed)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(str(error).split(".")[0]) from error
-        return loaded(pipeline, self.architecture, dtype, self.device, config.speed)
-
-
-class Bench:
-    """One model on its device, unchanged, and the measurements of its faster configurations."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self.peaks: dict[str, float] = {}
-        """dtype -> FLOP/s of a large matrix product."""
-        self._clock = clock_for(setup.device)
-        self._numbers = count()
-        self._plain_sizes: set[int] = set()
-        self._model = setup.loaded(NOTHING)
-        self._plain = twin(self._model.pipeline, setup.architecture)
-        self._flops_per_image = self._flops_of(self._model)
-        self._peak(setup.dtype)
-
-    def row(self, config: TuningConfig, batch_size: int) -> Row:
-        """Measure one configuration at one batch size.
-
-        Raises:
-            ModelError, SettingsError, SamplingError: the model does not support the configuration.
-            OutOfMemory: it does not fit.
-        """
-        self._collect()  # memory of the previous row, which its error no longer keeps alive
-        try:
-            return self._row(config, batch_size)
-        except torch.OutOfMemoryError as error:  # raised by plain diffusers
-            raise OutOfMemory(str(error).split(".")[0]) from error
-        finally:
-            self._forget(config)
-
-    def _row(self, config: TuningConfig, batch_size: int) -> Row:
-        model = (
-            self._model if config == NOTHING else self._setup.loaded(config, self._text_encoders())
-        )
-        flops = self._flops_of(model) if config.fields & LOSSY else self._flops_per_image
-        sampler = Sampler(model, batch_size)
-        start = time.perf_counter()
-        self._sample_s(sampler, batch_size)
-        warm_s = time.perf_counter() - start
-        self._warm_plain(batch_size)
-        ours, plain = zip(
-            *(
-                (self._sample_s(sampler, batch_size), self._plain_s(batch_size))
-                for _ in range(self._setup.rounds)
-            ),
-            strict=True,
-        )
-        images_per_s = batch_size / statistics.median(ours)
-        busy = busy_share(self._setup.device, lambda: self._sample_s(sampler, batch_size))
-        return Row(
-            config=config,
-            dtype=model.dtype,
-            batch_size=batch_size,
-            images_per_s=images_per_s,
-            plain_images_per_s=batch_size / statistics.median(plain),
-            ratio=statistics.median(b / a for a, b in zip(ours, plain, strict=True)),
-            peak_share=flops * images_per_s / self._peak(model.dtype),
-            busy_share=busy,
-            warm_s=warm_s,
-        )
-
-    def _sample_s(self, sampler: Sampler, batch_size: int) -> float:
-        requests = self._requests(batch_size)
-        start = self._clock()
-        batch = sampler.sample(requests, self._setup.params)
-        seconds = self._clock() - start
-        if any(batch.faults):
-            raise SamplingError(f"a faulty image makes the time invalid: {batch.faults}")
-        return seconds
-
-    def _warm_plain(self, batch_size: int) -> None:
-        if batch_size not in self._plain_sizes:
-            self._plain_s(batch_size)
-            self._plain_sizes.add(batch_size)
-
-    def _plain_s(self, batch_size: int) -> float:
-        """Time a batch of plain diffusers, called as its documentation shows."""
-        requests, params = self._requests(batch_size), self._setup.params
-        start = self._clock()
-        self._plain(
-            prompt=[request.prompt for request in requests],
-            height=params.height,
-            width=params.width,
-            num_inference_steps=params.num_inference_steps,
-            guidance_scale=params.guidance_scale,
-            generator=[
-                torch.Generator(self._setup.device).manual_seed(request.seed)
-                for request in requests
-            ],
-            output_type="pil",
-        )
-        return self._clock() - start
-
-    def _requests(self, batch_size: int) -> list[ImageRequest]:
-        """New requests; no prompt is used twice."""
-        numbers = [next(self._numbers) for _ in range(batch_size)]
-        return [ImageRequest(f"a photograph of thing number {n}", "", n) for n in numbers]
-
-    def _flops_of(self, model: Any) -> int:
-        """FLOPs of one image; its negative prompt is already encoded."""
-        sampler = Sampler(model, 1)
-        self._sample_s(sampler, 1)
-        return counted_flops(lambda: self._sample_s(sampler, 1))
-
-    def _peak(self, dtype: str) -> float:
-        if dtype not in self.peaks:
-            self.peaks[dtype] = measured_peak(self._setup.device, dtype)
-        return self.peaks[dtype]
-
-    def _text_encoders(self) -> dict[str, Any]:
-        parts = self._model.pipeline.components
-        return {name: part for name, part in parts.items() if name.startswith("text_encoder")}
-
-    def _forget(self, config: TuningConfig) -> None:
-        """Free a configuration's model and its compiled code."""
-        if config.speed.compile:
-            torch.compiler.reset()
-        self._collect()
-
-    def _collect(self) -> None:
-        gc.collect()
-        if self._setup.device == "cuda":
-            torch.cuda.empty_cache()
 
 
 def main() -> None:

@@ -562,16 +562,14 @@ def flux_does_not_pack_its_latents(models: Models, patch: Patch) -> Callable[[],
 
 @case("torch._inductor.cpp_builder.get_cpp_compiler", "torch")
 def the_compiler_cannot_be_looked_up(models: Models, patch: Patch) -> Callable[[], Any]:
-    patch.setattr(torch.cuda, "is_available", lambda: False)
     patch.delattr("torch._inductor.cpp_builder.get_cpp_compiler")
-    return compilation.require_compiler
+    return lambda: compilation.require_compiler("cpu")
 
 
 @case("torch.utils._triton.has_triton", "torch")
 def triton_cannot_be_looked_up(models: Models, patch: Patch) -> Callable[[], Any]:
-    patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.delattr("torch.utils._triton.has_triton")
-    return compilation.require_compiler
+    return lambda: compilation.require_compiler("cuda")
 
 
 @case("torch._inductor.runtime.cache_dir_utils.default_cache_dir", "torch")

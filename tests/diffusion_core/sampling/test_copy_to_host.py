@@ -34,13 +34,15 @@ class LazyStream:
         until = len(other.queue)
         self.queue.append(lambda: other.work(until))
 
-    def record_event(self) -> "LazyEvent":
-        return LazyEvent(self, len(self.queue))
-
 
 class LazyEvent:
-    def __init__(self, stream: LazyStream, until: int) -> None:
-        self._stream, self._until = stream, until
+    """An event whose waiting thread sleeps, as only events with `blocking` do."""
+
+    def __init__(self, blocking: bool = False) -> None:
+        assert blocking, "a thread that waits for this event would spin"
+
+    def record(self, stream: LazyStream) -> None:
+        self._stream, self._until = stream, len(stream.queue)
 
     def synchronize(self) -> None:
         self._stream.work(self._until)
@@ -48,6 +50,8 @@ class LazyEvent:
 
 class LazyCuda:
     """The part of `torch.cuda` that concerns streams."""
+
+    Event = LazyEvent
 
     def __init__(self) -> None:
         self.main = self.current = LazyStream("cuda:0")
@@ -159,6 +163,30 @@ def test_work_on_a_new_copy_stream_waits_for_weights_that_are_still_loading(cuda
     assert str(copy.numpy()) == "loaded"
 
 
+def test_fetching_waits_for_the_copy_alone_and_raises_what_torch_raises(cuda: LazyCuda) -> None:
+    side, answer = CopyStream("cuda", cuda), LazyTensor(cuda)
+    answer.becomes("finite")
+    fetched: Any = side.fetch(answer)  # type: ignore[arg-type]
+    assert fetched.value == "finite"
+
+    def fail() -> None:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    cuda.main.queue.append(fail)
+    with pytest.raises(torch.AcceleratorError):
+        side.fetch(answer)  # type: ignore[arg-type]
+
+
+def test_what_is_kept_for_long_is_no_page_locked_memory(
+    cuda: LazyCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned = torch.ones(2)
+    monkeypatch.setattr(LazyTensor, "clone", lambda _: cloned, raising=False)
+    prompt = LazyTensor(cuda)
+    assert CopyStream("cuda", cuda).copy_to_host(prompt).pageable() is cloned  # type: ignore[arg-type]
+    assert CopyStream("cpu", cuda=None).copy_to_host(cloned).pageable() is cloned
+
+
 def test_a_device_that_fails_before_the_copy_is_complete_is_a_device_error() -> None:
     class Failed:
         def synchronize(self) -> None:
@@ -190,5 +218,7 @@ def test_a_lazy_device_does_only_what_is_waited_for(cuda: LazyCuda) -> None:
     unordered = LazyTensor(cuda)
     with cuda.stream(LazyStream("cuda:0")):
         unordered.copy_(pixels, non_blocking=True)
-        cuda.current.record_event().synchronize()
+        recorded = LazyEvent(blocking=True)
+        recorded.record(cuda.current)
+        recorded.synchronize()
     assert unordered.value == "nothing yet"

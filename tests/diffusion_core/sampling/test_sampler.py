@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,7 @@ from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, SettingsError
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
-from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.sampling import decoding
+from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,
@@ -334,64 +332,6 @@ def test_an_image_of_one_colour_is_a_fault(loaded: Loaded) -> None:
     assert faults == (None, Fault.BLANK)
 
 
-@contextmanager
-def poisoned_in(dtype: torch.dtype, module: Any, place: int) -> Iterator[None]:
-    """`poisoned` with NaN, but only while the module computes in that type."""
-
-    def poison(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        output = output.clone()
-        if output.dtype == dtype:
-            output[place] = float("nan")
-        return output
-
-    handle = module.register_forward_hook(poison)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def test_an_image_that_overflows_in_half_precision_is_decoded_again_in_float32(
-    saved: Callable[[str], Path],
-) -> None:
-    half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
-    sampler = Sampler(half, batch_size=3)
-    expected = sampler.sample(REQUESTS, UNGUIDED).pixels
-    with poisoned_in(torch.bfloat16, half.pipeline.vae.decoder.conv_out, 1):
-        batch = sampler.sample(REQUESTS, UNGUIDED)
-    assert batch.faults == (None, None, None)
-    np.testing.assert_array_equal(batch.pixels[[0, 2]], expected[[0, 2]])
-    difference = np.abs(batch.pixels[1].astype(int) - expected[1].astype(int))
-    assert 0 < difference.max() < 16
-    assert half.pipeline.vae.dtype == torch.bfloat16
-    np.testing.assert_array_equal(sampler.sample(REQUESTS, UNGUIDED).pixels, expected)
-
-
-def test_an_image_that_is_not_finite_in_float32_either_is_a_fault(
-    saved: Callable[[str], Path],
-) -> None:
-    half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
-    with poisoned(half.pipeline.vae.decoder.conv_out, 1, float("nan")):
-        faults = Sampler(half, batch_size=2).sample(REQUESTS[:2], UNGUIDED).faults
-    assert faults == (None, Fault.NON_FINITE)
-
-
-def decoded_on_a_device_without_values(dtype: torch.dtype) -> list[torch.Tensor]:
-    """What `watch_decoder` finds on a device whose tensors have no values to read."""
-    latents = torch.zeros(2, 4, 8, 8, device="meta")
-    vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
-    with decoding.watch_decoder(SimpleNamespace(vae=vae), 2) as finite:
-        vae.decode(latents)
-    return finite
-
-
-def test_watching_a_decoder_in_float32_does_not_wait_for_the_device() -> None:
-    (finite,) = decoded_on_a_device_without_values(torch.float32)
-    assert finite.device.type == "meta"
-    with pytest.raises(RuntimeError, match="meta"):
-        decoded_on_a_device_without_values(torch.bfloat16)
-
-
 def test_a_device_that_fails_during_the_copy_is_no_images_fault() -> None:
     class Failed:
         def synchronize(self) -> None:
@@ -435,7 +375,7 @@ def test_running_out_of_memory_is_distinguished_from_other_failures(
 @pytest.mark.parametrize(("family", "dtype"), [("sdxl", "float16"), ("sana", "float32")])
 @pytest.mark.filterwarnings("ignore:.*upcast_vae:FutureWarning")
 def test_a_decoder_that_runs_out_of_memory_says_so_and_keeps_its_type(
-    family: str, dtype: loading.DType, saved: Callable[[str], Path]
+    family: str, dtype: DType, saved: Callable[[str], Path]
 ) -> None:
     """SDXL's pipeline would leave it in float32, and Sana's would go on without an image."""
     whole = loading.load(saved(family), ModelSpec(dtype=dtype), "cpu")
@@ -451,21 +391,6 @@ def test_a_decoder_that_runs_out_of_memory_says_so_and_keeps_its_type(
     handle.remove()
     assert str(vae.dtype) == f"torch.{dtype}"
     np.testing.assert_array_equal(sampler.sample(REQUESTS[:1], PARAMS).pixels, expected)
-
-
-def test_a_second_decoding_that_runs_out_of_memory_says_so_too() -> None:
-    vae = SimpleNamespace(dtype=torch.bfloat16, to=lambda dtype: setattr(vae, "dtype", dtype))
-
-    def decode(latents: torch.Tensor) -> tuple[torch.Tensor]:
-        if latents.dtype == torch.float32:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return (latents * float("nan"),)
-
-    vae.decode = decode
-    watch = decoding.watch_decoder(SimpleNamespace(vae=vae), 1)
-    with pytest.raises(OutOfMemory, match="allocate"), watch:
-        vae.decode(torch.ones(1, 4, 8, 8, dtype=torch.bfloat16))
-    assert vae.dtype == torch.bfloat16
 
 
 class FlagsTheSecond(torch.nn.Module):

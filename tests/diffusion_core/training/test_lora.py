@@ -244,6 +244,17 @@ def test_creating_an_adapter_leaves_the_global_random_state(fresh: Loaded) -> No
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_creating_an_adapter_touches_no_gpu_of_the_machine(
+    fresh: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touched(*_: Any) -> None:
+        raise AssertionError("the random state of a GPU was read")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", touched)
+    training(fresh("sd"))
+
+
 def test_attention_is_adapted_if_it_holds_enough_weights(
     loaded: Loaded, builtin_model: LoadedModel
 ) -> None:

@@ -10,12 +10,15 @@ import torch
 from support import tiny_models
 from torch import Tensor, distributed, multiprocessing, nn
 
+from nightpress.diffusion_core.training import muon
 from nightpress.diffusion_core.training.denoiser import FAMILIES
 from nightpress.diffusion_core.training.muon import (
     UPDATE_RMS,
     Muon,
     assign_owners,
     orthogonalize_all,
+    stack_limit,
+    stacks,
     uses_muon,
     zeropower_via_newtonschulz5,
 )
@@ -238,21 +241,60 @@ def test_every_matrix_has_one_owner_and_loads_are_balanced() -> None:
     assert max(loads) < 1.3 * min(loads)
 
 
+def test_matrices_of_one_shape_share_stacks_that_are_bounded() -> None:
+    shapes = [(6, 9), (4, 4), (6, 9), (9, 6), (6, 9), (4, 4)]
+    matrices = [torch.zeros(shape) for shape in shapes]
+    assert stacks(matrices, 2 * 6 * 9) == [[0, 2], [4], [1, 5], [3]]
+    assert stacks(matrices, 0) == [[0], [2], [4], [1], [5], [3]]
+    assert [len(group) for group in stacks([torch.zeros(1, 1)] * 40, 1 << 20)] == [16, 16, 8]
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (4, 4), (16, 16, 3)])
+def test_a_matrix_in_a_stack_gets_the_update_that_it_gets_alone(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    matrices = [torch.randn(shape, generator=generator).flatten(1) for _ in range(5)]
+    matrices.insert(2, torch.randn(3, 5, generator=generator))
+    alone = orthogonalize_all(matrices)
+    monkeypatch.setattr(muon, "stack_limit", lambda device: 3 * matrices[0].numel())
+    together = orthogonalize_all(matrices)
+    assert [each.shape for each in together] == [each.shape for each in matrices]
+    for mine, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(mine, other, atol=0.02, rtol=0.02)
+
+
+def test_on_a_cpu_matrices_are_orthogonalized_one_by_one() -> None:
+    assert stack_limit(torch.device("cpu")) == 0
+    assert stack_limit(torch.device("cuda:1")) > 0
+
+
 @pytest.mark.slow
 def test_several_workers_get_the_result_of_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[3])  # new processes import this file
-    alone = orthogonalize_all(_matrices())
+    alone = _orthogonalized()
     multiprocessing.spawn(_orthogonalize_in_a_group, args=(2, str(tmp_path)), nprocs=2)
     for rank in range(2):
         together: list[Tensor] = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
+def _orthogonalized() -> list[Tensor]:
+    """The results one by one, and those in stacks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(muon, "stack_limit", lambda device: 1 << 20)
+        in_stacks = orthogonalize_all(_matrices())
+    return orthogonalize_all(_matrices()) + in_stacks
+
+
 def _matrices() -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return [torch.randn(m, n, generator=generator) for m, n in ((6, 9), (9, 6), (4, 4), (1, 7))]
+    return [
+        torch.randn(m, n, generator=generator)
+        for m, n in ((6, 9), (9, 6), (4, 4), (1, 7), (4, 4), (6, 9), (4, 4))
+    ]
 
 
 def _orthogonalize_in_a_group(rank: int, world_size: int, folder: str) -> None:
@@ -260,5 +302,5 @@ def _orthogonalize_in_a_group(rank: int, world_size: int, folder: str) -> None:
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size
     )
-    torch.save(orthogonalize_all(_matrices()), f"{folder}/{rank}.pt")
+    torch.save(_orthogonalized(), f"{folder}/{rank}.pt")
     distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,13 +127,42 @@ def test_the_cpu_limit_is_resident_memory_plus_a_share_of_free_memory(
     assert whole > resident_bytes() > 0
 
 
-@pytest.mark.parametrize(("share", "limit_gib"), [(1.0, 63), (0.5, 36), (0.1, 7.2)])
-def test_the_gpu_limit_is_free_or_reserved_memory_up_to_our_share(
+@pytest.mark.parametrize(("share", "limit_gib"), [(1.0, 63), (0.5, 35.1), (0.1, 6.3)])
+def test_the_gpu_limit_is_free_or_reserved_memory_up_to_our_share_without_the_context(
     monkeypatch: pytest.MonkeyPatch, share: float, limit_gib: float
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60 << 30, 80 << 30))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 10 << 30)
-    assert CudaMemory(share).limit_bytes == pytest.approx(limit_gib * 2**30)
+    """Of the 10 GiB that torch does not hold, 1 GiB counts as the context of this process."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 << 30)
+    assert CudaMemory("cuda", share).limit_bytes == pytest.approx(limit_gib * 2**30)
+
+
+def test_a_small_context_is_taken_from_our_share_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (79 << 30, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1 << 29)
+    assert CudaMemory("cuda", 0.5).limit_bytes == pytest.approx(0.9 * 39.5 * 2**30)
+
+
+def test_the_memory_of_a_numbered_gpu_is_that_of_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def told(value: Any) -> Callable[..., Any]:
+        def tell(device: torch.device) -> Any:
+            asked.append(str(device))
+            return value
+
+        return tell
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", told((60 << 30, 80 << 30)))
+    for name in ("memory_reserved", "reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, told(0))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    with trial_memory("cuda:1", 1.0) as memory:
+        assert isinstance(memory, CudaMemory)
+        memory.reset_peak()
+        memory.peak_bytes()
+    assert set(asked) == {"cuda:1"}
+    assert len(asked) == 5
 
 
 @pytest.mark.parametrize(

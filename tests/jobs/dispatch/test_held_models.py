@@ -58,6 +58,26 @@ def test_other_weights_than_those_of_the_run_are_refused(specs: dict[str, ModelS
     assert models.names == ()
 
 
+def test_a_model_is_held_in_the_precision_of_its_run(specs: dict[str, ModelSpec]) -> None:
+    """Another GPU than the first actor's may stand for another one."""
+    models = HeldModels(specs, {}, "cpu")
+    use(models, specs, "sd", "lcm")
+    models.use_dtype("sd", "float32")
+    models.use_dtype("lcm", "bfloat16")
+    assert models.names == ("sd",)
+    held = models.use("lcm", identity(specs["lcm"]), 2)
+    assert (held.dtype, models.num_loaded) == ("bfloat16", 3)
+    assert models.use("sd", identity(specs["sd"]), 2).dtype == "float32"
+    assert models.num_loaded == 3
+
+
+def test_a_description_says_the_precision_on_the_device(specs: dict[str, ModelSpec]) -> None:
+    infos = HeldModels(specs, {}, "cpu").describe()
+    assert isinstance(infos, dict)
+    assert {info.dtype for info in infos.values()} == {"float32"}
+    assert "dtype" not in infos["sd"].as_dict()
+
+
 def test_all_models_are_described_and_the_largest_counts(specs: dict[str, ModelSpec]) -> None:
     models = HeldModels(specs, {}, "cpu")
     infos = models.describe()

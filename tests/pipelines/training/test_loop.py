@@ -3,7 +3,9 @@
 import io
 import resource
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from nightpress.pipelines.errors import (
 )
 from nightpress.pipelines.run_directory.lease import held, require_free
 from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training import loop
 from nightpress.pipelines.training.data import pack
 from nightpress.pipelines.training.events import (
     CaptionsCut,
@@ -43,7 +46,7 @@ from nightpress.pipelines.training.events import (
     Stopped,
 )
 from nightpress.pipelines.training.layout import checkpoint_path, checkpoint_steps
-from nightpress.pipelines.training.loop import train
+from nightpress.pipelines.training.loop import Training, train
 from nightpress.pipelines.training.metrics import read_metrics
 from nightpress.pipelines.training.registry import new_recipe
 from nightpress.pipelines.training.sample_order import SampleOrder
@@ -66,6 +69,40 @@ def root(tmp_path: Path) -> Path:
     draw_images(tmp_path / "pictures")
     save_parts(tmp_path / "parts")
     return tmp_path
+
+
+class Stream:
+    """Stands for a stream of a GPU; knows what was prepared on it."""
+
+    current = threading.local()
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    @contextmanager
+    def as_current(self) -> Iterator[None]:
+        self.current.stream = self
+        yield
+        self.current.stream = None
+
+
+def test_batches_are_prepared_ahead_on_a_stream_of_their_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    prepare = Training._batch
+
+    def watched(training: Training, step: int) -> dict[str, torch.Tensor]:
+        seen.append(getattr(Stream.current, "stream", None))
+        return prepare(training, step)
+
+    monkeypatch.setattr(loop, "CopyStream", Stream)
+    monkeypatch.setattr(Training, "_batch", watched)
+    run(denoiser_job(root), stop_after=2)
+    assert len(seen) == 3
+    assert len({id(stream) for stream in seen}) == 1
+    assert {stream.device for stream in seen} == {"cpu"}
+    assert getattr(Stream.current, "stream", None) is None
 
 
 def run(spec: TrainSpec, stop_after: int | None = None, **options: Any) -> list[Any]:
