@@ -127,7 +127,7 @@ def describe(
         ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
     """
     model, pipeline_class = read_model(folder)
-    placement.require_placement(spec.memory, pipeline_class)
+    placement.require_placement(spec.memory, pipeline_class, model)
     quantized_weights.check_quantized(model, elsewhere)
     loras, row_loras = _lora_infos(spec, lora_files, pipeline_class)
     embeddings = checked_embeddings(spec, adapters, model, pipeline_class)
