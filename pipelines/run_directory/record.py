@@ -5,12 +5,9 @@ It holds all that a machine needs to resume the run, and what a job must match t
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -33,6 +30,7 @@ from nightpress.pipelines.run_directory.run_models import (
     sizes_for,
     sizes_of,
 )
+from nightpress.pipelines.run_directory.versions import version_differences, versions_for
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
@@ -40,11 +38,6 @@ RUN_FILE = "run.json"
 FORMAT_VERSION = 2
 """Format of the run directory. It changes when older versions could not read or resume a run.
 A run with one model is written in format 1, which they read."""
-
-PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
-"""Packages whose version may affect the last bits of a pixel or an image file."""
-
-RECORDED_PACKAGES = ("nightpress", "ray", "pyarrow", *PIXEL_PACKAGES)
 
 
 @dataclass(frozen=True)
@@ -264,19 +257,8 @@ class RunRecord:
 
     def package_differences(self) -> list[str]:
         """Warnings about packages whose version has changed since the run began."""
-        now = package_versions() | encoder_version(self.spec)
-        encoder = [
-            f"{name} is {now[name]} and was {before} when the run began; the bytes of MP4 files "
-            "may differ, and their frames do not"
-            for name in encoder_version(self.spec)
-            if (before := self.versions.get(name, now[name])) != now[name]
-        ]
-        return encoder + [
-            f"{name} is {now[name]} and was {self.versions[name]} when the run began; "
-            "the last bits of a pixel may differ"
-            for name in PIXEL_PACKAGES
-            if now[name] != self.versions.get(name)
-        ]
+        models = [each.model for each in self.each_model]
+        return version_differences(self.versions, versions_for(self.spec, models))
 
 
 def new_record(
@@ -306,7 +288,7 @@ def new_record(
         batch_size=models[0].batch_size,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions() | encoder_version(spec),
+        versions=versions_for(spec, [each.info for each in models]),
         measured=models[0].measured,
         scorers=dict(scorers or {}),
         models=tuple(models) if spec.models else (),
@@ -368,27 +350,6 @@ def refuse_changes(store: Store, changes: Sequence[Change]) -> None:
     """Raise ChangedRunError if there are changes."""
     if changes:
         raise ChangedRunError(store.url, changes)
-
-
-def package_versions() -> dict[str, str]:
-    """Package name -> installed version, for the packages that a record names."""
-    return {"python": platform.python_version()} | {
-        package: _installed_version(package) for package in RECORDED_PACKAGES
-    }
-
-
-def encoder_version(spec: RunSpec) -> dict[str, str]:
-    """The version of what writes the files of a run's clips, if Pillow and numpy do not."""
-    return {"av": _installed_version("av")} if spec.images.format == "mp4" else {}
-
-
-@cache
-def _installed_version(package: str) -> str:
-    """The version of a package as this process found it first: a search through all folders."""
-    try:
-        return version(package)
-    except PackageNotFoundError:  # it was shipped with the job as source
-        return "source"
 
 
 def _require_supported(format_version: int, url: str) -> None:
