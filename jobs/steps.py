@@ -32,7 +32,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.silence_libraries import errors_only
 from nightpress.pipelines.formatting import duration, plural
-from nightpress.pipelines.manifest.prompt_checks import LENGTH_ALLOWED, PromptChecker
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.prompt_reading import TAG_ALLOWED
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.reporting.step_pictures import (
@@ -94,7 +94,7 @@ class ImageSetup:
                 own and none was given.
         """
         with errors_only():
-            require_answers([spec.source])
+            require_answers([spec.source, *spec.added_sources])
             folder = locate(spec)
             info = describe(folder, spec)
         _require_images(info)
@@ -105,11 +105,11 @@ class ImageSetup:
                 f"{info.source}: {info.pipeline} takes no guidance; {guidance_scale:g} would have "
                 "no effect"
             )
+        checker = PromptChecker(spec.prompts, info.prompts)
         for name in ("prompt", "negative_prompt"):
-            problem = PromptChecker(spec.prompts, info.prompts).problem(getattr(request, name))
+            problem = checker.problem(getattr(request, name))
             if problem is not None:  # there is no job file that could allow it
-                shown = problem.removesuffix(LENGTH_ALLOWED).removesuffix(TAG_ALLOWED)
-                raise SettingsError(f"{name}: {shown}")
+                raise SettingsError(f"{name}: {_without_job_keys(checker, problem)}")
         params = SamplingParams(
             width=_side(info, "width", width),
             height=_side(info, "height", height),
@@ -142,6 +142,10 @@ class ImageSetup:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         fix_numerics(1 if device == "cpu" else 0)  # as in an actor: they decide the last bits
         return load(self.folder, self.spec, device)
+
+
+def _without_job_keys(checker: PromptChecker, problem: str) -> str:
+    return problem.removesuffix(checker.length_allowed).removesuffix(TAG_ALLOWED)
 
 
 @dataclass(frozen=True)

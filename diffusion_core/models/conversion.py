@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nightpress.diffusion_core.errors import as_model_error
-from nightpress.diffusion_core.models import loading, networks
+from nightpress.diffusion_core.models import loading, networks, quantized_weights
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_files import (
@@ -34,7 +34,8 @@ def write_folder(folder: Path, spec: ModelSpec, into: Path) -> list[WrittenNetwo
 
     Args:
         folder: of a model in one file, as `single_file.folder.make_folder` makes it.
-        spec: the model as the job names it; weights keep their type in the file if `dtype` is auto.
+        spec: the model as the job names it; weights keep their type in the file if `dtype` is auto,
+            and those that a GGUF file has quantised are dequantised.
         into: an empty folder.
 
     Raises:
@@ -42,11 +43,14 @@ def write_folder(folder: Path, spec: ModelSpec, into: Path) -> list[WrittenNetwo
         OSError: the folder cannot be written.
     """
     model = PipelineFolder.read(folder)
+    quantized_weights.check_quantized(model, elsewhere=False)
     loading.check_weights(folder, spec)
     _copy_settings(model, into)
     written = []
     for name in networks.network_names(model):
-        network = networks.load_one(model, name, spec.variant, spec.allow_pickle, _dtype(spec))
+        network = networks.load_one(
+            model, name, spec.variant, spec.allow_pickle, _dtype(spec), dequantize=True
+        )
         networks.require_finite_weights(network, f"{model.shown}: {name}")
         broken = f"{model.shown}: {name} cannot be written"
         with as_model_error(broken), no_progress_bars(), errors_only():

@@ -53,6 +53,9 @@ NEEDED_PACKAGES = {
 """Class -> a package without which its calls or its processor's class fail, though diffusers does
 not ask for it."""
 
+CLEANS_PROMPTS = {"WanPipeline": "ftfy"}
+"""Class -> a package that changes its prompts where it is installed, and that it does without."""
+
 PADS_TO_FIXED_LENGTH = frozenset(
     {
         "ChromaPipeline",

@@ -151,7 +151,7 @@ def _require_placeable(
     model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool, device: str | None
 ) -> None:
     """Refuse networks that cannot be where the job wants them, or whose weights nothing reads."""
-    placement.require_placement(spec.memory, pipeline_class)
+    placement.require_placement(spec.memory, pipeline_class, model)
     quantized_weights.check_quantized(model, elsewhere, device)
 
 

@@ -9,6 +9,10 @@ from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.silence_libraries import no_progress_bars
 
+NOT_WITH_GGUF = frozenset({"fuse_qkv_projections", "quantization"})
+"""The keys of `speed` that make layers of others, which the quantised ones of a GGUF file cannot
+become."""
+
 
 def check_speed(
     model: PipelineFolder,
@@ -33,6 +37,12 @@ def check_speed(
         raise ModelError(
             f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
             "changed; use one of the two"
+        )
+    refused = sorted(NOT_WITH_GGUF & spec.speed.chosen().keys()) if model.is_gguf else []
+    if refused:
+        raise ModelError(
+            f"model.speed.{refused[0]}: {model.shown} is quantised, and its layers cannot be "
+            f"changed like that; write it as a folder with nightpress convert, or remove the key"
         )
     if spec.speed.chosen():
         from nightpress.diffusion_core.acceleration import apply

@@ -63,7 +63,12 @@ def network_names(model: PipelineFolder) -> list[str]:
 
 
 def load_one(
-    model: PipelineFolder, name: str, variant: str | None, allow_pickle: bool, dtype: Any
+    model: PipelineFolder,
+    name: str,
+    variant: str | None,
+    allow_pickle: bool,
+    dtype: Any,
+    dequantize: bool = False,
 ) -> Any:
     """Load one network of a saved pipeline, as `load_networks` does.
 
@@ -71,6 +76,7 @@ def load_one(
         model, variant, allow_pickle: as for `load_networks`.
         name: the pipeline's name of the network.
         dtype: torch's type of the weights; None for that of their files.
+        dequantize: give the weights that a GGUF file has quantised this type, too.
 
     Raises:
         ModelError: as `load_networks`.
@@ -79,7 +85,7 @@ def load_one(
     checkpoint = _checkpoint(model)
     with _named(model, name):
         if checkpoint is not None and single_file.is_in_checkpoint(model, name):
-            return single_file.load_network(checkpoint, model, name, kind, dtype)
+            return single_file.load_network(checkpoint, model, name, kind, dtype, dequantize)
         files = weight_files.weight_files(model.path / name, variant, allow_pickle)
         return load_network(kind, model.path / name, files, dtype=dtype)
 

@@ -21,7 +21,7 @@ from nightpress.diffusion_core.errors import (
     as_model_error,
 )
 from nightpress.diffusion_core.models.modes import FAMILIES, text_to_image_sibling
-from nightpress.diffusion_core.models.weight_files import CHECKPOINT
+from nightpress.diffusion_core.models.weight_files import GGUF_SUFFIX, checkpoint_in
 
 NEEDED_ARGUMENTS = ("prompt", "height", "width", "num_inference_steps", "generator", "output_type")
 """Arguments that a pipeline's `__call__` must have."""
@@ -110,8 +110,12 @@ class PipelineFolder:
     @property
     def checkpoint(self) -> Path | None:
         """The single file with the weights of those networks that have none in their folders."""
-        path = self.path / CHECKPOINT
-        return path if path.is_file() else None
+        return checkpoint_in(self.path)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the weights of its denoiser are in a GGUF file."""
+        return self.checkpoint is not None and self.checkpoint.suffix == GGUF_SUFFIX
 
     @cached_property
     def facts(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nightpress.diffusion_core.errors import ModelError, as_model_error
+from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 
 Offload = Literal["none", "model", "group"]
 
@@ -45,17 +46,23 @@ class MemorySpec(BaseModel):
         return self != MemorySpec()
 
 
-def require_placement(memory: MemorySpec, pipeline_class: Any) -> None:
-    """Check, before a model is loaded, that its class can be placed like this.
+def require_placement(memory: MemorySpec, pipeline_class: Any, model: PipelineFolder) -> None:
+    """Check, before a model is loaded, that it can be placed like this.
 
     Raises:
-        ModelError: accelerate is missing, or the class names no order of its networks.
+        ModelError: accelerate is missing, the class names no order of its networks, or the model
+            is one file, whose networks diffusers does not spread.
     """
     if not memory.moves_networks:
         return
     if importlib.util.find_spec("accelerate") is None:
         raise ModelError(
             "model.memory needs accelerate; install it with: pip install 'nightpress[memory]'"
+        )
+    if memory.device_map == "balanced" and model.checkpoint is not None:
+        raise ModelError(
+            f"model.memory.device_map: {model.shown} is a model in one file, which diffusers does "
+            "not spread over GPUs; write it as a folder with nightpress convert"
         )
     if memory.offload == "model" and getattr(pipeline_class, "model_cpu_offload_seq", None) is None:
         raise ModelError(

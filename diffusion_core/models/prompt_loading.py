@@ -1,12 +1,17 @@
 """How much of a prompt a model reads once a job's textual inversions are in its tokenizers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from nightpress.diffusion_core.models.adapter_files import AdapterFiles
 from nightpress.diffusion_core.models.embeddings import EmbeddingFile, add_tokens, check_embeddings
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
-from nightpress.diffusion_core.models.prompt_reading import check_clip_skip, require_clip
+from nightpress.diffusion_core.models.prompt_reading import (
+    check_clip_skip,
+    require_clip,
+    takes_clip_prompts,
+)
 from nightpress.diffusion_core.models.prompts import PromptLimits, limits_from_folder, limits_of
 from nightpress.diffusion_core.models.spec import ModelSpec
 
@@ -40,7 +45,7 @@ def limits_of_folder(
     )
     require_clip(spec.prompts, limits, pipeline_class)
     check_clip_skip(spec.prompts, limits, _configs(model))
-    return limits
+    return replace(limits, takes_chunks=takes_clip_prompts(limits, pipeline_class))
 
 
 def limits_of_pipeline(
@@ -54,7 +59,7 @@ def limits_of_pipeline(
     words = [each.tokens for each in embeddings]
     limits = limits_of(model.components, pipeline.components.get, type(pipeline), words)
     require_clip(spec.prompts, limits, type(pipeline))
-    return limits
+    return replace(limits, takes_chunks=takes_clip_prompts(limits, type(pipeline)))
 
 
 def _configs(model: PipelineFolder) -> dict[str, dict[str, Any]]:

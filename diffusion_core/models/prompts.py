@@ -179,6 +179,8 @@ class PromptLimits:
     """The tokenizers of a model; without any, no limit is known."""
 
     tokenizers: tuple[PromptTokenizer, ...] = ()
+    takes_chunks: bool = False
+    """Whether a job may have its prompts read in chunks."""
 
     @property
     def safe_bytes(self) -> int:

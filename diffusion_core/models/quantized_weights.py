@@ -39,6 +39,8 @@ def check_quantized(model: PipelineFolder, elsewhere: bool, device: str | None =
     Raises:
         ModelError: a package or a GPU is missing, or images would depend on their companions.
     """
+    if model.is_gguf and not elsewhere:
+        _require_packages_of_gguf(model)
     for name, settings in _quantized(model):
         start = f"{model.path}: {name} is quantised"
         method = str(settings.get("quant_method"))
@@ -55,6 +57,16 @@ def check_quantized(model: PipelineFolder, elsewhere: bool, device: str | None =
             )
         if package == "bitsandbytes" and device == "cpu":
             raise ModelError(f"{start} with bitsandbytes, which diffusers runs on a GPU only")
+
+
+def _require_packages_of_gguf(model: PipelineFolder) -> None:
+    """Refuse a GGUF file where a package is missing with which diffusers reads it."""
+    lacking = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise ModelError(
+            f"{model.shown}: GGUF files are read with {' and '.join(lacking)}, not installed here; "
+            "install with: pip install 'nightpress[gguf]'"
+        )
 
 
 def _quantized(model: PipelineFolder) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -33,8 +33,8 @@ class ModelSpec(BaseModel):
         str,
         Field(
             min_length=1,
-            description="`builtin`, a folder, a safetensors file, a hub id (`@revision`), or a "
-            "URL of a folder or file.",
+            description="`builtin`, a folder, a safetensors or GGUF file, a hub id (`@revision`), "
+            "or a URL of a folder or file.",
         ),
     ] = "builtin"
     config: Annotated[
@@ -42,7 +42,7 @@ class ModelSpec(BaseModel):
         Field(
             min_length=1,
             description="For a single file: a folder, or its URL, with configurations and "
-            "tokenizers.",
+            "tokenizers, and for a GGUF file with the weights of all else.",
         ),
     ] = None
     revision: Annotated[str | None, Field(description="Branch, tag or commit of a hub id.")] = None

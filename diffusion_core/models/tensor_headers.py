@@ -22,12 +22,19 @@ class TensorHeader:
 
     shape: tuple[int, ...]
     dtype: str
-    """In safetensors' words, such as F16 or I64."""
+    """In safetensors' words, such as F16 or I64, or in ggml's, such as Q4_K."""
+    quantized_bytes: int | None = None
+    """Bytes in the file if it holds blocks of numbers with common scales; None if it does not."""
 
     @property
     def is_floating(self) -> bool:
         """Whether the tensor holds floating-point numbers."""
         return self.dtype.startswith(("F", "BF"))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it holds blocks of numbers with common scales."""
+        return self.quantized_bytes is not None
 
 
 def read_headers(file: Path) -> dict[str, TensorHeader]:

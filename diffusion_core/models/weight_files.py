@@ -28,8 +28,14 @@ CONFIG_SUFFIXES = frozenset(
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 WEIGHT_SUFFIXES = (".safetensors", *PICKLE_SUFFIXES)
 """The suffixes of files that may hold weights."""
+GGUF_SUFFIX = ".gguf"
+"""The suffix of files that hold a denoiser in ggml's quantised types."""
+MODEL_SUFFIXES = (*WEIGHT_SUFFIXES, GGUF_SUFFIX)
+"""The suffixes of files that may be a model in one file."""
 CHECKPOINT = "nightpress-checkpoint.safetensors"
 """In the folder of a model in one file, the file; it is a link. See `single_file`."""
+GGUF_CHECKPOINT = f"nightpress-checkpoint{GGUF_SUFFIX}"
+"""The same where the file is a GGUF file."""
 NOT_WEIGHTS = re.compile(r"Scheduler|Tokenizer|Processor|FeatureExtractor|Guidance")
 """Matches the classes of components that have no weights."""
 
@@ -54,8 +60,9 @@ def used_files(
         UnsafeWeights: a component has only pickled weights, and those are not allowed.
         ModelNotFound: a component's folder or its weights are missing.
     """
-    files = [folder / name for name in ("model_index.json", "nightpress.json", CHECKPOINT)]
-    has_checkpoint = (folder / CHECKPOINT).is_file()
+    files = [folder / name for name in ("model_index.json", "nightpress.json")]
+    checkpoint = checkpoint_in(folder)
+    files += [] if checkpoint is None else [checkpoint]
     for name, class_name in components.items():
         if not (folder / name).is_dir():
             raise ModelNotFound(
@@ -64,11 +71,17 @@ def used_files(
         files += _config_files(folder / name)
         if NOT_WEIGHTS.search(class_name):
             continue
-        if not has_checkpoint or any(
+        if checkpoint is None or any(
             p.suffix in WEIGHT_SUFFIXES for p in (folder / name).iterdir()
         ):
             files += weight_files(folder / name, variant, allow_pickle)
     return [file for file in files if file.is_file()]
+
+
+def checkpoint_in(folder: Path) -> Path | None:
+    """The file in the folder of a model in one file; None in any other folder."""
+    paths = (folder / name for name in (CHECKPOINT, GGUF_CHECKPOINT))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def weight_files(component: Path, variant: str | None, allow_pickle: bool) -> list[Path]:
@@ -111,7 +124,10 @@ def chosen(
         )
     names = _names([*safe, *pickled]) or "none"
     wanted = f"of variant {variant!r} or without a variant" if variant else "without a variant"
-    raise ModelNotFound(f"{where}: no weights {wanted}; found: {names}")
+    hint = ""
+    if gguf := [path for path in present if path.suffix.lower() == GGUF_SUFFIX]:
+        hint = f"; {gguf[0].name} can be model.source, and its pipeline's folder model.config"
+    raise ModelNotFound(f"{where}: no weights {wanted}; found: {names}{hint}")
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:

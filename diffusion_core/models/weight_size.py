@@ -135,7 +135,9 @@ def _of_file(file: Path, network: str) -> Iterator[_Stored]:
 
 def _tensor(network: str, name: str, header: TensorHeader) -> _Stored:
     number = math.prod(header.shape)
-    if header.is_floating:
+    if header.quantized_bytes is not None and len(header.shape) == 2:
+        return _Stored(network, name, header.quantized_bytes)
+    if header.is_floating or header.is_quantized:  # layers that diffusers keeps in no blocks
         return _Stored(network, name, 0, number)
     bits = re.search(r"\d+", header.dtype)
     return _Stored(network, name, number * (int(bits[0]) // 8 if bits else 1))

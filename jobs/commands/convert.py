@@ -31,7 +31,7 @@ from nightpress.pipelines.formatting import size
     type=click.Choice(get_args(DType)),
     default="auto",
     show_default=True,
-    help="Type of the weights; auto keeps that of FILE.",
+    help="Type of the weights; auto keeps that of FILE, or float32 of quantised ones.",
 )
 @click.option("--allow-pickle", is_flag=True, help="FILE may be a pickle. Unpickling runs code.")
 @storage_option
@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Write FILE, a model in one file, as the diffusers folder FOLDER, which must not exist.
 
-    A run with FOLDER makes the images of a run with FILE, bit for bit, and its actors need not
-    convert anything. FOLDER is complete or is not there.
+    A run with FOLDER makes the images of a run with FILE, and its actors need not convert anything.
+    Weights that a GGUF file has quantised are dequantised. FOLDER is complete or is not there.
     """
     sigterm_as_ctrl_c()
     made = convert(

@@ -70,7 +70,15 @@ class Counts(click.ParamType[tuple[int, ...]]):
 @click.command("steps")
 @click.argument("prompt")
 @click.option(
-    "--model", default="builtin", show_default=True, help="`builtin`, a folder, a hub id or a URL."
+    "--model",
+    default="builtin",
+    show_default=True,
+    help="`builtin`, a folder, a file, a hub id or a URL.",
+)
+@click.option(
+    "--config",
+    metavar="FOLDER",
+    help="For a model in one file: folder, or its URL, with what the file lacks.",
 )
 @click.option(
     "--seed",
@@ -119,6 +127,7 @@ class Counts(click.ParamType[tuple[int, ...]]):
 def command(
     prompt: str,
     model: str,
+    config: str | None,
     seed: int,
     steps: tuple[int, ...] | None,
     scheduler: tuple[str, ...] | None,
@@ -144,9 +153,9 @@ def command(
     _require_compatible_options(sweep, scheduler, steps, frames, reference_steps)
     from nightpress.jobs.steps import ImageSetup, plan_study  # loads torch; --help should not
 
-    model_spec, request = ModelSpec(source=model), ImageRequest(prompt, negative_prompt, seed)
-    size = {"width": width, "height": height}
-    setup = ImageSetup.of(model_spec, request, **size, guidance_scale=guidance_scale)
+    spec = ModelSpec(source=model, config=config)
+    request, size = ImageRequest(prompt, negative_prompt, seed), {"width": width, "height": height}
+    setup = ImageSetup.of(spec, request, **size, guidance_scale=guidance_scale)
     if sweep:
         study = plan_study(setup.info, scheduler or (), steps, reference_steps)
         _compare_samplers(setup, study, path, as_json)

@@ -42,13 +42,15 @@ def convert(
 ) -> ConvertedModel:
     """Write a model in one file as a diffusers folder, complete or not at all.
 
-    A run with the folder makes the images of a run with the file, bit for bit.
+    A run with the folder makes the images of a run with the file. Weights that a GGUF file has
+    quantised are dequantised.
 
     Args:
         source: the file, or its URL.
         folder: the folder to write, on this machine; it must not exist.
         config: a folder with configurations and tokenizers, as the job's `model.config`.
-        dtype: type of the weights; auto keeps that of the file, network by network.
+        dtype: type of the weights; auto keeps that of the file, network by network, and is the
+            widest of it, usually float32, where they are quantised.
         allow_pickle: whether the file may be a pickle; unpickling runs code.
         storage: fsspec options by protocol.
 

@@ -1,7 +1,7 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
@@ -31,8 +31,9 @@ from nightpress.pipelines.run_directory.estimate import (
     Estimate,
     Rate,
     RateKey,
+    draws_by_model,
     estimate,
-    expected_draws_of,
+    mean_of_models,
     rates_of_models,
 )
 from nightpress.pipelines.scoring.job_scorers import JobScorers, fingerprints_of
@@ -186,8 +187,8 @@ class _Measured:
     """None if the store does not answer."""
     unread: tuple[str, ...]
     """Why some of them cannot be read."""
-    draws: DrawsOfImage | None = None
-    """Draws of an image with the job's gates; None if that is not known."""
+    draws: Mapping[str | None, DrawsOfImage | None] = field(default_factory=dict)
+    """Draws of an image of each model with the job's gates; None if that is not known."""
 
 
 def _measured(found: FoundRun, spec: RunSpec, infos: ModelInfos) -> _Measured:
@@ -195,8 +196,7 @@ def _measured(found: FoundRun, spec: RunSpec, infos: ModelInfos) -> _Measured:
         return _Measured(None, ())
     unread: list[str] = []
     rates = rates_of_models(spec, infos, unread.append)
-    first = job_models(spec, infos)[0].info
-    draws = None if spec.gates is None else expected_draws_of(spec, first.fingerprint)
+    draws = {} if spec.gates is None else draws_by_model(spec, infos)
     return _Measured(rates, tuple(unread), draws)
 
 
@@ -234,8 +234,19 @@ def _planned(
         cost=_cost(spec, estimated, to_make.num_images if to_make else 0),
         unread_runs=measured.unread,
         scorers={},
-        draws=planned_draws(spec.gates, to_make.num_images if to_make else 0, measured.draws),
+        draws=_draws(spec, models, to_make, measured),
     )
+
+
+def _draws(
+    spec: RunSpec,
+    models: Sequence[PlannedModel],
+    to_make: PlanLayout | None,
+    measured: _Measured,
+) -> PlannedDraws | None:
+    names = [model.name for model in models]
+    numbers = {n: 0 if to_make is None else to_make.of_model(n).num_images for n in names}
+    return planned_draws(spec.gates, sum(numbers.values()), mean_of_models(numbers, measured.draws))
 
 
 def _models(

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nightpress.pipelines.campaign.axes import Axis
 from nightpress.pipelines.campaign.campaign import Campaign, names_in
 from nightpress.pipelines.campaign.compiled import Alternatives, AxisValue, Compiled
 from nightpress.pipelines.campaign.permutation import Ints
@@ -13,15 +14,25 @@ from nightpress.pipelines.campaign.permutation import Ints
 Measure = Callable[[str], int]
 """The length of a text, such as its number of tokens."""
 
+NOTHING: Mapping[str, str] = {}
+
 MOST_MEASURED = 32
 """Of many texts only so many are measured: those with most bytes."""
 
 
-def longest_text(campaign: Campaign, column: str, measure: Measure) -> str | None:
+def longest_text(
+    campaign: Campaign, column: str, measure: Measure, fixed: Mapping[str, str] = NOTHING
+) -> str | None:
     """The longest text that a column can have; None if nothing in it is drawn.
 
     Lengths are taken to add up, so another text may be a little longer. Where rules forbid the
     longest values of the axes together, nothing is known, and None is returned.
+
+    Args:
+        campaign: where the column is.
+        column: its name.
+        measure: of a text.
+        fixed: names of axes -> the value that they have; None is returned if they never have it.
     """
     compiled = campaign.templates.texts.get(column)
     if compiled is None or not any(isinstance(part, Alternatives) for part in compiled):
@@ -30,13 +41,26 @@ def longest_text(campaign: Campaign, column: str, measure: Measure) -> str | Non
     chosen: dict[int, int] = {}
     for number, axis in enumerate(campaign.axes):
         names = [name for name in names_in(compiled) if name in axis.texts]
+        allowed = _with_values(axis, fixed)
+        if not len(allowed):
+            return None
         if names:
             totals = sum(_lengths(axis.texts[name], measure) for name in names)
-            chosen[number] = int(np.argmax(totals))
+            chosen[number] = int(allowed[np.argmax(np.asarray(totals)[allowed])])
             values |= {name: axis.texts[name][chosen[number]].as_py() for name in names}
+        elif fixed.keys() & axis.texts.keys():
+            chosen[number] = int(allowed[0])
     if not campaign.combinations.allows(chosen):
         return None
     return _longest(compiled, values, measure)
+
+
+def _with_values(axis: Axis, fixed: Mapping[str, str]) -> Ints:
+    """The places of an axis where it has the fixed values; (n,)."""
+    held = np.ones(len(axis), bool)
+    for name in fixed.keys() & axis.texts.keys():
+        held &= np.array(pc.fill_null(pc.equal(axis.texts[name], fixed[name]), False))
+    return np.flatnonzero(held)
 
 
 def _longest(compiled: Compiled, values: Mapping[str, str], measure: Measure) -> str:

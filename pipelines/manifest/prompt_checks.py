@@ -43,6 +43,9 @@ MAX_LOST = 80
 
 LENGTH_ALLOWED = ", or set model.prompts.long: cut"
 
+LENGTH_ALLOWED_IN_CHUNKS = f"{LENGTH_ALLOWED} or chunks"
+"""The same for models that can read a long text in chunks."""
+
 UNKNOWN = 1 << 32
 """Stands for any number of tokens."""
 
@@ -132,7 +135,12 @@ class PromptChecker:
         cut = self.limits.cut(text)
         if cut is None or self.spec.long == "cut":
             return None
-        return length_problem(cut) + LENGTH_ALLOWED
+        return length_problem(cut) + self.length_allowed
+
+    @property
+    def length_allowed(self) -> str:
+        """What a job may do about a text that is too long."""
+        return LENGTH_ALLOWED_IN_CHUNKS if self.limits.takes_chunks else LENGTH_ALLOWED
 
     @cached_property
     def reader(self) -> PromptReader:
@@ -160,7 +168,7 @@ class PromptChecker:
     def _length_problem(self, text: str) -> str:
         cut = self.limits.cut(text)
         assert cut is not None  # noqa: S101 - the words alone are too many
-        return length_problem(cut) + LENGTH_ALLOWED
+        return length_problem(cut) + self.length_allowed
 
     def _check_syntax(self, name: str, texts: pa.Array, problems: RowProblems) -> tuple[Mask, Mask]:
         """Where a text has tags of other programs, and where it has doubled parentheses."""

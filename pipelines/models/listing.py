@@ -28,7 +28,7 @@ Kind = Literal["builtin", "folder", "file", "hub", "url"]
 READ_SUFFIXES = ("config.json", MODEL_INDEX)
 """How the files end that are read of a folder at a URL."""
 
-FILE_SUFFIXES = (".safetensors", ".ckpt")
+FILE_SUFFIXES = (".safetensors", ".ckpt", ".gguf")
 
 
 @dataclass(frozen=True)

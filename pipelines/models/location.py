@@ -59,7 +59,7 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
         return _from_hub(hub_id["repo"], _revision(spec, hub_id["revision"]), spec)
     raise ModelNotFound(
         f"model {source!r}: no such folder; a model must be `builtin`, a folder, a hub id such as "
-        "owner/name@revision, a safetensors file, or a URL"
+        "owner/name@revision, a safetensors or GGUF file, or a URL"
     )
 
 

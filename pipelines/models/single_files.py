@@ -5,12 +5,13 @@ its names and shapes and says what it is.
 """
 
 import hashlib
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_files import CHECKPOINT, WEIGHT_SUFFIXES
+from nightpress.diffusion_core.models.weight_files import CHECKPOINT, GGUF_SUFFIX, MODEL_SUFFIXES
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.job.spec import canonical_json
@@ -18,6 +19,8 @@ from nightpress.pipelines.models.mirrors import made_once, mirror_folder, mirror
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.sources import DOWNLOAD_BYTES
 from nightpress.pipelines.storage.urls import Options, absolute, local_path, public
+
+LIKE_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 FORMAT = 1
 """Changes when other folders are made of the same files."""
@@ -29,10 +32,10 @@ def is_single_file(source: str) -> bool:
     A folder of such a name is a folder.
     """
     if storage.is_url(source) and not storage.is_local(source):
-        return PurePosixPath(public(source)).suffix.lower() in WEIGHT_SUFFIXES
+        return PurePosixPath(public(source)).suffix.lower() in MODEL_SUFFIXES
     path = local_path(source)
     return source != "builtin" and (
-        path.is_file() or (path.suffix.lower() in WEIGHT_SUFFIXES and not path.is_dir())
+        path.is_file() or (path.suffix.lower() in MODEL_SUFFIXES and not path.is_dir())
     )
 
 
@@ -56,7 +59,8 @@ def locate_single_file(spec: ModelSpec, options: Options, cache: Path) -> Path:
 
     _require_settings_of_files(spec)
     path = _file_here(spec.source, options, cache)
-    if path.suffix.lower() != ".safetensors" and not spec.allow_pickle:
+    is_pickle = path.suffix.lower() not in (".safetensors", GGUF_SUFFIX)
+    if is_pickle and not spec.allow_pickle:
         raise UnsafeWeights(
             f"{spec.source}: it is not a safetensors file, and loading a pickle runs code; set "
             "`model.allow_pickle: true` if you trust it"
@@ -65,7 +69,7 @@ def locate_single_file(spec: ModelSpec, options: Options, cache: Path) -> Path:
 
     def make(into: Path) -> None:
         file = path
-        if path.suffix.lower() != ".safetensors":
+        if is_pickle:
             file = into / CHECKPOINT
             as_safetensors(path, file, public(spec.source))
         make_folder(file, config, into, public(spec.source))
@@ -106,7 +110,7 @@ def _file_here(source: str, options: Options, cache: Path) -> Path:
 
 def _remote_file(source: str, options: Options) -> Source:
     try:
-        found = storage.find([source], options, WEIGHT_SUFFIXES)
+        found = storage.find([source], options, MODEL_SUFFIXES)
     except StoreMissing as error:
         raise ModelNotFound(f"model {error}") from error
     if len(found) != 1 or found[0].url != absolute(source):
@@ -126,8 +130,14 @@ def _config_folder(source: str, options: Options, cache: Path) -> Path:
         )
     folder = local_path(source)
     if not folder.is_dir():
+        hint = ""
+        if LIKE_HUB_ID.fullmatch(source):
+            hint = (
+                "; a hub id is not taken here, but this downloads it into a folder: hf download "
+                f"{source} --local-dir FOLDER"
+            )
         raise ModelNotFound(
-            f"model.config {source!r}: no such folder; it must be a folder, or the URL of one"
+            f"model.config {source!r}: no such folder; it must be a folder, or the URL of one{hint}"
         )
     return folder
 

@@ -4,7 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.models.weight_files import CHECKPOINT, WEIGHT_SUFFIXES, chosen
+from nightpress.diffusion_core.models.weight_files import (
+    MODEL_SUFFIXES,
+    WEIGHT_SUFFIXES,
+    checkpoint_in,
+    chosen,
+)
 from nightpress.pipelines import storage
 from nightpress.pipelines.models.location import is_here, locate
 from nightpress.pipelines.models.single_files import is_single_file
@@ -22,13 +27,13 @@ def weight_bytes(spec: ModelSpec, options: Options) -> int | None:
     """
     if is_here(spec, options):
         folder = locate(spec, options)
-        checkpoint = folder / CHECKPOINT
-        own = checkpoint.stat().st_size if checkpoint.is_file() else 0
+        checkpoint = checkpoint_in(folder)
+        own = 0 if checkpoint is None else checkpoint.stat().st_size
         return own + bytes_of(_files_below(folder), spec)
     if not storage.is_url(spec.source):
         return None
     if is_single_file(spec.source):
-        return sum(each.num_bytes for each in storage.find([spec.source], options, WEIGHT_SUFFIXES))
+        return sum(each.num_bytes for each in storage.find([spec.source], options, MODEL_SUFFIXES))
     root = spec.source.rstrip("/") + "/"
     sizes = {
         each.url.rpartition(root)[2]: each.num_bytes for each in storage.contents(root, options)

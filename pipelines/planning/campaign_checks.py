@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from nightpress.pipelines.campaign.axes import Axis
 from nightpress.pipelines.campaign.longest import longest_text
 from nightpress.pipelines.campaign.rows import CampaignRows
-from nightpress.pipelines.errors import ManifestError
+from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.naming import Field, Template, safe_text
+from nightpress.pipelines.job.models_section import MODEL
 from nightpress.pipelines.manifest.campaigns import campaign_rows
 from nightpress.pipelines.manifest.files import ManifestFile, load_table
 from nightpress.pipelines.manifest.formats import CAMPAIGN
@@ -32,7 +33,8 @@ def check_campaigns(
     """Refuse templates whose longest text the model would cut; note what file names rewrite.
 
     Args:
-        models: of the job. Of several, each row is checked by its own, and templates by none.
+        models: of the job. Of several, a template is checked by those that the axis `model` has,
+            each with the values that rules allow it; without that axis only rows are checked.
         template: of the file names.
         files: the manifest's files; those that are no campaigns stay as they are.
 
@@ -45,28 +47,30 @@ def check_campaigns(
 
 
 def _checked(models: Sequence[JobModel], template: Template, file: ManifestFile) -> ManifestFile:
-    spec, limits = models[0].spec, models[0].info.prompts
-    rows = campaign_rows(file.url, file.sha256, spec.storage, load_table)
-    # Pieces of a text with A1111's weights have no length of their own: each row is checked alone.
-    # So is each row of several models, by its own.
-    reads_weights = spec.model.prompts.weights == "a1111"
-    if len(models) == 1 and not reads_weights and limits.tokenizers:
-        _refuse_long_texts(rows, PromptChecker(spec.model.prompts, limits))
+    rows = campaign_rows(file.url, file.sha256, models[0].spec.storage, load_table)
+    if len(models) == 1 or any(axis.name == MODEL for axis in rows.campaign.axes):
+        problems = [problem for model in models for problem in _long_texts(rows, model)]
+        if problems:
+            raise ManifestError(problems)
     return replace(file, notes=(*file.notes, *_rewritten(rows, template)))
 
 
-def _refuse_long_texts(rows: CampaignRows, checker: PromptChecker) -> None:
-    """Refuse a template whose longest text the model would cut."""
-    widest = max(checker.limits.tokenizers, key=lambda tokenizer: tokenizer.max_tokens)
-    problems = []
+def _long_texts(rows: CampaignRows, model: JobModel) -> Iterator[Problem]:
+    """A problem for each template whose longest text the model would cut."""
+    limits, reading = model.info.prompts, model.spec.model.prompts
+    # Pieces of a text with A1111's weights have no length of their own: each row is checked alone.
+    if reading.weights == "a1111" or not limits.tokenizers:
+        return
+    checker = PromptChecker(reading, limits)
+    widest = max(limits.tokenizers, key=lambda tokenizer: tokenizer.max_tokens)
+    fixed = {} if model.name is None else {MODEL: model.name}
     for column in COLUMNS:
-        text = longest_text(rows.campaign, column, widest.count)
+        text = longest_text(rows.campaign, column, widest.count, fixed)
         wrong = None if text is None else checker.length_problem(text)
         if wrong is not None:
-            message = f"the longest text that it can draw has {wrong}"
-            problems.append(rows.places.problem((column,), message))
-    if problems:
-        raise ManifestError(problems)
+            by = "" if model.name is None else f" for the model {model.name}"
+            message = f"the longest text that it can draw{by} has {wrong}"
+            yield rows.places.problem((column,), message)
 
 
 def _rewritten(rows: CampaignRows, template: Template) -> Iterator[str]:

@@ -31,7 +31,10 @@ def refuse_clips(run: Run, what: str) -> None:
         SpecError: the run makes clips.
     """
     if has_clips(run):
-        raise SpecError(f"{run.url}: these are clips, and {what} takes still images")
+        raise SpecError(
+            f"{run.url}: these are clips, and {what} takes still images; the files of the clips "
+            "are in the run's folder images, and what is known of them in its metadata"
+        )
 
 
 def wrong_frames(

@@ -167,7 +167,7 @@ def measured_rates(
             scoring_s |= {k: v.scoring_s for k, v in found.items() if v.scoring_s is not None}
     draws = 1.0
     if spec.gates is not None:
-        told = _draws_of(runs, spec)
+        told = _draws_of(runs, spec, model_fingerprint)
         draws = float(spec.gates.best_of) if told is None else told.mean
     unknown = None if spec.scores else 0.0
     return {
@@ -216,7 +216,39 @@ def expected_draws_of(spec: RunSpec, model_fingerprint: str) -> DrawsOfImage | N
     Raises:
         StoreDenied: the output folder cannot be listed.
     """
-    return _draws_of(_latest_runs(spec, model_fingerprint, lambda reason: None), spec)
+    runs = _latest_runs(spec, model_fingerprint, lambda reason: None)
+    return _draws_of(runs, spec, model_fingerprint)
+
+
+def draws_by_model(spec: RunSpec, infos: ModelInfos) -> dict[str | None, DrawsOfImage | None]:
+    """How many draws an image of each model of a job takes; see `expected_draws_of`."""
+    return {
+        model.name: expected_draws_of(model.spec, model.info.fingerprint)
+        for model in job_models(spec, infos)
+    }
+
+
+def mean_of_models(
+    num_images: Mapping[str | None, int], draws: Mapping[str | None, DrawsOfImage | None]
+) -> DrawsOfImage | None:
+    """How many draws an image of a job takes on average; None if that is not known of a model.
+
+    Args:
+        num_images: model -> how many images it makes.
+        draws: model -> draws of an image.
+    """
+    total, used = 0.0, []
+    for name, number in num_images.items():
+        own = draws.get(name)
+        if own is None and number:
+            return None
+        if own is not None and number:
+            total += number * own.mean
+            used.append(own)
+    if not used:
+        return next(filter(None, draws.values()), None)
+    mean = total / sum(num_images.values())
+    return DrawsOfImage(mean, any(each.is_foretold for each in used))
 
 
 def _latest_runs(
@@ -236,13 +268,15 @@ def _latest_runs(
     return [(url, record) for _, url, record in same_model[-MAX_RUNS:]]
 
 
-def _draws_of(runs: Sequence[tuple[str, RunRecord]], spec: RunSpec) -> DrawsOfImage | None:
+def _draws_of(
+    runs: Sequence[tuple[str, RunRecord]], spec: RunSpec, model_fingerprint: str
+) -> DrawsOfImage | None:
     """See `expected_draws_of`; runs that cannot be read are named by `measured_rates`."""
     assert spec.gates is not None  # noqa: S101 - callers have checked
     for url, record in reversed(runs):
         if _same(spec, record.spec, "gates", "scores"):
             with suppress(StoreError):
-                if mean := _mean_draws(url, spec):
+                if mean := _mean_draws(url, spec, model_fingerprint):
                     return DrawsOfImage(mean)
     measured_alone = set(spec.gates.scores) <= set(MEASURED)
     for url, record in reversed(runs):
@@ -259,11 +293,13 @@ def _same(one: RunSpec, other: RunSpec, *keys: str) -> bool:
     return all(mine.get(key) == others.get(key) for key in keys)
 
 
-def _mean_draws(url: str, spec: RunSpec) -> float | None:
+def _mean_draws(url: str, spec: RunSpec, model_fingerprint: str) -> float | None:
+    """The draws that images of this model took; None if none of those that are read is of it."""
     run = open_run(url, spec.storage)
+    of_model = ds.field("model_fingerprint") == model_fingerprint
     with run.reading():
         shards = evenly_spaced(run.committed, MAX_SHARDS, endpoint=False)
-        draws = run.shards(shards).to_table(columns=["draws"]).column("draws")
+        draws = run.shards(shards).to_table(columns=["draws"], filter=of_model).column("draws")
     mean: float | None = pc.mean(draws).as_py()
     return mean
 

@@ -31,11 +31,7 @@ from nightpress.pipelines.run_directory.run_models import (
     sizes_for,
     sizes_of,
 )
-from nightpress.pipelines.run_directory.versions import (
-    encoder_version,
-    package_versions,
-    version_differences,
-)
+from nightpress.pipelines.run_directory.versions import version_differences, versions_for
 from nightpress.pipelines.storage import Store
 
 RUN_FILE = "run.json"
@@ -267,8 +263,9 @@ class RunRecord:
 
     def package_differences(self) -> list[str]:
         """Warnings about packages and switches of torch that have changed since the run began."""
+        models = [each.model for each in self.each_model]
         return [
-            *version_differences(self.spec, self.versions),
+            *version_differences(self.versions, versions_for(self.spec, models)),
             *switch_differences(self.device, self.numerics),
         ]
 
@@ -300,7 +297,7 @@ def new_record(
         batch_size=models[0].batch_size,
         layout=layout,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions=package_versions() | encoder_version(spec),
+        versions=versions_for(spec, [each.info for each in models]),
         measured=models[0].measured,
         scorers=dict(scorers or {}),
         models=tuple(models) if spec.models else (),

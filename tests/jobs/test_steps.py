@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from support import ldm_checkpoints, narrow_models
 
 from nightpress.diffusion_core.models.loading import load
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -46,6 +47,22 @@ def test_a_strip_and_an_animation_are_written_beside_each_other(
     first = (tmp_path / "a-red-fox-steps.png").read_bytes()
     assert steps("--steps", "4", "--scheduler", "ddim").exit_code == 0
     assert (tmp_path / "a-red-fox-steps.png").read_bytes() == first
+
+
+def test_a_model_in_one_file_takes_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = narrow_models.save("sd1", tmp_path / "folder")
+    file = tmp_path / "x.safetensors"
+    ldm_checkpoints.write(narrow_models.checkpoint("sd1", narrow_models.make("sd1")), file)
+    given = ["a cat", "--model", str(file), "--width", "32", "--height", "32", "--steps", "1"]
+    written = ["-o", str(tmp_path / "out.png")]
+    without = CliRunner().invoke(command, ["steps", *given, *written])
+    assert (without.exit_code, "it is SD 1.x: set model.config to" in without.output) == (2, True)
+    done = CliRunner().invoke(command, ["steps", *given, "--config", str(folder), *written])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out.png").is_file()
 
 
 def test_samplers_may_be_named_as_elsewhere() -> None:

@@ -33,10 +33,18 @@ class Family:
         """Whether the configurations of its networks follow from the shapes of its tensors."""
         return bool(self.tokenizers)
 
-    @property
-    def needed(self) -> str:
-        """What `model.config` must be, in words."""
-        like = f"{self.example}, " if self.example else ""
+    def needed(self, is_gguf: bool = False) -> str:
+        """What `model.config` must be, in words.
+
+        Args:
+            is_gguf: for a GGUF file, which holds the denoiser alone.
+        """
+        like = f"such as a download of {self.example}, " if self.example else ""
+        if is_gguf:
+            return (
+                f"a diffusers folder of {self.title} ({like}with the weights of all its networks "
+                "but the denoiser), since a GGUF file holds only a denoiser"
+            )
         whole = f"a diffusers folder of {self.title} ({like}without weights is enough)"
         if not self.is_inferred:
             return f"a folder with its configurations and tokenizers, {whole}"
@@ -98,6 +106,10 @@ TITLES = {
 
 NO_MODELS = (
     (
+        re.compile(r"^token_embd\.|^(?:enc\.|v\.)?blk\.\d"),
+        "a language model or a text encoder in llama.cpp's layout, not a model of images",
+    ),
+    (
         re.compile(r"[._]lora[._]|lora_(?:up|down|A|B)\b|hada_w1|lokr_w|^lora_"),
         "a LoRA, not a model; name it under model.loras",
     ),
@@ -142,6 +154,14 @@ def _require_model(file: SingleFile) -> None:
             raise UnsupportedModel(f"{file.name}: it is {what}")
     if _is_bare_vae(file):
         raise UnsupportedModel(f"{file.name}: it holds a VAE alone, and no denoiser")
+    names = {"vae": "a VAE", "t5": "a T5"}
+    parts = (names.get(each, "a text encoder") for each in file.parts if each != "denoiser")
+    held = " and ".join(dict.fromkeys(parts))
+    if file.is_gguf and "denoiser" in file.parts and held:
+        raise UnsupportedModel(
+            f"{file.name}: it holds {held} beside its denoiser; a GGUF file must hold a denoiser "
+            "alone, and model.config the rest"
+        )
     if "denoiser" in file.parts:
         return
     if any(name.startswith("model_ema.") for name in file.all_headers):
@@ -149,8 +169,6 @@ def _require_model(file: SingleFile) -> None:
             f"{file.name}: it holds only the moving averages of the denoiser (model_ema.), under "
             "names that diffusers does not read; use a file with model.diffusion_model."
         )
-    names = {"vae": "a VAE", "t5": "a T5"}
-    held = " and ".join(names.get(each, "a text encoder") for each in file.parts)
     raise UnsupportedModel(f"{file.name}: it holds {held or 'no network'} alone, and no denoiser")
 
 
@@ -221,13 +239,16 @@ def _of_diffusers(file: SingleFile) -> Family:
     if "t_block.1.weight" in file.denoiser and "blocks.0.mlp.fc1.weight" in file.denoiser:
         return _unsupported(file, "PixArt, whose own layout diffusers does not read")
     infer: Callable[..., str] = patching.require(utils, "infer_diffusers_model_type", IS_FAMILY)
-    names = {
-        name: torch.empty(header.shape, device="meta") for name, header in file.headers.items()
-    }
-    try:
-        kind = infer(names)
-    except (KeyError, IndexError, AttributeError, ValueError, UnboundLocalError) as error:
-        raise _unknown(file) from error
+    whole = {name: header.shape for name, header in file.headers.items()}
+    kind = "v1"
+    for shapes in (whole, file.denoiser):  # some families are told only without the prefix
+        names = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            kind = infer(names)
+        except (KeyError, IndexError, AttributeError, ValueError, UnboundLocalError) as error:
+            raise _unknown(file) from error
+        if kind != "v1":
+            break
     if kind == "v1" and any("joint_blocks.0." in name for name in names):
         kind = "sd3"  # one that is smaller than those that diffusers knows
     if kind == "v1":

@@ -20,10 +20,20 @@ from nightpress.diffusion_core.models.single_file.configs import (
     with_markers,
 )
 from nightpress.diffusion_core.models.single_file.families import Family, find_family
-from nightpress.diffusion_core.models.single_file.reading import SingleFile, read_single_file
+from nightpress.diffusion_core.models.single_file.gguf_weights import (
+    require_known_types,
+    types_in_words,
+)
+from nightpress.diffusion_core.models.single_file.reading import (
+    NOT_TAKEN,
+    SingleFile,
+    read_single_file,
+)
+from nightpress.diffusion_core.models.tensor_headers import listed
 from nightpress.diffusion_core.models.weight_files import (
     CHECKPOINT,
     CONFIG_SUFFIXES,
+    GGUF_CHECKPOINT,
     NOT_WEIGHTS,
     WEIGHT_SUFFIXES,
 )
@@ -66,6 +76,7 @@ def make_folder(path: Path, config: Path | None, into: Path, name: str | None = 
     """
     file = read_single_file(path, name)
     family = find_family(file)
+    require_known_types(file)
     made = _Made(file, family, config, _index(file, family, config))
     components = _components(made.index)
     is_network = {name: not NOT_WEIGHTS.search(kind) for name, kind in components.items()}
@@ -89,13 +100,14 @@ def _index(file: SingleFile, family: Family, config: Path | None) -> dict[str, A
         if family.pipelines and not known & {*family.pipelines, *_latent_consistency(family)}:
             raise UnsupportedModel(
                 f"{file.name}: it is {family.title}, and model.config {config} is of a {found}; "
-                f"set model.config to {family.needed}"
+                f"set model.config to {family.needed(file.is_gguf)}"
             )
         return index
     if config is None or not family.is_inferred:
         where = "" if config is None else f"; there is no {INDEX} in {config}"
+        needed = family.needed(file.is_gguf)
         raise ModelNotFound(
-            f"{file.name}: it is {family.title}: set model.config to {family.needed}{where}"
+            f"{file.name}: it is {family.title}: set model.config to {needed}{where}"
         )
     return pipeline_index(family)
 
@@ -159,7 +171,8 @@ def _add_network(made: _Made, component: str) -> None:
     weights = _weights(made, component)
     if weights:
         made.files |= found | weights
-        made.notes.append(f"its {component} is that of model.config; the file holds none")
+        if not made.file.is_gguf:  # which never holds one
+            made.notes.append(f"its {component} is that of model.config; the file holds none")
     elif component in OPTIONAL:
         made.index[component] = [None, None]
         if component == "safety_checker":
@@ -202,6 +215,11 @@ def _no_network(made: _Made, component: str) -> str:
     if made.config is not None:
         where = f"{made.config}/{component} has no weights for it"
     baked = " (no VAE is baked in)" if component == "vae" else ""
+    if made.file.is_gguf:
+        return (
+            f"{made.file.name}: it is {made.family.title}, and {where}; set model.config to "
+            f"{made.family.needed(is_gguf=True)}"
+        )
     return (
         f"{made.file.name}: it is {made.family.title}, and holds no {component}{baked}, and "
         f"{where}; use a file that holds it, or set model.config to a folder that does"
@@ -212,7 +230,7 @@ def _what_is_missing(made: _Made) -> str:
     names = " and ".join(f"{name}/" for name in made.missing)
     return (
         f"{made.file.name}: it is {made.family.title}, and model.config {made.config} has no "
-        f"{names}; set model.config to {made.family.needed}"
+        f"{names}; set model.config to {made.family.needed(made.file.is_gguf)}"
     )
 
 
@@ -246,11 +264,22 @@ def _add_facts(made: _Made) -> None:
     advised = None if made.config is None else made.config / "nightpress.json"
     if advised is not None and advised.is_file():
         made.files["nightpress.json"] = advised
-    if unused := [f"{len(names)} {reason}" for reason, names in made.file.unused.items()]:
+    if made.file.is_gguf:
+        types = types_in_words(made.file)
+        made.notes.append(f"its denoiser has {types}; all else is that of model.config")
+    unused = [f"{len(names)} {reason}" for reason, names in made.file.unused.items()]
+    if not_taken := made.file.denoiser.keys() & NOT_TAKEN.get(_denoiser_class(made), frozenset()):
+        unused.append(f"{len(not_taken)} of training ({listed(not_taken)})")
+    if unused:
         made.notes.append(f"tensors that are not used: {', '.join(unused)}")
     made.files[INDEX] = made.index
     facts = {"source": made.file.name, "family": made.family.title, "notes": made.notes}
     made.files[FACTS] = facts
+
+
+def _denoiser_class(made: _Made) -> str:
+    components = _components(made.index)
+    return components.get("transformer", components.get("unet", ""))
 
 
 def _write(made: _Made, into: Path) -> None:
@@ -263,5 +292,6 @@ def _write(made: _Made, into: Path) -> None:
             path.symlink_to(content.resolve())
         else:
             shutil.copyfile(content, path)
-    if made.file.path != into / CHECKPOINT:
-        (into / CHECKPOINT).symlink_to(made.file.path.resolve())
+    link = into / (GGUF_CHECKPOINT if made.file.is_gguf else CHECKPOINT)
+    if made.file.path != link:
+        link.symlink_to(made.file.path.resolve())

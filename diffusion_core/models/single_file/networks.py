@@ -11,8 +11,10 @@ from typing import Any
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import ModelError, UnsupportedModel, as_model_error
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder, read_json
+from nightpress.diffusion_core.models.single_file import gguf_weights
 from nightpress.diffusion_core.models.single_file.folder import component_of_file
 from nightpress.diffusion_core.models.single_file.reading import (
+    NOT_TAKEN,
     PARTS,
     Part,
     SingleFile,
@@ -108,13 +110,20 @@ def check_network(file: SingleFile, model: PipelineFolder, component: str, kind:
 
 
 def load_network(
-    file: SingleFile, model: PipelineFolder, component: str, kind: Any, dtype: Any
+    file: SingleFile,
+    model: PipelineFolder,
+    component: str,
+    kind: Any,
+    dtype: Any,
+    dequantize: bool = False,
 ) -> Any:
     """Load a network from its tensors in the file onto the CPU.
 
     Args:
         file, model, component, kind: as for `check_network`.
-        dtype: torch's type of the weights; None for that of the file, or the widest of several.
+        dtype: torch's type of the weights that are not quantised; None for that of the file, or the
+            widest of several.
+        dequantize: give the weights that a GGUF file has quantised this type, too.
 
     Raises:
         ModelError: as `check_network`, or its class refuses the configuration.
@@ -123,16 +132,18 @@ def load_network(
     part, headers = file.parts[component_of_file(component, model.components)]
     folder = model.path / component
     own = _skeleton(kind, folder)
-    placed = _converted(_read_tensors(file.path, headers), part, kind, own, folder)
+    placed = _converted(_read_tensors(file, headers), part, kind, own, folder)
     kept = {name: placed[name] for name in placed if name in own.state_dict()}
+    if file.is_gguf:
+        kept = gguf_weights.fit(kept, own, kind.__name__, keep=not dequantize)
     dtype = dtype or _widest(kept.values())
+    more = gguf_weights.loading_arguments(kept, dtype) if file.is_gguf else {}
     with as_model_error(f"cannot load {kind.__name__}"), no_progress_bars(), errors_only():
         if hasattr(kind, "config_class"):
             config = kind.config_class.from_pretrained(folder)
             return kind.from_pretrained(None, config=config, state_dict=kept, dtype=dtype).eval()
-        return kind.from_single_file(
-            kept, config=str(model.path), subfolder=component, local_files_only=True, dtype=dtype
-        )
+        more |= {"config": str(model.path), "subfolder": component, "local_files_only": True}
+        return kind.from_single_file(kept, dtype=dtype, **more)
 
 
 def _skeleton(kind: Any, folder: Path) -> Any:
@@ -248,31 +259,39 @@ def _require_complete(
             f"{tuple(needed[first].shape)}"
         )
     used = sources_of([placed[name] for name in placed if name in needed])
-    if extra := headers.keys() - used:
+    left_out = NOT_TAKEN.get(where, frozenset())
+    extra = {name for name in headers if name.removeprefix(LDM_UNET) not in left_out} - used
+    if extra:
         raise ModelError(
             f"{len(extra)} of its {len(headers)} tensors have no place in {where} as the "
             f"configuration describes it: {listed(extra)}"
         )
     real = [placed[name] for name in needed if name in placed and needed[name].is_floating_point()]
-    if whole := {name for name in sources_of(real) if headers[name].dtype not in DTYPES}:
+    if whole := {name for name in sources_of(real) if not _is_real(headers[name])}:
         raise ModelError(
             f"{len(whole)} of its {len(headers)} tensors are stored as whole numbers "
             f"({headers[min(whole)].dtype}): {listed(whole)}"
         )
 
 
-def _read_tensors(path: Path, names: Iterable[str]) -> Tensors:
-    """Tensors of a file, whose memory is the file itself until they are changed."""
+def _is_real(header: TensorHeader) -> bool:
+    return header.is_quantized or header.dtype in DTYPES
+
+
+def _read_tensors(file: SingleFile, headers: Mapping[str, TensorHeader]) -> Tensors:
+    """Tensors of a file; those of a safetensors file are in its own pages until they change."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as tensors:
-        return {name: tensors.get_tensor(name) for name in names}
+    if file.is_gguf:
+        return gguf_weights.read_tensors(file.path, headers)
+    with safe_open(file.path, framework="pt") as tensors:
+        return {name: tensors.get_tensor(name) for name in headers}
 
 
 def _dtype_of(header: TensorHeader) -> Any:
     import torch
 
-    name = DTYPES.get(header.dtype)
+    name = "float32" if header.is_quantized else DTYPES.get(header.dtype)
     return torch.int64 if name is None else getattr(torch, name)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from nightpress.diffusion_core.errors import ModelError, ModelNotFound
+from nightpress.diffusion_core.models.single_file.gguf_header import MAGIC, read_gguf_header
 from nightpress.diffusion_core.models.tensor_headers import TensorHeader, read_headers
+from nightpress.diffusion_core.models.weight_files import GGUF_SUFFIX
 
 Layout = Literal["denoiser", "vae", "clip", "open_clip", "t5"]
 
@@ -59,18 +61,22 @@ UNUSED = {
 }
 """What a tensor is for that no image needs -> what matches its name."""
 
+NOT_TAKEN = {"SanaTransformer2DModel": frozenset({"pos_embed", "y_embedder.y_embedding"})}
+"""Class of a denoiser -> tensors of its makers' files that its converter leaves out: what Sana adds
+for positions, which are zeros, and the empty caption of its training."""
+
 _LFS = b"version https://git-lfs"
 _BEGINNINGS = (
-    (b"PK\x03\x04", "a pickle under the name of a safetensors file"),
-    (b"\x80\x02", "a pickle under the name of a safetensors file"),
-    (b"\x80\x03", "a pickle under the name of a safetensors file"),
-    (b"\x80\x04", "a pickle under the name of a safetensors file"),
-    (b"GGUF", "a GGUF file under the name of a safetensors file"),
+    (b"PK\x03\x04", "a pickle under the name of a {kind} file"),
+    (b"\x80\x02", "a pickle under the name of a {kind} file"),
+    (b"\x80\x03", "a pickle under the name of a {kind} file"),
+    (b"\x80\x04", "a pickle under the name of a {kind} file"),
+    (b"GGUF", "a GGUF file under the name of a {kind} file; its name must end in .gguf"),
     (_LFS, "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull"),
     (b"<", "a web page, not a model; the download needs a login or another address"),
     (b"{", "a JSON text, not a model; the download needs a login or another address"),
 )
-"""How files begin that are called .safetensors and are something else."""
+"""How files begin that are called .safetensors or .gguf and are something else."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,13 @@ class SingleFile:
     name: str
     """As errors call it: a path or a URL."""
     all_headers: Mapping[str, TensorHeader]
+    architecture: str | None = None
+    """What a GGUF file says it is, such as flux or llama."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF file, whose tensors may be quantised."""
+        return self.path.suffix.lower() == GGUF_SUFFIX
 
     @cached_property
     def unused(self) -> dict[str, list[str]]:
@@ -154,23 +167,30 @@ def read_single_file(path: Path, name: str | None = None) -> SingleFile:
     """Read the names, shapes and types of a file's tensors; no weight is loaded.
 
     Args:
-        path: a safetensors file.
+        path: a safetensors or GGUF file.
         name: what errors call it; by default its path.
 
     Raises:
         ModelNotFound: there is no such file.
-        ModelError: it is cut short, empty, or no safetensors file; the message says what it is.
+        ModelError: it is cut short, empty, or no such file; the message says what it is.
     """
     shown = name or str(path)
     if not path.is_file():
         raise ModelNotFound(f"{shown}: no such file")
+    architecture = None
     try:
-        headers = read_headers(path)
+        if path.suffix.lower() == GGUF_SUFFIX:
+            held = read_gguf_header(path)
+            headers, architecture = dict(held.tensors), held.architecture
+        else:
+            headers = read_headers(path)
     except ModelError as error:
         raise ModelError(f"{shown}: {_what_is_wrong(path, error)}") from error
+    except OSError as error:
+        raise ModelError(f"{shown}: {error.strerror or error}") from error
     if not headers:
         raise ModelError(f"{shown}: it holds no tensors")
-    return SingleFile(path, shown, headers)
+    return SingleFile(path, shown, headers, architecture)
 
 
 def _what_is_wrong(path: Path, error: ModelError) -> str:
@@ -179,13 +199,18 @@ def _what_is_wrong(path: Path, error: ModelError) -> str:
         return "the file is empty"
     with path.open("rb") as file:
         start = file.read(64)
+    kind = "GGUF" if path.suffix.lower() == GGUF_SUFFIX else "safetensors"
+    if kind == "GGUF" and start.startswith(MAGIC):
+        return str(error)
     # A safetensors file begins with the length of its header, and that header with a brace.
     length = int.from_bytes(start[:8], "little")
+    if start[8:9] == b"{" and kind == "GGUF":
+        return "it is a safetensors file under the name of a GGUF file"
     if start[8:9] == b"{" and 8 + length > size:
         return f"cut short: its header alone needs {8 + length:,} bytes, and the file has {size:,}"
     if start[8:9] == b"{" and "not fully covered" in str(error):
         return f"cut short: {size:,} bytes are fewer than its header lists; download it again"
     for beginning, what in _BEGINNINGS:
         if start.lstrip().startswith(beginning):
-            return f"it is {what}"
+            return f"it is {what.format(kind=kind)}"
     return str(error).removeprefix(f"{path}: ")

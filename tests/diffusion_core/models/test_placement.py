@@ -13,6 +13,7 @@ from support.slow_cases import slow_except
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import loading, placement
 from nightpress.diffusion_core.models.lora_files import LORA_FILE
+from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.placement import MemorySpec, Offload
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.models.weight_size import weight_sizes
@@ -91,13 +92,15 @@ def test_without_accelerate_the_extra_is_named(
     loading.describe(saved("sd"), ModelSpec(source="sd"))
 
 
-def test_a_class_without_an_order_of_its_networks_is_refused() -> None:
+def test_a_class_without_an_order_of_its_networks_is_refused(saved: Saved) -> None:
+    model = PipelineFolder.read(saved("sd"))
+
     class Unordered:
         model_cpu_offload_seq = None
 
     with pytest.raises(ModelError, match=r"Unordered does not say .* use offload: group"):
-        placement.require_placement(MemorySpec(offload="model"), Unordered)
-    placement.require_placement(MemorySpec(offload="group"), Unordered)
+        placement.require_placement(MemorySpec(offload="model"), Unordered, model)
+    placement.require_placement(MemorySpec(offload="group"), Unordered, model)
 
 
 @pytest.mark.parametrize(

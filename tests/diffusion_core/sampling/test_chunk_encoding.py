@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.chunk_encoding import name_last_norm
 from nightpress.diffusion_core.sampling.prompt_embeddings import Conditioner
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
+from nightpress.diffusion_core.sampling.walks import BetweenPrompts
 
 Saved = Callable[[str], Path]
 Loaded = Callable[[str], LoadedModel]
@@ -209,6 +211,45 @@ def test_an_image_does_not_depend_on_companions_with_other_numbers_of_chunks(
         alone = Sampler(model, 5).sample([request], PARAMS).pixels[0]
         assert np.array_equal(together.pixels[place], alone)
         assert np.array_equal(reverse.pixels[len(MIXED) - 1 - place], alone)
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["growing", "shrinking"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_walk_between_prompts_of_other_numbers_of_chunks_fills_up_the_shorter(
+    family: str, turned: bool, load: Callable[..., LoadedModel]
+) -> None:
+    model = load(family, **CHUNKS)
+    ends = [ImageRequest("two ships", "", 3), ImageRequest(LONG + LONG, "", 3)]
+    start, end = ends[::-1] if turned else ends
+    walk = dataclasses.replace(start, to_prompt=end.prompt)
+    sampler = Sampler(model, 2)
+    counts = [sampler.num_chunks(each, PARAMS) for each in (start, end)]
+    assert counts[0] != counts[1]
+    clip = sampler.sample([walk], dataclasses.replace(PARAMS, num_frames=5)).pixels[0]
+    stills = [Sampler(model, 2).sample([each], PARAMS).pixels[0] for each in (start, end)]
+    np.testing.assert_array_equal(clip[0], stills[0])
+    np.testing.assert_array_equal(clip[-1], stills[1])
+    alone = Sampler(model, 2).sample([walk], dataclasses.replace(PARAMS, num_frames=3)).pixels[0]
+    np.testing.assert_array_equal(clip[::2], alone)
+    assert all(np.any(one != two) for one, two in itertools.pairwise(clip))
+
+
+def test_an_embedding_between_prompts_is_that_of_the_shorter_with_empty_chunks(
+    load: Callable[..., LoadedModel],
+) -> None:
+    conditioner = Conditioner(load("sd", **CHUNKS))
+
+    def embedding(prompt: str | BetweenPrompts) -> torch.Tensor:
+        (found,) = tensors(conditioner.arguments([prompt], [""], False)).values()
+        return found
+
+    short, long, empty = (embedding(text) for text in ("two ships", LONG, ""))
+    chunks = long.shape[1] // 77
+    assert chunks > 1
+    filled = torch.cat([short, *[empty] * (chunks - 1)], dim=1)
+    for between, at in ((("two ships", LONG), 0.25), ((LONG, "two ships"), 0.75)):
+        found = embedding(BetweenPrompts(*between, at))
+        torch.testing.assert_close(found, torch.lerp(filled, long, 0.25), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,10 +12,16 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors import safe_open
-from support import ldm_checkpoints, narrow_models
+from support import (
+    ldm_checkpoints,
+    narrow_models,
+    several_models,
+    tiny_models,
+    transformer_checkpoints,
+)
 from support.ldm_checkpoints import write
 
-from nightpress import RunSpec, convert, run
+from nightpress import RunSpec, convert, reproduce, run, verify
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models import conversion, loading
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -207,3 +213,41 @@ def test_runs_with_the_file_and_with_the_folder_make_the_same_pixels(
     assert record["model"]["family"] == "SD 1.x"
     assert "1 of moving averages" in record["model"]["notes"][0]
     assert "family" not in json.loads((tmp_path / "out/run1/run.json").read_text())["model"]
+
+
+def test_a_run_with_a_gguf_file_is_verified_reproduced_and_repeated_with_its_folder(
+    tmp_path: Path,
+) -> None:
+    folder = tiny_models.save("sd3", tmp_path / "folder")
+    network = loading.load(folder, ModelSpec(source=str(folder)), "cpu").pipeline.transformer
+    tensors = transformer_checkpoints.sd3(network)
+    file = transformer_checkpoints.write_gguf(tensors, tmp_path / "x.gguf", "Q8_0", "sd3")
+    made = convert(file, tmp_path / "made", config=folder)
+    assert made.family == "SD3"
+    assert not list(Path(made.folder).rglob("*.gguf"))
+    (tmp_path / "prompts.txt").write_text("a red fox\na blue bird\n")
+    pixels = []
+    for name, model in (
+        ("file", {"source": str(file), "config": str(folder)}),
+        ("folder", {"source": made.folder}),
+    ):
+        spec = RunSpec.model_validate(
+            {
+                "name": name,
+                "manifest": str(tmp_path / "prompts.txt"),
+                "output": str(tmp_path / "out"),
+                "model": model,
+                "sampling": {"width": 32, "height": 32, "num_inference_steps": 2},
+                "batch": {"size": 2},
+            }
+        )
+        whole = several_models.make(*several_models.begin(spec))
+        checked = verify(whole.url)
+        assert (checked.is_sound, checked.num_checked) == (True, 2)
+        ids = whole.metadata.to_table(columns=["image_id"]).column("image_id").to_pylist()
+        assert reproduce(whole, ids[1]).comparison.same_file
+        pixels.append([np.asarray(whole.image(each)) for each in sorted(ids)])
+    for one, two in zip(*pixels, strict=True):
+        assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
+    note = json.loads((tmp_path / "out/file/run.json").read_text())["model"]["notes"][0]
+    assert "in Q8_0" in note

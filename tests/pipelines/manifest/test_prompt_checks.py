@@ -44,7 +44,7 @@ def test_a_prompt_that_the_model_would_cut_is_refused_with_what_would_be_lost(
     rows = [{"prompt": FITS}, {"prompt": LONG}, {"prompt": "a", "negative_prompt": LONG}]
     message = (
         "34 tokens, but the model reads only 30: 'above a blue square' would be lost; shorten the "
-        "text, or set model.prompts.long: cut"
+        "text, or set model.prompts.long: cut or chunks"
     )
     assert refused(tmp_path, rows) == [f"1 prompt: {message}", f"2 negative_prompt: {message}"]
 

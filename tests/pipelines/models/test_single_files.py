@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import ldm_checkpoints, narrow_models, tiny_loras, tiny_models
+from support import (
+    ldm_checkpoints,
+    narrow_models,
+    tiny_loras,
+    tiny_models,
+    transformer_checkpoints,
+)
 from support.ldm_checkpoints import Tensors, write
 from support.servers import Folder
 from support.slow_cases import slow_except
@@ -70,7 +76,11 @@ def without_weights(folder: Path, into: Path, *only: str) -> Path:
 
 def pixels(spec: ModelSpec, mode: str = "text") -> np.ndarray[Any, Any]:
     """What the model makes, sampled by its own pipeline."""
-    pipeline = ModelFiles.locate(spec, {}).load(spec, "cpu").pipeline
+    return made_by(ModelFiles.locate(spec, {}).load(spec, "cpu").pipeline, mode)
+
+
+def made_by(pipeline: Any, mode: str = "text") -> np.ndarray[Any, Any]:
+    """What a pipeline makes."""
     picture = Image.new("RGB", (32, 32), (200, 60, 20))
     given: dict[str, Any] = {"width": 32, "height": 32}
     if mode != "text":
@@ -131,6 +141,51 @@ def test_a_tiny_file_makes_the_bits_of_its_folder(family: str, tmp_path: Path) -
     file = write(layout(loaded), tmp_path / "x.safetensors")
     spec = ModelSpec(source=str(file), config=str(folder))
     assert np.array_equal(pixels(spec), pixels(ModelSpec(source=str(folder))))
+
+
+@pytest.fixture
+def narrow_flux(monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers' converter of FLUX.1 for the tiny one."""
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES as LOADABLE
+
+    convert = transformer_checkpoints.narrow_flux_converter(32)
+    own = LOADABLE["FluxTransformer2DModel"] | {"checkpoint_mapping_fn": convert}
+    monkeypatch.setitem(LOADABLE, "FluxTransformer2DModel", own)
+
+
+def on_own_memory(pipeline: Any) -> Any:
+    """The pipeline with its weights in memory of their own, whose alignment is that of no file.
+
+    Products of matrices round by the alignment, which is that of the header before the weights.
+    """
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.load_state_dict({k: v.clone() for k, v in part.state_dict().items()}, assign=True)
+    return pipeline
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("family", ["flux", "sd3", "sana"])
+def test_a_transformer_in_its_makers_layout_is_that_of_the_folder(
+    family: str, prefix: str, narrow_flux: None, tmp_path: Path
+) -> None:
+    folder = tiny_models.save(family, tmp_path / "folder")
+    expected = loading.load(folder, ModelSpec(source=str(folder)), "cpu").pipeline
+    layout = getattr(transformer_checkpoints, family)
+    tensors = {prefix + name: value for name, value in layout(expected.transformer).items()}
+    file = write(tensors, tmp_path / "x.safetensors")
+    spec = ModelSpec(source=str(file), config=str(folder))
+    files = ModelFiles.locate(spec, {})
+    files.check_weights(spec)
+    found = files.load(spec, "cpu").pipeline
+    for name in expected.components:
+        if isinstance(getattr(expected, name), torch.nn.Module):
+            held, own = getattr(found, name).state_dict(), getattr(expected, name).state_dict()
+            assert held.keys() == own.keys()
+            assert all(torch.equal(held[key], own[key]) for key in own)
+    images = [made_by(on_own_memory(each)) for each in (expected, found)]
+    assert np.array_equal(*images)
+    assert np.isfinite(images[0]).all()
 
 
 @pytest.mark.parametrize("name", narrow_models.NAMES)
@@ -246,6 +301,32 @@ def test_a_file_at_a_url_is_mirrored_once(models: Models, bucket: Folder, cache:
     assert sorted(cache.rglob("*")) == before
     with pytest.raises(ModelNotFound, match=r"y\.safetensors"):
         locate(spec.model_copy(update={"source": f"{bucket.url}/y.safetensors"}), bucket.options)
+
+
+def test_a_gguf_file_is_a_model_in_one_file(models: Models, bucket: Folder, tmp_path: Path) -> None:
+    import s3fs
+
+    folder = tiny_models.save("sd3", tmp_path / "folder")
+    network = loading.load(folder, ModelSpec(source=str(folder)), "cpu").pipeline.transformer
+    tensors = transformer_checkpoints.sd3(network)
+    file = transformer_checkpoints.write_gguf(tensors, tmp_path / "x.GGUF", "Q4_0", "sd3")
+    spec = ModelSpec(source=str(file), config=str(folder))
+    files = ModelFiles.locate(spec, {})
+    files.check_weights(spec)
+    info = files.describe(spec)
+    assert (info.family, info.pipeline) == ("SD3", "StableDiffusion3Pipeline")
+    assert info.source == str(file)
+    others = sum(path.stat().st_size for path in folder.glob("[!t]*/*.safetensors"))
+    texts = sum(path.stat().st_size for path in folder.glob("text*/*.safetensors"))
+    assert weight_bytes(spec, {}) == file.stat().st_size + others + texts
+    store = s3fs.S3FileSystem(**bucket.options["s3"])
+    store.put_file(str(file), f"{bucket.url.removeprefix('s3://')}/y.gguf")
+    remote = spec.model_copy(update={"source": f"{bucket.url}/y.gguf"})
+    assert not is_here(remote, bucket.options)
+    assert weight_bytes(remote, bucket.options) == file.stat().st_size
+    mirrored = ModelFiles.locate(remote, bucket.options)
+    assert mirrored.describe(remote).fingerprint == info.fingerprint
+    assert is_here(remote, bucket.options)
 
 
 def test_a_local_file_url_is_the_file(models: Models) -> None:
@@ -504,6 +585,8 @@ def test_settings_of_folders_are_refused_for_a_file(models: Models) -> None:
             locate(ModelSpec(source=source, config=str(folder)))
     with pytest.raises(ModelNotFound, match=r"model.config 'nowhere': no such folder"):
         locate(ModelSpec(source=str(file), config="nowhere"))
+    with pytest.raises(ModelNotFound, match=r"a hub id is not taken .*: hf download some/model --"):
+        locate(ModelSpec(source=str(file), config="some/model"))
 
 
 def test_a_configuration_that_lacks_something_is_refused_with_what_it_lacks(

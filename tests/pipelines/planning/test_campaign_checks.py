@@ -63,6 +63,32 @@ def test_values_that_rules_keep_apart_are_not_put_together(
     assert checked(tmp_path, limits, text) == ()
 
 
+FEW, MANY = "short", "long"
+
+
+def of_two_models(folder: Path, limits: PromptLimits, rules: str = "") -> tuple[str, ...]:
+    """Check a campaign over a model with the limits and over one without any."""
+    words = " ".join(["far"] * 40)
+    text = (
+        f'prompt: "${{text}} {{x|y}}"\naxes: {{text: ["{words}", s], model: [{FEW}, {MANY}]}}\n'
+        f"{rules}"
+    )
+    path = Path(write_campaign(folder, text))
+    models = [{"name": name, "source": f"models/{name}"} for name in (MANY, FEW)]
+    infos = {MANY: MODEL, FEW: replace(MODEL, prompts=limits)}
+    return check(job(folder, path, models=models), infos).files[0].notes
+
+
+def test_of_several_models_each_is_asked_for_the_longest_text_that_it_may_get(
+    tmp_path: Path, limits: PromptLimits
+) -> None:
+    with pytest.raises(ManifestError, match="can draw for the model short has 41 tokens"):
+        of_two_models(tmp_path, limits)
+    words = " ".join(["far"] * 40)
+    rules = f'rules: [{{forbid: {{text: "{words}", model: {FEW}}}}}]\n'
+    assert of_two_models(tmp_path, limits, rules) == ()
+
+
 def test_values_that_file_names_rewrite_are_said(tmp_path: Path) -> None:
     text = 'prompt: "on ${s}"\naxes: {s: [oak, "teak/ash", "a:b"]}\n'
     named = {"images": {"file_name": "{s}/{image_id}.png"}}

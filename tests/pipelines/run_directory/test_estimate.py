@@ -21,6 +21,7 @@ from nightpress.pipelines.run_directory.estimate import (
     DrawsOfImage,
     Rate,
     expected_draws_of,
+    mean_of_models,
     measured_rates,
     scoring_in,
 )
@@ -171,3 +172,24 @@ def test_a_draw_takes_as_long_as_the_slower_of_sampling_and_scoring() -> None:
     assert Rate(2.0, 1.0, scoring_s=None).actor_s == 2.0
     assert scoring_in([Rate(1, 1), Rate(1, 1)]) == "none"
     assert scoring_in([Rate(1, 1, scoring_s=0.1), Rate(1, 1, scoring_s=None)]) == "unknown"
+
+
+def test_the_draws_of_a_job_are_the_mean_of_its_models_by_their_images() -> None:
+    few, many = DrawsOfImage(2.0), DrawsOfImage(5.0, is_foretold=True)
+    draws = {"a": few, "b": many, "c": None}
+    assert mean_of_models({"a": 30, "b": 10, "c": 0}, draws) == DrawsOfImage(2.75, True)
+    assert mean_of_models({"a": 30, "b": 0, "c": 0}, draws) == few
+    assert mean_of_models({"a": 30, "b": 10, "c": 1}, draws) is None
+    assert mean_of_models({"c": 1}, draws) is None
+    assert mean_of_models({"a": 0, "b": 0}, {"a": few, "b": few}) == few
+    assert mean_of_models({}, {}) is None
+
+
+def test_the_draws_of_a_model_are_those_of_its_own_images(tmp_path: Path) -> None:
+    gates = {"require": ["exposure > 0.45"], "max_draws": 12}
+    store, record = finished_run(tmp_path, [f"picture {n}" for n in range(6)], gates=gates)
+    draws = open_run(store.url).metadata.to_table(columns=["draws"]).column("draws").to_pylist()
+    fingerprint = record.model.fingerprint
+    own = estimates._mean_draws(store.url, record.spec, fingerprint)
+    assert own == pytest.approx(sum(draws) / len(draws))
+    assert estimates._mean_draws(store.url, record.spec, "another") is None

@@ -80,7 +80,7 @@ def test_transformers_are_told_as_diffusers_tells_them(
     family = find_family(file(shapes, prefix))
     assert family.title == title
     assert family.example is not None
-    assert "a folder with its configurations and tokenizers" in family.needed
+    assert "a folder with its configurations and tokenizers" in family.needed()
 
 
 def test_sana_is_not_taken_for_pixart() -> None:
