@@ -13,7 +13,7 @@ from nightpress.diffusion_core.silence_libraries import no_progress_bars
 def check_speed(
     model: PipelineFolder, pipeline_class: Any, spec: ModelSpec, elsewhere: bool = False
 ) -> None:
-    """Check, without loading a weight, that a model supports `spec.speed`.
+    """Check, without loading a weight, that a model supports `spec.ways`.
 
     Args:
         model: the folder of a saved pipeline.
@@ -24,27 +24,27 @@ def check_speed(
     Raises:
         ModelError: it does not support one of the choices; the message says what it does.
     """
-    if spec.controlnets and spec.speed.caches:
+    if spec.controlnets and spec.ways.caches:
         raise ModelError(
-            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
+            f"model.speed.{spec.ways.caches[0]}: it would reuse what model.controlnets have "
             "changed; use one of the two"
         )
-    if spec.speed.chosen():
+    if spec.ways.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
         with no_progress_bars():
             unloaded = pipeline_folder.skeleton(model)
             guidance = guidance_of(model, pipeline_class)
             parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere)
-            apply.check_speed(parts, spec.speed)
+            apply.check_speed(parts, spec.ways)
 
 
 def apply_speed(pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance) -> None:
-    """Accelerate a loaded pipeline as `spec.speed` says; `spec.dtype` is that of its weights."""
-    if spec.speed.chosen():
+    """Accelerate a loaded pipeline as `spec.ways` says; `spec.dtype` is that of its weights."""
+    if spec.ways.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
-        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.speed)
+        apply.apply_speed(_parts(pipeline, pipeline_class, spec, guidance), spec.ways)
 
 
 def _parts(

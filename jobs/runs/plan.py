@@ -1,9 +1,10 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.jobs.dispatch.auto_speed import reason_from_plan
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
@@ -26,6 +27,7 @@ from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
+from nightpress.pipelines.run_directory.auto_speed import AutoSpeed
 from nightpress.pipelines.run_directory.estimate import (
     DrawsOfImage,
     Estimate,
@@ -118,6 +120,8 @@ class Plan:
     """How many draws the images take; None without gates."""
     forecast: Forecast | None = None
     """How far the run gets by the deadline; None without one."""
+    auto_speed: tuple[str, ...] = ()
+    """What `model.speed: auto` comes to, as far as that is known, of each model that says so."""
 
 
 def plan(
@@ -159,7 +163,20 @@ def plan(
         told = None if deadline is None else forecast(found, state, job, rates, deadline)
         models = _models(spec, model, weights, layout, rates)
         planned = _planned(spec, models, layout, state, measured, table is not None)
-        return replace(planned, scorers=scorers, forecast=told)
+        speeds = tuple(_auto_speed(spec, layout, found))
+        return replace(planned, scorers=scorers, forecast=told, auto_speed=speeds)
+
+
+def _auto_speed(spec: RunSpec, layout: PlanLayout, found: FoundRun) -> Iterator[str]:
+    """What `model.speed: auto` has come to in the run, or what the plan tells of it."""
+    if found.record is not None:
+        yield from (decision.text for decision in found.record.auto_speed)
+        return
+    for name, model in zip(spec.model_names, spec.every_model, strict=True):
+        if model.speed == "auto" and name in layout.models:
+            reason = reason_from_plan(layout.of_model(name).batches)
+            undecided = "decided when the run begins, on its first images"
+            yield AutoSpeed(name, model.ways, reason or undecided).text
 
 
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:

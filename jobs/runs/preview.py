@@ -12,9 +12,10 @@ from PIL import Image
 
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.jobs.cluster.connection import cluster, remote_value
-from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor, Sampled
+from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.preview_images import Sampled
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.input_session import with_input_root

@@ -24,7 +24,8 @@ from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.export.splits import require_split_column
 from nightpress.pipelines.job.spec import differences, flatten
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
-from nightpress.pipelines.run_directory.record import RUN_FILE, package_versions
+from nightpress.pipelines.run_directory.package_versions import package_versions
+from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.storage import Store
 
 EXPORT_FILE = "export.json"

@@ -5,12 +5,9 @@ It holds all that a machine needs to resume the run, and what a job must match t
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Self
 
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -22,8 +19,19 @@ from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
+from nightpress.pipelines.run_directory.auto_speed import (
+    AutoSpeed,
+    decided_spec,
+    resumed_spec,
+    undecided_spec,
+)
 from nightpress.pipelines.run_directory.editions import Edition, read_editions
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
+from nightpress.pipelines.run_directory.package_versions import (
+    encoder_version,
+    package_versions,
+    version_differences,
+)
 from nightpress.pipelines.run_directory.run_models import (
     AnyBatchSizes,
     RunModel,
@@ -41,17 +49,13 @@ FORMAT_VERSION = 2
 """Format of the run directory. It changes when older versions could not read or resume a run.
 A run with one model is written in format 1, which they read."""
 
-PIXEL_PACKAGES = ("diffusers", "numpy", "pillow", "torch", "transformers")
-"""Packages whose version may affect the last bits of a pixel or an image file."""
-
-RECORDED_PACKAGES = ("nightpress", "ray", "pyarrow", *PIXEL_PACKAGES)
-
 
 @dataclass(frozen=True)
 class RunRecord:
     """Everything a machine needs to resume a run that another machine began."""
 
     spec: RunSpec
+    """The job, with the ways to sample faster that `model.speed: auto` has come to."""
     model: ModelInfo
     """The only model; if there are several, the first: see `of_model`."""
     device: str
@@ -75,6 +79,8 @@ class RunRecord:
     """The models, if there are several."""
     model_name: str | None = None
     """The name of the model, in the record of one of several; see `of_model`."""
+    auto_speed: tuple[AutoSpeed, ...] = ()
+    """What was decided for each model whose job says `speed: auto`."""
 
     @property
     def infos(self) -> ModelInfos:
@@ -193,6 +199,8 @@ class RunRecord:
             "plan": layout.as_dict(),
             "versions": self.versions,
         }
+        if self.auto_speed:
+            values["auto_speed"] = [each.as_dict() for each in self.auto_speed]
         if self.models:
             values["models"] = [each.as_dict() for each in self.models]
         return json_file(values)
@@ -232,7 +240,12 @@ class RunRecord:
             scorers=dict(values.get("scorers", {})),  # older versions had none
             measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
             models=tuple(map(RunModel.from_dict, values.get("models", ()))),
+            auto_speed=tuple(map(AutoSpeed.from_dict, values.get("auto_speed", ()))),
         )
+
+    def resumed_by(self, spec: RunSpec) -> RunSpec:
+        """A job that is to resume the run, with the run's ways in place of `speed: auto`."""
+        return resumed_spec(spec, self.spec, self.auto_speed)
 
     def changes(
         self,
@@ -247,7 +260,7 @@ class RunRecord:
             infos: of the job's model, or of each of several.
             scorers: name -> fingerprint of the job's scorers, if they are known.
         """
-        changes = self.spec.changes(spec)
+        changes = self.spec.changes(self.resumed_by(spec))
         changes += [
             Change(f"scores.{name}: fingerprint", self.scorers[name], fingerprint)
             for name, fingerprint in (scorers or {}).items()
@@ -264,19 +277,7 @@ class RunRecord:
 
     def package_differences(self) -> list[str]:
         """Warnings about packages whose version has changed since the run began."""
-        now = package_versions() | encoder_version(self.spec)
-        encoder = [
-            f"{name} is {now[name]} and was {before} when the run began; the bytes of MP4 files "
-            "may differ, and their frames do not"
-            for name in encoder_version(self.spec)
-            if (before := self.versions.get(name, now[name])) != now[name]
-        ]
-        return encoder + [
-            f"{name} is {now[name]} and was {self.versions[name]} when the run began; "
-            "the last bits of a pixel may differ"
-            for name in PIXEL_PACKAGES
-            if now[name] != self.versions.get(name)
-        ]
+        return version_differences(self.versions, self.spec)
 
 
 def new_record(
@@ -286,19 +287,21 @@ def new_record(
     batch_sizes: AnyBatchSizes,
     layout: PlanLayout,
     scorers: Mapping[str, str] | None = None,
+    auto_speed: Sequence[AutoSpeed] = (),
 ) -> RunRecord:
     """Make the record of a run that begins now.
 
     Args:
         infos: of the job's model, or of each of several.
         scorers: name -> fingerprint of the job's scorers.
+        auto_speed: what was decided for the models whose job says `speed: auto`.
     """
     models = [
         run_model(model, device, sizes_for(model.name, batch_sizes))
         for model in job_models(spec, infos)
     ]
     return RunRecord(
-        spec=spec,
+        spec=decided_spec(spec, auto_speed),
         model=models[0].info,
         device=device,
         dtype=models[0].dtype,
@@ -310,6 +313,7 @@ def new_record(
         measured=models[0].measured,
         scorers=dict(scorers or {}),
         models=tuple(models) if spec.models else (),
+        auto_speed=tuple(auto_speed),
     )
 
 
@@ -360,7 +364,8 @@ def create_record(store: Store, record: RunRecord) -> RunRecord:
     if store.create(RUN_FILE, record.to_json()):
         return record
     winner = require_record(store)
-    refuse_changes(store, winner.changes(record.spec, record.infos, record.device, record.scorers))
+    spec = undecided_spec(record.spec, record.auto_speed)  # the first process has decided
+    refuse_changes(store, winner.changes(spec, record.infos, record.device, record.scorers))
     return winner
 
 
@@ -368,27 +373,6 @@ def refuse_changes(store: Store, changes: Sequence[Change]) -> None:
     """Raise ChangedRunError if there are changes."""
     if changes:
         raise ChangedRunError(store.url, changes)
-
-
-def package_versions() -> dict[str, str]:
-    """Package name -> installed version, for the packages that a record names."""
-    return {"python": platform.python_version()} | {
-        package: _installed_version(package) for package in RECORDED_PACKAGES
-    }
-
-
-def encoder_version(spec: RunSpec) -> dict[str, str]:
-    """The version of what writes the files of a run's clips, if Pillow and numpy do not."""
-    return {"av": _installed_version("av")} if spec.images.format == "mp4" else {}
-
-
-@cache
-def _installed_version(package: str) -> str:
-    """The version of a package as this process found it first: a search through all folders."""
-    try:
-        return version(package)
-    except PackageNotFoundError:  # it was shipped with the job as source
-        return "source"
 
 
 def _require_supported(format_version: int, url: str) -> None:

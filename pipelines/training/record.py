@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
 from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
-from nightpress.pipelines.run_directory.record import package_versions
+from nightpress.pipelines.run_directory.package_versions import package_versions
 from nightpress.pipelines.storage import Store
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
 
