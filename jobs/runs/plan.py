@@ -1,6 +1,6 @@
 """`plan`: what a job would make, how large it would be, and how long it would take."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -163,20 +163,21 @@ def plan(
         told = None if deadline is None else forecast(found, state, job, rates, deadline)
         models = _models(spec, model, weights, layout, rates)
         planned = _planned(spec, models, layout, state, measured, table is not None)
-        speeds = tuple(_auto_speed(spec, layout, found))
-        return replace(planned, scorers=scorers, forecast=told, auto_speed=speeds)
+        planned = replace(planned, auto_speed=_auto_speed(spec, layout, found))
+        return replace(planned, scorers=scorers, forecast=told)
 
 
-def _auto_speed(spec: RunSpec, layout: PlanLayout, found: FoundRun) -> Iterator[str]:
+def _auto_speed(spec: RunSpec, layout: PlanLayout, found: FoundRun) -> tuple[str, ...]:
     """What `model.speed: auto` has come to in the run, or what the plan tells of it."""
     if found.record is not None:
-        yield from (decision.text for decision in found.record.auto_speed)
-        return
+        return tuple(decision.text for decision in found.record.auto_speed)
+    lines = []
     for name, model in zip(spec.model_names, spec.every_model, strict=True):
         if model.speed == "auto" and name in layout.models:
             reason = reason_from_plan(layout.of_model(name).batches)
             undecided = "decided when the run begins, on its first images"
-            yield AutoSpeed(name, model.ways, reason or undecided).text
+            lines.append(AutoSpeed(name, model.ways, reason or undecided).text)
+    return tuple(lines)
 
 
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:

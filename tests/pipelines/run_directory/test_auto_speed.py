@@ -82,7 +82,7 @@ def test_a_job_that_asks_for_exact_does_not_resume_a_run_with_other_bits(
 ) -> None:
     fast = decided(record, DECIDED)
     (change,) = fast.changes(job(record, speed=speed), fast.model, fast.device)
-    assert str(change) == "model.speed.compile: full -> None"
+    assert str(change) == "model.speed.compile: 'full' -> None"
 
 
 @pytest.mark.parametrize("speed", ["auto", "exact", {}])
@@ -112,7 +112,7 @@ def test_of_two_processes_that_decide_at_once_both_use_what_the_first_has_decide
     second = decided(record, AutoSpeed(None, SpeedSpec(), "exact; nothing is faster"))
     assert create_record(store, first) == first
     assert create_record(store, second).spec.model.speed == FULL
-    with pytest.raises(ChangedRunError, match=r"model\.speed\.compile: full -> None"):
+    with pytest.raises(ChangedRunError, match=r"model\.speed\.compile: 'full' -> None"):
         create_record(store, decided(record, speed="exact"))
 
 
