@@ -155,7 +155,7 @@ def plan(
         model, weights = weigh_models(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
-        scorers = _scorers(spec, layout)
+        scorers, speeds = _scorers(spec, layout), _auto_speed(spec, layout, found)
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
         deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
@@ -163,8 +163,7 @@ def plan(
         told = None if deadline is None else forecast(found, state, job, rates, deadline)
         models = _models(spec, model, weights, layout, rates)
         planned = _planned(spec, models, layout, state, measured, table is not None)
-        planned = replace(planned, auto_speed=_auto_speed(spec, layout, found))
-        return replace(planned, scorers=scorers, forecast=told)
+        return replace(planned, scorers=scorers, forecast=told, auto_speed=speeds)
 
 
 def _auto_speed(spec: RunSpec, layout: PlanLayout, found: FoundRun) -> tuple[str, ...]:
