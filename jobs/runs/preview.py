@@ -64,7 +64,8 @@ def preview(
     few values come first. The same job always gives the same images.
 
     The pixels are the same as in the run, except that their last bits may differ if the run
-    measures its batch size. The whole manifest is checked first.
+    measures its batch size, or samples faster by `model.speed: auto`. The whole manifest is checked
+    first.
 
     Args:
         spec: the job.
