@@ -20,6 +20,7 @@ from nightpress.diffusion_core.acceleration.compilation import (
     one_graph_per_shape,
     require_compiler,
 )
+from nightpress.diffusion_core.acceleration.compile_lock import one_process_at_a_time
 from nightpress.diffusion_core.acceleration.deepcache import reuse_deep_features
 from nightpress.diffusion_core.acceleration.spec import DeepFeaturesSpec, SpeedSpec
 from nightpress.diffusion_core.errors import ModelError, SettingsError, one_line
@@ -106,6 +107,7 @@ def around_call(pipeline: Any, speed: SpeedSpec) -> Iterator[None]:
             stack.enter_context(_deep_features(parts, speed.deep_features))
         if speed.compile is not None:
             stack.enter_context(one_graph_per_shape())
+            stack.enter_context(one_process_at_a_time())
         if speed.caches:  # a call that failed may have left something in them
             patching.require(parts.denoiser, "_reset_stateful_cache", CACHE)()
         yield

@@ -127,7 +127,7 @@ def describe(
         ModelNotFound: the folder, its `model_index.json` or a component's files are missing.
         UnsafeWeights: the weights are pickles, and `spec.allow_pickle` is off.
         UnsupportedModel: no pipeline of this diffusers for images or clips, or it takes no LoRAs.
-        ModelError: a configuration file is damaged, or the model does not support `spec.speed`.
+        ModelError: a configuration file is damaged, or the model does not support `spec.ways`.
     """
     model, pipeline_class = read_model(folder)
     spec, dtype = _resolved(spec, device, folder)
@@ -175,7 +175,7 @@ def _info(
     steps, guidance_scale = defaults(model.path, pipeline_class, guidance)
     names = _samplers(model, pipeline_class)
     has = bool(spec.controlnets), bool(spec.references)
-    modes = supported_modes(pipeline_class, spec.speed, *has)
+    modes = supported_modes(pipeline_class, spec.ways, *has)
     clips = clip_rules(model, pipeline_class, modes)
     modes = clips.modes if clips else modes
     return ModelInfo(
@@ -246,7 +246,7 @@ def load(
         size_multiple=pipeline_folder.size_multiple(model, pipeline_class),
         scheduler_config=_scheduler_config(pipeline.scheduler),
         guidance=guidance,
-        speed=spec.speed,
+        speed=spec.ways,
         row_loras=switching,
         references=switched,
         prompts=limits_of_pipeline(pipeline, model, spec, embeddings),

@@ -21,7 +21,7 @@ def check_speed(
     elsewhere: bool = False,
     device: str | None = None,
 ) -> None:
-    """Check, without loading a weight, that a model supports `spec.speed`.
+    """Check, without loading a weight, that a model supports `spec.ways`.
 
     Args:
         model: the folder of a saved pipeline.
@@ -33,36 +33,36 @@ def check_speed(
     Raises:
         ModelError: it does not support one of the choices; the message says what it does.
     """
-    if spec.controlnets and spec.speed.caches:
+    if spec.controlnets and spec.ways.caches:
         raise ModelError(
-            f"model.speed.{spec.speed.caches[0]}: it would reuse what model.controlnets have "
+            f"model.speed.{spec.ways.caches[0]}: it would reuse what model.controlnets have "
             "changed; use one of the two"
         )
-    refused = sorted(NOT_WITH_GGUF & spec.speed.chosen().keys()) if model.is_gguf else []
+    refused = sorted(NOT_WITH_GGUF & spec.ways.chosen().keys()) if model.is_gguf else []
     if refused:
         raise ModelError(
             f"model.speed.{refused[0]}: {model.shown} is quantised, and its layers cannot be "
             f"changed like that; write it as a folder with nightpress convert, or remove the key"
         )
-    if spec.speed.chosen():
+    if spec.ways.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
         with no_progress_bars():
             unloaded = pipeline_folder.skeleton(model)
             guidance = guidance_of(model, pipeline_class)
             parts = _parts(unloaded, pipeline_class, spec, guidance, elsewhere, device)
-            apply.check_speed(parts, spec.speed)
+            apply.check_speed(parts, spec.ways)
 
 
 def apply_speed(
     pipeline: Any, pipeline_class: Any, spec: ModelSpec, guidance: Guidance, device: str
 ) -> None:
-    """Accelerate a loaded pipeline as `spec.speed` says; `spec.dtype` is that of its weights."""
-    if spec.speed.chosen():
+    """Accelerate a loaded pipeline as `spec.ways` says; `spec.dtype` is that of its weights."""
+    if spec.ways.chosen():
         from nightpress.diffusion_core.acceleration import apply
 
         parts = _parts(pipeline, pipeline_class, spec, guidance, device=device)
-        apply.apply_speed(parts, spec.speed)
+        apply.apply_speed(parts, spec.ways)
 
 
 def _parts(

@@ -96,9 +96,13 @@ class ModelSpec(BaseModel):
             "token, ...",
         ),
     ] = ()
-    speed: Annotated[SpeedSpec, Field(description="Ways to sample faster; none unless set.")] = (
-        SpeedSpec()
-    )
+    speed: Annotated[
+        SpeedSpec | Literal["auto", "exact"],
+        Field(
+            description="Ways to sample faster. auto: a run that is long enough tries, when it "
+            "begins, those that change no more than the last bits; exact: none; or a mapping."
+        ),
+    ] = "auto"
     memory: Annotated[
         MemorySpec, Field(description="How a model that is larger than its device is held.")
     ] = MemorySpec()
@@ -106,6 +110,14 @@ class ModelSpec(BaseModel):
         PromptsSpec,
         Field(description="How prompts are read that the model cannot take as they are."),
     ] = PromptsSpec()
+
+    @property
+    def ways(self) -> SpeedSpec:
+        """The ways to sample faster that are set: none with `exact`, or while `auto` is undecided.
+
+        A run records what `auto` has come to as if it had been set.
+        """
+        return self.speed if isinstance(self.speed, SpeedSpec) else SpeedSpec()
 
     @property
     def all_loras(self) -> tuple[LoraSpec, ...]:
@@ -142,7 +154,7 @@ class ModelSpec(BaseModel):
     @model_validator(mode="after")
     def _loras_keep_their_effect(self) -> Self:
         for name in ("fuse_qkv_projections", "quantization"):
-            if self.all_loras and getattr(self.speed, name):
+            if self.all_loras and getattr(self.ways, name):
                 raise ValueError(f"speed.{name} would ignore the loras; use one of the two")
         return self
 
@@ -179,7 +191,7 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _references_keep_their_processors(self) -> Self:
-        chosen = self.speed.chosen() if self.references else {}
+        chosen = self.ways.chosen() if self.references else {}
         if refused := sorted(set(chosen) - SPEED_WITH_REFERENCES):
             raise ValueError(
                 f"speed.{refused[0]} does not go with references; these do: "
@@ -189,7 +201,7 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _networks_can_be_moved(self) -> Self:
-        chosen = self.speed.chosen() if self.memory.moves_networks else {}
+        chosen = self.ways.chosen() if self.memory.moves_networks else {}
         if refused := sorted(set(chosen) - SPEED_WITH_MEMORY):
             raise ValueError(
                 f"speed.{refused[0]} does not go with model.memory; these do: "

@@ -120,6 +120,19 @@ def candidates(device: str, dtype: str, batch_size: int, compiles: bool) -> list
     ]
 
 
+def last_bit_candidates() -> list[TuningConfig]:
+    """Configurations that compute the same in another order: they change the last bits at most.
+
+    Those that take no time to compile come first.
+    """
+    return [
+        TuningConfig.of(channels_last=True),
+        TuningConfig.of(fuse_qkv_projections=True),
+        TuningConfig.of(compile="regional"),
+        TuningConfig.of(compile="full"),
+    ]
+
+
 def _half_precision(device: str, dtype: str) -> list[TuningConfig]:
     """Half precision, also with a float16 decoder, which diffusers would run in float32."""
     configs = [TuningConfig(half) for half in HALF_PRECISION[device] if half != dtype]
@@ -154,7 +167,7 @@ def unsupported_reason(folder: Path, spec: ModelSpec, device: str) -> str | None
     if spec.dtype == "bfloat16" and not _has_bfloat16(device):
         processor = "CPU" if device == "cpu" else "GPU"
         return f"model.dtype: this {processor} has no bfloat16 instructions and would emulate them"
-    if not spec.speed.chosen():
+    if not spec.ways.chosen():
         return None
     model = pipeline_folder.PipelineFolder.read(folder)
     owner = pipeline_folder.text_to_image_class(model)

@@ -144,6 +144,7 @@ def as_values(planned: Plan) -> dict[str, object]:
         "estimate": None if estimate is None else asdict(estimate),
         "cost": None if planned.cost is None else asdict(planned.cost),
         "forecast": None if planned.forecast is None else forecast_values(planned.forecast),
+        "auto_speed": list(planned.auto_speed),
         "unread_runs": list(planned.unread_runs),
         "run_state": {
             "state": state.state.value,
@@ -181,6 +182,7 @@ def show(console: Console, spec: RunSpec, planned: Plan, zone: tzinfo) -> None:
         *[f"carries  {line}" for line in [carried_line(planned.columns)] if line],
         *[f"warning  {line}" for line in near_misses(planned.columns)],
         *model_lines(spec, planned),
+        *(f"speed    {line}" for line in planned.auto_speed),
         f"rows     {planned.num_rows:,}",
         f"images   {planned.num_images:,}{_by_mode(planned)}",
         *picture_lines(spec, planned),

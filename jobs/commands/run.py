@@ -138,6 +138,7 @@ def summary(result: RunResult, spec: RunSpec | None = None) -> str:
         *rate,
         *time_lines(result.time_shares, result.between_batches),
         *([] if result.cost is None else [f"cost: {result.cost}"]),
+        *([] if result.tuned is None else [result.tuned]),
         *score_lines(result.scores, result.url, spec is not None and spec.gates is not None),
         "",
         f"images    {result.url}/images/",

@@ -127,6 +127,7 @@ def command(
     if not as_json:
         _print_trials(tuning)
     _write_page(tuning, page)
+    _keep(tuning)
     _update_job(tuning, job, before, page, dry_run, as_json)
 
 
@@ -183,6 +184,16 @@ def _write_page(tuning: "Tuning", page: Path) -> None:
         write_page(tuning, page)
     except OSError as error:
         raise click.FileError(str(page), error.strerror) from error
+
+
+def _keep(tuning: "Tuning") -> None:
+    """Keep the result for the summaries of runs; if that fails, only say so."""
+    from nightpress.jobs.tuning.kept import keep
+
+    try:
+        keep(tuning)
+    except OSError as error:
+        click.echo(f"warning: runs will not know of this result: {error}", err=True)
 
 
 def _update_job(

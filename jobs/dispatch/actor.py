@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 
@@ -27,12 +26,15 @@ from nightpress.diffusion_core.tuning.batch_size import (
     padding_efficiency,
 )
 from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.device_memory import trial_memory
+from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.dispatch.held_models import HeldModel, HeldModels, ModelSpecs
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
+from nightpress.jobs.dispatch.preview_images import Sampled, sample_images
+from nightpress.jobs.dispatch.speed_trials import SpeedTrials, TrialImages
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
-from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import read_shard
@@ -41,11 +43,9 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.job_scorers import JobScorers, require_same
 from nightpress.pipelines.scoring.scorer import ScorerInfo
-from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batching import PlannedImage, batches, counted, with_next
+from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
-from nightpress.pipelines.shards.missing import without
 from nightpress.pipelines.shards.overlap import TicketLock, handed_off
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
@@ -82,10 +82,6 @@ class ActorLocation:
     """Seconds since the process of the actor was ready to load the model."""
 
 
-Sampled = tuple[str, np.ndarray, str | None]
-"""An image's id, its pixels (H, W, 3) uint8, and what is wrong with them, if anything."""
-
-
 class SamplerActor:
     """Holds one model and samples with it.
 
@@ -120,6 +116,7 @@ class SamplerActor:
         self._held: HeldModel | None = None
         self._sampler: Sampler | None = None
         self._runner: ShardRunner | None = None
+        self._trials: SpeedTrials | None = None
         self._lock = TicketLock()
         self._batch_size = 1
         self._worker = f"{platform.node()}:{os.getpid()}"
@@ -149,6 +146,21 @@ class SamplerActor:
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
         return self._models.footprint(memory, of_scorers)
+
+    def begin_trials(self, trial: TrialImages) -> float:
+        """Get ready to try faster ways; returns the seconds of a batch with plain sampling.
+
+        Raises:
+            SamplingError, ModelError: the images cannot be sampled.
+        """
+        self._trials = SpeedTrials(self._models, trial, self._device)
+        return self._trials.batch_s()
+
+    def try_speed(self, config: TuningConfig) -> ConfigTrial | str:
+        """Try a way to sample faster; returns why it cannot be used, if it cannot."""
+        if self._trials is None:
+            raise RuntimeError("the actor must begin trials first")
+        return self._trials.measure(config)
 
     def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         """Load a model and the scorers, unless they are loaded already, and use the model.
@@ -220,6 +232,8 @@ class SamplerActor:
         """
         record = record.of_model(model)
         self._models.use_dtype(model, record.dtype)
+        self._trials = None
+        self._models.settle(model, record.spec.model.ways)
         self.load(record.model.identity, record.batch_size, model)
         self._metrics.set_run(record.spec.name)
         require_same(self._loaded_scorers or {}, record.scorers)
@@ -307,34 +321,7 @@ class SamplerActor:
             spec: the job; says where the pictures are that the images are made from.
             url: URL of the run directory that the job would have.
         """
-        sampler, inputs = self._loaded, BatchInputs(spec, url)
-        if spec.model.prompts.reads_chunks:
-            images = counted(images, sampler.num_chunks)
-        cut = batches(
-            list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
-        )
-        for batch, following in with_next(cut):
-            inputs.prefetch(batch)
-            inputs.prefetch(following)
-            pictures = inputs.take(batch)
-            assert pictures is not None  # noqa: S101 - nobody stops it
-            yield [
-                (each.image.image_id, _black(each.image), each.error) for each in pictures.failed
-            ]
-            usable = without(batch, pictures.failed)
-            if usable:
-                prepared = [pictures.prepared.get(each.image_id, NO_INPUTS) for each in usable]
-                pairs = zip(usable, prepared, strict=True)
-                requests = [image.request(each.images) for image, each in pairs]
-                sampled = sampler.sample(requests, usable[0].params)
-                ids = [image.image_id for image in usable]
-                yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
-        inputs.close()
-
-
-def _black(image: PlannedImage) -> np.ndarray:
-    """The place of an image that cannot be made; (H, W, 3)."""
-    return np.zeros((image.height, image.width, 3), np.uint8)
+        yield from sample_images(self._loaded, self._batch_size, images, spec, url)
 
 
 def _needs_ack(event: ShardEvent) -> bool:

@@ -73,7 +73,7 @@ def dispatch_config_of(
     """
     cluster = spec.cluster
     # The first batch of each shape is compiled, which can take as long as loading a model.
-    compiles = any(model.speed.compile for model in spec.every_model)
+    compiles = any(model.ways.compile for model in spec.every_model)
     watchdog_s = cluster.load_timeout_s if compiles else None
     return DispatchConfig(
         min_actors=cluster.min_actors,

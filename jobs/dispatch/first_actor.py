@@ -3,6 +3,7 @@
 A run needs its answers before it writes anything.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,12 @@ from typing import Any
 
 import ray
 
-from nightpress.diffusion_core.errors import SamplingError, SettingsError
+from nightpress.diffusion_core.errors import (
+    DeviceError,
+    ModelError,
+    SamplingError,
+    SettingsError,
+)
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.jobs.cluster.capacity import FIRST_NOTICE_S, Notices, waiting_line
@@ -27,6 +33,7 @@ POLL_S = 1.0
 
 LOADING = "load its model"
 MEASURING = "measure its batch size"
+TRYING = "try faster ways to sample"
 
 MAX_START_FAILURES = 3
 """How many actors in a row may fail to start before the run stops."""
@@ -126,15 +133,33 @@ class FirstActor:
 
         In that case a new actor is started, which has not loaded its model yet.
         """
-        self._startup, self._task = Startup(self.handle), MEASURING
+        best: BestBatchSize | None = yield from self._measured(
+            pending, MEASURING, "the batch size could not be measured"
+        )
+        return best
+
+    def try_faster(self, pending: Any, limit_s: float) -> Generator[Event, None, Any]:
+        """Wait for a trial of a faster way to sample; returns None if it failed.
+
+        In that case a new actor is started, which has not loaded its model yet.
+
+        Args:
+            limit_s: seconds after which it has failed.
+        """
+        return (yield from self._measured(pending, TRYING, "model.speed auto", limit_s))
+
+    def _measured(
+        self, pending: Any, task: str, what: str, limit_s: float = math.inf
+    ) -> Generator[Event, None, Any]:
+        """Wait for a measurement; if it fails, say so and start a new actor; returns None then."""
+        self._startup, self._task = Startup(self.handle), task
         try:
-            best: BestBatchSize = yield from self._wait(pending)
-        except (ClusterError, SamplingError, SettingsError) as error:
-            yield Message(f"the batch size could not be measured: {error}", warning=True)
+            return (yield from self._wait(pending, min(limit_s, self.load_timeout_s)))
+        except (ClusterError, DeviceError, ModelError, SamplingError, SettingsError) as error:
+            yield Message(f"{what}: {error}", warning=True)
             ray.kill(self.handle)
             yield from self.start()
             return None
-        return best
 
     def _lost(self, error: ClusterError) -> Message:
         ray.kill(self.handle)
@@ -144,14 +169,15 @@ class FirstActor:
             raise kind(f"{self._failures} actors in a row failed to start: {error}") from error
         return Message(f"an actor failed to start: {error}", warning=True)
 
-    def _wait(self, reference: Any) -> Generator[Event, None, Any]:
+    def _wait(self, reference: Any, limit_s: float | None = None) -> Generator[Event, None, Any]:
         """Wait for an answer; while it takes long, report what the wait is for."""
+        limit_s = self.load_timeout_s if limit_s is None else limit_s
         fits = room(self.factory.cpus, self.factory.gpus) > 0
         notices = Notices(time.monotonic(), FIRST_NOTICE_S if fits else 0.0)
         while not ray.wait([reference], timeout=POLL_S, fetch_local=False)[0]:
             self.check()
-            if self._startup.seconds > self.load_timeout_s:
-                raise ClusterError(f"it did not {self._task} within {self.load_timeout_s:.0f} s")
+            if self._startup.seconds > limit_s:
+                raise ClusterError(f"it did not {self._task} within {limit_s:.0f} s")
             if notices.due(time.monotonic()):
                 yield self._waiting()
         return remote_value(reference)

@@ -1,6 +1,6 @@
 """The memory that an actor needs, from the bytes of its model's weights."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from nightpress.jobs.cluster.capacity import most_memory_bytes
@@ -48,6 +48,16 @@ def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, Ac
         )
     first.factory = replace(factory, memory_bytes=min(needed, most))
     return first.factory
+
+
+def thread_warning(factory: ActorFactory) -> Iterator[Event]:
+    """A warning if the threads of an actor may change the last bits of images."""
+    if factory.threads > 1:
+        yield Message(
+            f"with {factory.threads} threads, a model on a CPU may round a pixel differently at "
+            "different places in a batch; set cluster.cpus_per_actor to 1 to prevent this",
+            warning=True,
+        )
 
 
 def _require_gpu_memory(factory: ActorFactory, footprint: Footprint) -> None:

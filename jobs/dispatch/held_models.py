@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import torch
 
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.device_memory import CudaMemory, HostMemory, resident_bytes
@@ -33,14 +35,17 @@ def each_spec(specs: ModelSpecs) -> dict[str | None, ModelSpec]:
     return dict(specs.items())
 
 
+HeldKey = tuple[str | None, SpeedSpec]
+"""The name of a model, and the ways to sample faster that it was loaded with."""
+
+
 @dataclass
 class HeldModel:
     """A model in memory, and what makes shards with it."""
 
+    model: LoadedModel
     sampler: Sampler
     batch_size: int
-    dtype: str
-    """The precision of its weights."""
     runner: ShardRunner | None = None
     """None until the actor begins a run with it."""
 
@@ -60,14 +65,19 @@ class HeldModels:
     ) -> None:
         self._specs, self._is_single = each_spec(specs), isinstance(specs, ModelSpec)
         self._options, self._device, self._share = options, device, share
-        self._held: dict[str | None, HeldModel] = {}
+        self._ways = {name: spec.ways for name, spec in self._specs.items()}
+        self._held: dict[HeldKey, HeldModel] = {}
         self.num_loaded = 0
         """How often a model was loaded."""
 
     @property
     def names(self) -> tuple[str | None, ...]:
         """The names of those in memory, the most recently used last."""
-        return tuple(self._held)
+        return tuple(name for name, _ in self._held)
+
+    def spec(self, name: str | None) -> ModelSpec:
+        """How the job names a model, with full paths."""
+        return self._specs[name]
 
     def describe(self) -> ModelInfos:
         """Find the models on this node and describe them, without loading them.
@@ -112,10 +122,28 @@ class HeldModels:
         """Have a model in the precision that its run has decided on, whatever GPU this is."""
         spec = self._specs[name]
         self._specs[name] = spec.model_copy(update={"dtype": cast("DType", dtype)})
-        if name in self._held and self._held[name].dtype != dtype:
-            self._drop(name)
+        for key in [key for key, held in self._held.items() if key[0] == name]:
+            if self._held[key].model.dtype != dtype:
+                self._drop(key)
 
-    def use(self, name: str | None, fingerprint: str, batch_size: int) -> HeldModel:
+    def settle(self, name: str | None, ways: SpeedSpec) -> None:
+        """Sample with a model in these ways from now on; it is dropped where it is held in others.
+
+        Args:
+            name: of the model.
+            ways: those that a run has recorded.
+        """
+        self._ways[name] = ways
+        for key in [key for key in self._held if key[0] == name and key[1] != ways]:
+            self._drop(key)
+
+    def use(
+        self,
+        name: str | None,
+        fingerprint: str,
+        batch_size: int,
+        ways: SpeedSpec | None = None,
+    ) -> HeldModel:
         """The model of a name, loaded unless it is held already.
 
         Others are dropped for that, the least recently used first, until its weights fit beside
@@ -124,18 +152,20 @@ class HeldModels:
         Args:
             fingerprint: the `identity` of the run's model.
             batch_size: the largest batch size that will be used.
+            ways: those to sample faster, if other ones are tried than those it is used with.
 
         Raises:
             ModelError: the weights on this node are not those of the run.
         """
-        held = self._held.pop(name, None)
+        key = name, self._ways[name] if ways is None else ways
+        held = self._held.pop(key, None)
         if held is None:
-            spec = self._specs[name]
+            spec = self._specs[name].model_copy(update={"speed": key[1]})
             files = self._checked_files(spec, fingerprint)
             while self._held and not self._has_room_for(self._weight_bytes(spec, files)):
                 self._drop(next(iter(self._held)))
             held = self._load(spec, files, batch_size)
-        self._held[name] = held
+        self._held[key] = held
         return held
 
     def _load(self, spec: ModelSpec, files: ModelFiles, batch_size: int) -> HeldModel:
@@ -144,7 +174,7 @@ class HeldModels:
         model = files.load(spec, self._device)
         self.num_loaded += 1
         LOG.info("loaded after %.1f s", time.monotonic() - began)
-        return HeldModel(Sampler(model, batch_size), batch_size, model.dtype)
+        return HeldModel(model, Sampler(model, batch_size), batch_size)
 
     def _checked_files(self, spec: ModelSpec, fingerprint: str) -> ModelFiles:
         files = ModelFiles.locate(spec, self._options)
@@ -160,15 +190,27 @@ class HeldModels:
             f"the run needs {fingerprint[:12]}{scope}"
         )
 
-    def _drop(self, name: str | None) -> None:
-        held = self._held.pop(name)
+    def drop(self, name: str | None, ways: SpeedSpec) -> None:
+        """Drop a model, if it is held in these ways."""
+        if (name, ways) in self._held:
+            self._drop((name, ways))
+
+    def _drop(self, key: HeldKey) -> None:
+        held = self._held.pop(key)
         if held.runner is not None:
             held.runner.close()
-        LOG.info("dropped the model %s, to load another in its place", name)
+        LOG.info("dropped the model %s, in these ways: %s", key[0], key[1].as_text())
         del held
+        if key[1].compile is not None:
+            torch.compiler.reset()  # otherwise its graphs stay in memory, and its weights with them
         gc.collect()
         if self._device == "cuda":
             torch.cuda.empty_cache()
+
+    def has_room_for(self, name: str | None) -> bool:
+        """Whether a model fits beside what is held."""
+        spec = self._specs[name]
+        return self._has_room_for(self._weight_bytes(spec, ModelFiles.locate(spec, self._options)))
 
     def _has_room_for(self, weight_bytes: int) -> bool:
         """Whether weights fit beside what is held, and what work has taken at its peak so far."""

@@ -51,7 +51,7 @@ def compare_with_run(
     Raises:
         SpecError, ManifestError, StoreError: the manifest cannot be found or read.
     """
-    job_changes = tuple(record.spec.changes(spec))
+    job_changes = tuple(record.spec.changes(record.resumed_by(spec)))
     if not job_changes:  # the pictures may have moved, and thumbnails may be asked for only now
         may_differ = {"inputs": spec.inputs, "review": spec.review}
         record = replace(record, spec=record.spec.model_copy(update=may_differ))

@@ -58,6 +58,8 @@ class Maker:
         """What the actors did, once they have had work and are finished."""
         self.progress: RunProgress | None = None
         """The totals, once every shard is committed."""
+        self.record: RunRecord | None = None
+        """The record of the run, once every shard is committed."""
         self.scores = RunScores()
         """How the scores are distributed, once the report is written."""
 
@@ -79,6 +81,7 @@ class Maker:
         """Check the totals of a run whose shards are all committed, and write its report."""
         lease.require()
         progress = self.progress = require_complete(store, record)
+        self.record = record
         self._log.finish(progress)
         self._log.store_now()
         self.scores = write_report(Run(store, record), store)

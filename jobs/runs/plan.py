@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.jobs.dispatch.auto_speed import reason_from_plan
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
 from nightpress.jobs.runs.extension import ExtendOptions
@@ -26,6 +27,7 @@ from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.manifest.prompt_checks import PromptCounts
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
+from nightpress.pipelines.run_directory.auto_speed import AutoSpeed
 from nightpress.pipelines.run_directory.estimate import (
     DrawsOfImage,
     Estimate,
@@ -119,6 +121,8 @@ class Plan:
     """How many draws the images take; None without gates."""
     forecast: Forecast | None = None
     """How far the run gets by the deadline; None without one."""
+    auto_speed: tuple[str, ...] = ()
+    """What `model.speed: auto` comes to, as far as that is known, of each model that says so."""
 
 
 def plan(
@@ -152,7 +156,7 @@ def plan(
         model, weights = weigh_models(spec)
         rooted = with_input_root(readable, found.record)
         layout = _checked(rooted, model, _batch_size(spec), found)
-        scorers = _scorers(spec, layout)
+        scorers, speeds = _scorers(spec, layout), _auto_speed(spec, layout, found)
         state = state_of(found, rooted, model, layout, table, options, fingerprints_of(scorers))
         measured = _measured(found, spec, model)
         deadline = None if deadline_at is None else Deadline(deadline_at, starts_at)
@@ -160,7 +164,20 @@ def plan(
         told = None if deadline is None else forecast(found, state, job, rates, deadline)
         models = _models(spec, model, weights, layout, rates)
         planned = _planned(spec, models, layout, state, measured, table is not None)
-        return replace(planned, scorers=scorers, forecast=told)
+        return replace(planned, scorers=scorers, forecast=told, auto_speed=speeds)
+
+
+def _auto_speed(spec: RunSpec, layout: PlanLayout, found: FoundRun) -> tuple[str, ...]:
+    """What `model.speed: auto` has come to in the run, or what the plan tells of it."""
+    if found.record is not None:
+        return tuple(decision.text for decision in found.record.auto_speed)
+    lines = []
+    for name, model in zip(spec.model_names, spec.every_model, strict=True):
+        if model.speed == "auto" and name in layout.models:
+            reason = reason_from_plan(layout.of_model(name).batches)
+            undecided = "decided when the run begins, on its first images"
+            lines.append(AutoSpeed(name, model.ways, reason or undecided).text)
+    return tuple(lines)
 
 
 def _scorers(spec: RunSpec, layout: PlanLayout) -> Mapping[str, ScorerInfo]:

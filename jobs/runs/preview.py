@@ -12,9 +12,10 @@ from PIL import Image
 
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.jobs.cluster.connection import cluster, remote_value
-from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor, Sampled
+from nightpress.jobs.dispatch.actor import NO_SCORERS, RemoteActor
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.preview_images import Sampled
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.input_session import with_input_root
@@ -63,7 +64,8 @@ def preview(
     few values come first. The same job always gives the same images.
 
     The pixels are the same as in the run, except that their last bits may differ if the run
-    measures its batch size. The whole manifest is checked first.
+    measures its batch size, or samples faster by `model.speed: auto`. The whole manifest is checked
+    first.
 
     Args:
         spec: the job.

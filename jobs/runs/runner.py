@@ -5,12 +5,13 @@ Decides the order of the steps; the other modules of this folder carry them out.
 
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 from nightpress.jobs.cluster.connection import cluster
 from nightpress.jobs.cluster.preflight import require_store_on_every_node
 from nightpress.jobs.dispatch.actor import ActorFactory
+from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds
 from nightpress.jobs.dispatch.batch_size import (
     decide_sizes_of_models,
     largest_of,
@@ -18,7 +19,7 @@ from nightpress.jobs.dispatch.batch_size import (
     sizes_by_model,
 )
 from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.dispatch.footprint import sized_factory
+from nightpress.jobs.dispatch.footprint import sized_factory, thread_warning
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.progress.trace import (
@@ -54,6 +55,7 @@ from nightpress.jobs.runs.shared import (
 )
 from nightpress.jobs.runs.start_log import StartLog, StartOptions, held_run
 from nightpress.jobs.runs.table_manifest import TableManifest, with_kept_table
+from nightpress.jobs.tuning.kept import gain_line
 from nightpress.pipelines.errors import Change
 from nightpress.pipelines.image_files.content_credentials.setup import (
     signing_key_of,
@@ -116,6 +118,8 @@ class RunResult:
     """How many of the images that have failed were rejected by the job's gates."""
     scores: tuple[ScoreSummary, ...] = ()
     """How each score is distributed over the images that are ok."""
+    tuned: str | None = None
+    """What `tune` has measured for this model on this device, if the run does not use it."""
 
 
 def run(
@@ -202,6 +206,7 @@ class _Session:
                 require_store_on_every_node(self._spec.cluster, store)
                 yield from self._begin(store, free)
             return
+        self._spec = record.resumed_by(self._spec)
         existing = compare_with_run(store, record, self._spec, self._table)
         refuse_changes(store, existing.job_changes)
         if existing.manifest_changes:
@@ -253,6 +258,7 @@ class _Session:
             cost=self.log.cost(progress.num_ok + progress.num_failed),
             num_rejected=progress.num_rejected,
             scores=self._maker.scores.scores,
+            tuned=gain_line(self._maker.record),
         )
 
     @contextmanager
@@ -288,7 +294,7 @@ class _Session:
         scorers = yield from first.scorers()
         check_gate_scores(spec.gates, scorers)
         factory = yield from sized_factory(spec, first)
-        yield from _thread_warning(factory)
+        yield from thread_warning(factory)
         usual = resolve_batch_size(spec, factory.device)
         one = job_models(spec, model)[0]
         # It loads while the manifest is checked.
@@ -302,6 +308,8 @@ class _Session:
         # If the model does not load, nothing has been written.
         yield from first.finish_loading(loading, one.info.identity, usual, one.name)
         sizes = yield from decide_sizes_of_models(spec, model, layout, first)
+        job = TriedJob(spec, model, layout, sizes, store.url, self._readable)
+        decided = yield from decide_speeds(job, first)
         layout = cut_into_shards(spec, layout, largest_of(sizes), sizes_by_model(sizes))
         if self._table is None:  # loading the model may have taken minutes
             layout = require_unchanged(layout, spec)
@@ -311,8 +319,9 @@ class _Session:
             if self._table is not None:
                 layout = replace(layout, files=(self._table.keep(store, layout.files[0]),))
             layout = keep_hashes(store, layout)
-            facts = spec, model, factory.device, sizes, layout, fingerprints_of(scorers)
+            facts = spec, model, factory.device, sizes, layout, fingerprints_of(scorers), decided
             record = create_record(store, new_record(*facts))
+            self._spec = record.resumed_by(spec)
             held = HeldRun(store, record, lease, factory, first, resumed=False)
             yield from self._maker.make(self._spec, held)
 
@@ -324,7 +333,7 @@ class _Session:
         model = yield from first.start()
         scorers = fingerprints_of((yield from first.scorers()))
         factory = yield from sized_factory(self._spec, first)
-        yield from _thread_warning(factory)
+        yield from thread_warning(factory)
         refuse_changes(store, record.changes(self._spec, model, factory.device, scorers))
         record = yield from self._extended(store, record, lease, extension, model)
         yield from column_messages(self._spec, record.manifest)
@@ -365,10 +374,14 @@ class _Session:
             self._maker.complete(store, record, lease)
 
     def _check(self, model: ModelInfos, batch_size: int) -> PlanLayout:
-        table = self._table
-        with nullcontext(self._spec) if table is None else table.temporary_job(self._spec) as spec:
+        with self._readable() as spec:
             layout = check(spec, model, batch_size, mapper=planning_mapper(spec))
             return check_inputs(spec, layout, EarlierRuns(spec.url, spec.storage))
+
+    def _readable(self) -> AbstractContextManager[RunSpec]:
+        """The job, with a table as a file that can be read."""
+        table = self._table
+        return nullcontext(self._spec) if table is None else table.temporary_job(self._spec)
 
     def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:
         def keep_waiting() -> None:
@@ -379,12 +392,3 @@ class _Session:
                 )
 
         return FirstActor(factory, self._spec.cluster.load_timeout_s, keep_waiting)
-
-
-def _thread_warning(factory: ActorFactory) -> Iterator[Event]:
-    if factory.threads > 1:
-        yield Message(
-            f"with {factory.threads} threads, a model on a CPU may round a pixel differently at "
-            "different places in a batch; set cluster.cpus_per_actor to 1 to prevent this",
-            warning=True,
-        )

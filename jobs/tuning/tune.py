@@ -75,7 +75,7 @@ class TuningSetup:
     def job_config(self) -> TuningConfig:
         """The speed settings that the job has now."""
         dtype = cast("DType", self.files.dtype(self.spec.model, self.device))
-        return TuningConfig(None if dtype == self.reference.dtype else dtype, self.spec.model.speed)
+        return TuningConfig(None if dtype == self.reference.dtype else dtype, self.spec.model.ways)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Tuning:
         dtype = config.dtype or self.setup.reference.dtype
         if self.setup.files.dtype(model, self.setup.device) != dtype:
             values["dtype"] = config.dtype or self.options.reference_dtype
-        if model.speed != config.speed:
+        if model.ways != config.speed:
             values["speed"] = config.values.get("speed", {})
         return values
 
@@ -239,7 +239,7 @@ class _Bench:
             reference, result = sample_in_turn(self._setup.workload, pair)
             return result, reference
         finally:
-            if model.speed.compile is not None:
+            if model.ways.compile is not None:
                 torch.compiler.reset()  # otherwise the graphs of all models stay in memory
 
     def _candidate(self, spec: ModelSpec) -> Candidate:

@@ -105,7 +105,7 @@ def model_identity(model: ModelSpec, values: Mapping[str, Any]) -> dict[str, Any
         model: the model.
         values: its keys as JSON values.
     """
-    found = dict(values) | {"speed": model.speed.chosen(), "prompts": model.prompts.chosen()}
+    found = dict(values) | {"speed": model.ways.chosen(), "prompts": model.prompts.chosen()}
     omitted = [key for key in OPTIONAL_KEYS if not found[key]]
     omitted.append("memory")  # decides where weights lie, and no pixel
     return {key: value for key, value in found.items() if key not in omitted}

@@ -207,7 +207,7 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _first_block_cache_needs_single_images(self) -> Self:
-        speeds = (model.speed for model in self.every_model)
+        speeds = (model.ways for model in self.every_model)
         if any(speed.first_block_cache for speed in speeds) and self.batch.size != 1:
             raise ValueError(
                 "model.speed.first_block_cache decides for a whole batch, but an image must not "

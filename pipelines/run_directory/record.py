@@ -20,6 +20,12 @@ from nightpress.pipelines.manifest.files import ManifestFile
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
+from nightpress.pipelines.run_directory.auto_speed import (
+    AutoSpeed,
+    decided_spec,
+    resumed_spec,
+    undecided_spec,
+)
 from nightpress.pipelines.run_directory.editions import Edition, read_editions
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.run_directory.run_models import (
@@ -46,6 +52,7 @@ class RunRecord:
     """Everything a machine needs to resume a run that another machine began."""
 
     spec: RunSpec
+    """The job, with the ways to sample faster that `model.speed: auto` has come to."""
     model: ModelInfo
     """The only model; if there are several, the first: see `of_model`."""
     device: str
@@ -71,6 +78,8 @@ class RunRecord:
     """The name of the model, in the record of one of several; see `of_model`."""
     numerics: Mapping[str, bool] = field(default_factory=dict)
     """Switches of torch that decide bits on a GPU; see `acceleration.numerics`. Empty on a CPU."""
+    auto_speed: tuple[AutoSpeed, ...] = ()
+    """What was decided for each model whose job says `speed: auto`."""
 
     @property
     def infos(self) -> ModelInfos:
@@ -189,6 +198,8 @@ class RunRecord:
             "plan": layout.as_dict(),
             "versions": self.versions,
         }
+        if self.auto_speed:
+            values["auto_speed"] = [each.as_dict() for each in self.auto_speed]
         if self.models:
             values["models"] = [each.as_dict() for each in self.models]
         if self.numerics:
@@ -231,7 +242,12 @@ class RunRecord:
             measured=tuple(map(MeasuredKind.from_dict, values["measured"])),
             models=tuple(map(RunModel.from_dict, values.get("models", ()))),
             numerics=dict(values.get("numerics", {})),
+            auto_speed=tuple(map(AutoSpeed.from_dict, values.get("auto_speed", ()))),
         )
+
+    def resumed_by(self, spec: RunSpec) -> RunSpec:
+        """A job that is to resume the run, with the run's ways in place of `speed: auto`."""
+        return resumed_spec(spec, self.spec, self.auto_speed)
 
     def changes(
         self,
@@ -246,7 +262,7 @@ class RunRecord:
             infos: of the job's model, or of each of several.
             scorers: name -> fingerprint of the job's scorers, if they are known.
         """
-        changes = self.spec.changes(spec)
+        changes = self.spec.changes(self.resumed_by(spec))
         changes += [
             Change(f"scores.{name}: fingerprint", self.scorers[name], fingerprint)
             for name, fingerprint in (scorers or {}).items()
@@ -277,19 +293,21 @@ def new_record(
     batch_sizes: AnyBatchSizes,
     layout: PlanLayout,
     scorers: Mapping[str, str] | None = None,
+    auto_speed: Sequence[AutoSpeed] = (),
 ) -> RunRecord:
     """Make the record of a run that begins now.
 
     Args:
         infos: of the job's model, or of each of several.
         scorers: name -> fingerprint of the job's scorers.
+        auto_speed: what was decided for the models whose job says `speed: auto`.
     """
     models = [
         run_model(model, device, sizes_for(model.name, batch_sizes))
         for model in job_models(spec, infos)
     ]
     return RunRecord(
-        spec=spec,
+        spec=decided_spec(spec, auto_speed),
         model=models[0].info,
         device=device,
         dtype=models[0].dtype,
@@ -352,7 +370,8 @@ def create_record(store: Store, record: RunRecord) -> RunRecord:
     if store.create(RUN_FILE, record.to_json()):
         return record
     winner = require_record(store)
-    refuse_changes(store, winner.changes(record.spec, record.infos, record.device, record.scorers))
+    spec = undecided_spec(record.spec, record.auto_speed)  # the first process has decided
+    refuse_changes(store, winner.changes(spec, record.infos, record.device, record.scorers))
     return winner
 
 

@@ -101,7 +101,7 @@ class Attempt:
             dtype=self.record.dtype,
             batch_size=batch_size,
             loras=model.loras_of(image.lora, image.lora_scale),
-            speed=spec.model.speed.as_text(),
+            speed=spec.model.ways.as_text(),
             prompt_cut=self.lost(image.prompt),
             negative_prompt_cut=self.lost(image.negative_prompt),
             **self._conditions(image),

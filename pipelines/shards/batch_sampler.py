@@ -64,7 +64,7 @@ class BatchSampler:
         self._sizes.refresh()
         self._exact_sizes: dict[str, int] = {}
         self._inputs: Mapping[str, PreparedInputs] = {}
-        self._may_compile = record.spec.model.speed.compile is not None
+        self._may_compile = record.spec.model.ways.compile is not None
         self._timeline = timeline
         self.is_sampling = False
         """Whether a batch is being sampled at this moment; read from any thread."""

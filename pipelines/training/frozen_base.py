@@ -133,7 +133,7 @@ def _require_trainable(model: ModelSpec, what: str) -> None:
             f"model.memory and model.prompts are not allowed: {what} is trained on whole networks "
             "and literal prompts"
         )
-    if model.speed.chosen():
+    if model.ways.chosen():
         raise SettingsError(
             f"model.speed is not allowed: {what} is trained on the unmodified model"
         )

@@ -210,9 +210,11 @@ class FrozenBaseSpec(TrainSpec):
     def as_dict(self) -> dict[str, Any]:
         """The whole job as JSON-compatible values, defaults included.
 
-        All but `model.prompts`, which the recipe refuses, unless the job sets it.
+        All but `model.prompts`, which the recipe refuses, unless the job sets it. `model.speed` can
+        only be `auto` or `exact`, which here are the same.
         """
         values = super().as_dict()
+        values["model"]["speed"] = self.model.ways.model_dump(mode="json")
         if "prompts" not in self.model.model_fields_set:
             del values["model"]["prompts"]
         return values

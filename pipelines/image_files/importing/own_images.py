@@ -60,8 +60,7 @@ def _settings(facts: ImageFacts) -> dict[str, Any]:
 
 def _job(facts: ImageFacts) -> dict[str, Any]:
     model: dict[str, Any] = {"dtype": facts.dtype}
-    if facts.speed:
-        model["speed"] = json.loads(facts.speed)
+    model["speed"] = json.loads(facts.speed) if facts.speed else "exact"
     read_as = getattr(facts, "prompt_reading", None)
     if read_as:
         model["prompts"] = json.loads(read_as)

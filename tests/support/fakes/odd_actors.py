@@ -14,6 +14,7 @@ import torch
 from nightpress.diffusion_core.errors import ModelError, SettingsError
 from nightpress.diffusion_core.tuning import device_memory
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch.actor import CONTROL, ActorFactory, SamplerActor, remote_actor
 from nightpress.pipelines.shards.events import BatchDone
 from nightpress.pipelines.shards.work import ShardWork
@@ -103,6 +104,13 @@ class HangingActor(SamplerActor):
             return plain(requests, params, batch_size)
 
         self._sampler.sample = sample
+
+
+class DyingInTrialsActor(SamplerActor):
+    """Its process is killed by the first way to sample faster that it tries."""
+
+    def try_speed(self, config: TuningConfig) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class ThreadsActor(SamplerActor):

@@ -1,0 +1,233 @@
+"""Decide `model.speed: auto` for a new run, with the first actor, before its record is written."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.sampling.request import SamplingParams
+from nightpress.diffusion_core.tuning.auto_speed import (
+    FEWEST_STEPS,
+    LOWEST_DB,
+    MAX_SHAPES,
+    ActorWork,
+    choose,
+    is_long_enough,
+    is_worth_trying,
+)
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
+from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try
+from nightpress.jobs.cluster.connection import room
+from nightpress.jobs.dispatch.first_actor import FirstActor
+from nightpress.jobs.dispatch.speed_trials import TrialImages
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.pipelines.formatting import duration
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
+from nightpress.pipelines.planning import PlanLayout, SettingsCount
+from nightpress.pipelines.planning.batch_sizes import BatchSizes, ImageKind, num_steps
+from nightpress.pipelines.planning.shapes import costliest, num_shapes, sampling_s
+from nightpress.pipelines.run_directory.auto_speed import AutoSpeed, TriedWay
+from nightpress.pipelines.run_directory.run_models import AnyBatchSizes, sizes_for
+from nightpress.pipelines.shards.first_images import first_images
+
+
+@dataclass(frozen=True)
+class TriedJob:
+    """A job whose run begins."""
+
+    spec: RunSpec
+    infos: ModelInfos
+    layout: PlanLayout
+    sizes: AnyBatchSizes
+    """The batch sizes that were decided."""
+    url: str
+    """URL of the run directory."""
+    readable: Callable[[], AbstractContextManager[RunSpec]]
+    """The job with a manifest that can be read."""
+
+
+def decide_speeds(
+    job: TriedJob, first: FirstActor
+) -> Generator[Event, None, tuple[AutoSpeed, ...]]:
+    """Decide for each model of a new run whose job leaves that to nightpress, and say what.
+
+    Args:
+        first: the first actor.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        ClusterError: several actors in a row were lost.
+    """
+    decisions = []
+    for model in job_models(job.spec, job.infos):
+        if model.spec.model.speed == "auto" and model.name in job.layout.models:
+            decision = yield from _decide(_Work(job, model), first)
+            decisions.append(decision)
+            yield Message(decision.text)
+    return tuple(decisions)
+
+
+def reason_from_plan(counts: Sequence[SettingsCount]) -> str | None:
+    """Why nothing is tried, as far as a plan tells; None if it depends on what is measured."""
+    stills = _stills(counts)
+    steps = num_steps(stills)
+    if counts and not stills:
+        return "exact; faster ways are not tried on clips"
+    if not is_long_enough(steps):
+        return (
+            f"exact; faster ways are tried from {FEWEST_STEPS:,} denoising steps, and this run has "
+            f"{steps:,}"
+        )
+    return None
+
+
+def _stills(counts: Sequence[SettingsCount]) -> list[SettingsCount]:
+    return [each for each in counts if each.settings.num_frames is None]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be made with one model."""
+
+    job: TriedJob
+    model: JobModel
+
+    @property
+    def layout(self) -> PlanLayout:
+        """The plan of its images."""
+        return self.job.layout.of_model(self.model.name)
+
+    @property
+    def sizes(self) -> BatchSizes:
+        """The batch size of each kind of its images."""
+        return sizes_for(self.model.name, self.job.sizes)
+
+    def trial(self, settings: SamplingParams, size: int) -> TrialImages:
+        """The first batch of images with these settings."""
+        name, info, job = self.model.name, self.model.info, self.job
+        with job.readable() as spec:
+            images = first_images(spec, job.infos, job.layout, settings, size, name)
+        return TrialImages(images, self.model.spec, job.url, size, info.identity, name)
+
+    def decided(
+        self, reason: str, ways: SpeedSpec | None = None, tried: Sequence[TriedWay] = ()
+    ) -> AutoSpeed:
+        """The decision for this model; for plain sampling, unless ways are given."""
+        return AutoSpeed(self.model.name, ways or SpeedSpec(), reason, tuple(tried))
+
+    def of_an_actor(self, first: FirstActor, most: SettingsCount, batch_s: float) -> ActorWork:
+        """What one of the actors that the cluster has room for will have to sample."""
+        size = self.sizes.of(ImageKind.of(most.settings))
+        factory, counts = first.factory, self.layout.batches
+        actors = max(1, room(factory.cpus, factory.gpus, factory.memory_bytes))
+        actors = min(actors, self.model.spec.cluster.max_actors or actors)
+        actors = min(actors, -(-self.layout.num_images // size))
+        total_s = sampling_s(counts, most.settings, batch_s / size)
+        known = sum(each.num_images for each in counts)  # a plan keeps the most frequent settings
+        total_s *= self.layout.num_images / known
+        shapes = num_shapes(counts, self.sizes)
+        return ActorWork(total_s / actors, batch_s, shapes)
+
+
+def _decide(work: _Work, first: FirstActor) -> Generator[Event, None, AutoSpeed]:
+    """Decide for one model; see `decide_speeds`."""
+    counts = work.layout.batches
+    if reason := reason_from_plan(counts):
+        return work.decided(reason)
+    most = costliest(_stills(counts))
+    size = work.sizes.of(ImageKind.of(most.settings))
+    loading = work.model.info.identity, size, work.model.name
+    yield from first.finish_loading(first.begin_loading(*loading), *loading)
+    pending = first.handle.begin_trials.remote(work.trial(most.settings, size))
+    batch_s = yield from first.try_faster(pending, first.load_timeout_s)
+    if batch_s is None:
+        return work.decided("exact; the first images could not be measured")
+    actor = work.of_an_actor(first, most, batch_s)
+    if reason := _reason_to_leave(actor):
+        return work.decided(reason)
+    trials, tried = yield from _try_all(actor, first)
+    best = choose(actor, trials)
+    if best is None:
+        return work.decided(f"exact; {_why_none(trials)}", tried=tried)
+    return work.decided(_praise(best), best.config.speed, tried)
+
+
+def _reason_to_leave(work: ActorWork) -> str | None:
+    """Why nothing is tried in a run of this length; None if it is."""
+    if is_worth_trying(work):
+        return None
+    if work.num_shapes > MAX_SHAPES:
+        return (
+            f"exact; its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
+            f"faster ways are tried with up to {MAX_SHAPES}"
+        )
+    return (
+        f"exact; an actor will sample for about {duration(work.sampling_s)}, and trying faster "
+        f"ways pays from about {duration(work.worthwhile_s)}"
+    )
+
+
+Found = dict[TuningConfig, ConfigTrial | None]
+
+
+def _try_all(
+    work: ActorWork, first: FirstActor
+) -> Generator[Event, None, tuple[Found, list[TriedWay]]]:
+    """Try one way after the other, and what is faster together; stop if an actor is lost."""
+    yield Message(
+        f"model.speed auto: an actor will sample for about {duration(work.sampling_s)}; trying "
+        "faster ways first"
+    )
+    trials: Found = {}
+    tried: list[TriedWay] = []
+    for config in configs_to_try(last_bit_candidates(), trials, LOWEST_DB):
+        pending = first.handle.try_speed.remote(config)
+        found = yield from first.try_faster(pending, max(60.0, work.expected_saving_s))
+        trials[config] = found if _is_trial(found) else None
+        if found is None:
+            tried.append(TriedWay(config.name, reason="the actor was lost, or took too long"))
+            return trials, tried
+        way = _tried(config, found)
+        tried.append(way)
+        yield Message(f"model.speed auto: {_line(way)}")
+    return trials, tried
+
+
+def _is_trial(found: object) -> TypeGuard[ConfigTrial]:
+    return isinstance(found, ConfigTrial)
+
+
+def _tried(config: TuningConfig, found: ConfigTrial | str) -> TriedWay:
+    if isinstance(found, str):
+        return TriedWay(config.name, reason=found)
+    lowest = None if found.lowest_db == float("inf") else round(found.lowest_db, 1)
+    return TriedWay(
+        config.name, round(found.ratio, 3), lowest, round(found.warm_s, 1), reason=found.fault
+    )
+
+
+def _line(way: TriedWay) -> str:
+    """What a trial has found, for a person."""
+    if way.ratio is None:
+        return f"{way.name} cannot be used: {way.reason}"
+    close = "the same pixels" if way.lowest_db is None else f"lowest PSNR {way.lowest_db:.1f} dB"
+    faulty = "" if way.reason is None else f", {way.reason}"
+    return f"{way.name} is {way.ratio:.2f} times as fast, {close}{faulty}"
+
+
+def _praise(best: ConfigTrial) -> str:
+    return f"{best.config.name}; {best.ratio:.2f} times as fast as plain sampling"
+
+
+def _why_none(trials: Found) -> str:
+    """Why no way is used."""
+    done = [trial for trial in trials.values() if trial is not None]
+    if not done:
+        return "no faster way can be used"
+    if any(trial.is_faster and not trial.within(LOWEST_DB) for trial in done):
+        return f"what is faster changes more than the last bits (below {LOWEST_DB:.0f} dB)"
+    if any(trial.is_faster for trial in done):
+        return "compiling all shapes would take longer than it saves"
+    return "nothing that was tried is faster"

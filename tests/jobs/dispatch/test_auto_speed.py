@@ -1,0 +1,240 @@
+"""The decision about `model.speed: auto`, with an actor of this process, without Ray."""
+
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support import tiny_models
+
+from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.tuning import auto_speed as rules
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.jobs.dispatch import auto_speed
+from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds, reason_from_plan
+from nightpress.jobs.dispatch.held_models import HeldModels
+from nightpress.jobs.dispatch.speed_trials import SpeedTrials, TrialImages
+from nightpress.jobs.progress.events import Event, Message
+from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines.planning import PlanLayout, check
+from nightpress.pipelines.run_directory.auto_speed import AutoSpeed
+
+LAST = TuningConfig.of(channels_last=True)
+FUSED = TuningConfig.of(fuse_qkv_projections=True)
+MISSING = TuningConfig.of(attention_backend="xformers")
+
+BATCH = 2
+
+
+class InProcessActor:
+    """What an actor does in trials, in this process; a call is a function that gives its answer."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.models = HeldModels(spec.model, {}, "cpu")
+        self.tried: list[TuningConfig] = []
+        self.trials: SpeedTrials | None = None
+
+    def begin_trials(self, trial: TrialImages) -> float:
+        self.trials = SpeedTrials(self.models, trial, "cpu")
+        return self.trials.batch_s()
+
+    def try_speed(self, config: TuningConfig) -> Any:
+        self.tried.append(config)
+        assert self.trials is not None
+        return self.trials.measure(config)
+
+
+@dataclass
+class InProcessFirst:
+    """As much of a `FirstActor` as a decision needs; a way in `deadly` kills it."""
+
+    actor: InProcessActor
+    deadly: tuple[TuningConfig, ...] = ()
+    load_timeout_s: float = 60.0
+    factory: Any = field(default_factory=lambda: SimpleNamespace(cpus=1, gpus=0, memory_bytes=0))
+    limits: list[float] = field(default_factory=list)
+
+    @property
+    def handle(self) -> Any:
+        def remote(call: Callable[..., Any]) -> Any:
+            return SimpleNamespace(remote=lambda *given: lambda: call(*given))
+
+        actor = self.actor
+        return SimpleNamespace(
+            begin_trials=remote(actor.begin_trials), try_speed=remote(self._try_speed)
+        )
+
+    def _try_speed(self, config: TuningConfig) -> Any:
+        return None if config in self.deadly else self.actor.try_speed(config)
+
+    def begin_loading(self, *loading: Any) -> None:
+        assert loading[1] == BATCH
+
+    def finish_loading(self, pending: Any, *loading: Any) -> Generator[Event, None, None]:
+        yield from ()
+
+    def try_faster(self, pending: Any, limit_s: float) -> Generator[Event, None, Any]:
+        yield from ()
+        self.limits.append(limit_s)
+        return pending()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_models.save("sd", tmp_path_factory.mktemp("models") / "sd"))
+
+
+@pytest.fixture
+def job(source: str, tmp_path: Path) -> tuple[RunSpec, ModelInfo, PlanLayout]:
+    """A job of two sizes, of which the larger takes most of the time."""
+    rows = [f"{n},a cat {n},{64 if n < 6 else 32}" for n in range(8)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,prompt,width", *rows]))
+    spec = RunSpec.from_dict(
+        {
+            "name": "run",
+            "manifest": str(tmp_path / "rows.csv"),
+            "output": str(tmp_path / "out"),
+            "model": source,
+            "batch": {"size": BATCH},
+            "sampling": {"num_inference_steps": 6, "height": 64},
+        }
+    )
+    info = ModelFiles.locate(spec.model, {}).describe(spec.model)
+    return spec, info, check(spec, info, BATCH)
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try ways in a run of any length, on a cluster with room for two actors."""
+    monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
+    monkeypatch.setattr(rules, "COMPILE_S", 0.0)
+    monkeypatch.setattr(rules, "BATCHES_OF_A_TRIAL", 0)
+    monkeypatch.setattr(auto_speed, "room", lambda *size: 2)
+
+
+def decide(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], first: InProcessFirst
+) -> tuple[AutoSpeed, list[str]]:
+    spec, info, layout = job
+    tried = TriedJob(spec, info, layout, BATCH, spec.url, lambda: nullcontext(spec))
+    steps, said = decide_speeds(tried, first), list[str]()  # type: ignore[arg-type]
+    try:
+        while True:
+            event = next(steps)
+            assert isinstance(event, Message)
+            said.append(event.text)
+    except StopIteration as end:
+        (decision,) = end.value
+        return decision, said
+
+
+def first_of(job: tuple[RunSpec, ModelInfo, PlanLayout], *deadly: TuningConfig) -> InProcessFirst:
+    return InProcessFirst(InProcessActor(job[0]), deadly)
+
+
+def test_one_step_less_than_the_floor_and_nothing_is_asked_of_the_actor(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "FEWEST_STEPS", 49)
+    first = first_of(job)
+    decision, said = decide(job, first)
+    assert not decision.speed.chosen()
+    assert said == [decision.text]
+    assert "and this run has 48" in decision.text
+    assert first.limits == []
+    assert first.actor.models.num_loaded == 0
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_run_too_short_for_its_speed_loads_no_second_model(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "COMPILE_S", 3600.0)
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert "exact; an actor will sample for about" in decision.reason
+    assert "trying faster ways pays from about 30 h" in decision.reason
+    assert first.actor.models.num_loaded == 1
+    assert decision.tried == ()
+
+
+@pytest.mark.usefixtures("eager")
+def test_each_way_is_compared_with_plain_sampling_and_the_chosen_one_stays_loaded(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [MISSING, FUSED, LAST])
+    chosen: list[Any] = []
+
+    def choose(work: rules.ActorWork, trials: Any) -> Any:
+        chosen.extend((work, trials))
+        return trials[LAST]
+
+    monkeypatch.setattr(auto_speed, "choose", choose)
+    first = first_of(job)
+    decision, said = decide(job, first)
+    work, trials = chosen
+    assert first.actor.tried[:3] == [MISSING, FUSED, LAST]
+    assert trials[MISSING] is None
+    assert all(trials[way].lowest_db > 70 for way in (FUSED, LAST))
+    assert work.num_shapes == 2
+    assert work.sampling_s > 0
+    assert decision.speed == LAST.speed
+    names = [each.name for each in decision.tried[:3]]
+    assert names == ["attention_backend xformers", "fuse_qkv_projections", "channels_last"]
+    assert "model.speed.attention_backend" in str(decision.tried[0].reason)
+    assert any(text.startswith("model.speed auto: channels_last is ") for text in said)
+    loaded = first.actor.models.num_loaded
+    first.actor.models.settle(None, LAST.speed)
+    first.actor.models.use(None, job[1].identity, BATCH)
+    assert first.actor.models.num_loaded - loaded in (0, 1)  # 1 if combinations came after it
+    assert first.actor.models.names == (None,)
+
+
+@pytest.mark.usefixtures("eager")
+def test_after_a_way_that_kills_the_actor_no_other_is_tried(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    first = first_of(job, LAST)
+    decision, _ = decide(job, first)
+    assert decision.reason == "exact; no faster way can be used"
+    assert [each.reason for each in decision.tried] == ["the actor was lost, or took too long"]
+    assert first.actor.tried == []
+
+
+@pytest.mark.usefixtures("eager")
+def test_without_room_for_two_models_plain_sampling_is_timed_before(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
+    monkeypatch.setattr(HeldModels, "_has_room_for", lambda self, weight_bytes: not self.names)
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert decision.tried[0].ratio is not None
+    assert first.actor.models.names == (None,)
+
+
+@pytest.mark.parametrize("speed", ["exact", {}, {"channels_last": True}])
+@pytest.mark.usefixtures("eager")
+def test_what_the_job_has_set_is_not_decided(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], speed: object
+) -> None:
+    spec, info, layout = job
+    values = spec.as_dict()
+    chosen = RunSpec.from_dict(values | {"model": values["model"] | {"speed": speed}})
+    tried = TriedJob(chosen, info, layout, BATCH, spec.url, lambda: nullcontext(chosen))
+    with pytest.raises(StopIteration) as end:
+        next(decide_speeds(tried, first_of(job)))  # type: ignore[arg-type]
+    assert end.value.value == ()
+
+
+def test_a_plan_of_clips_alone_says_that_they_are_not_tried(
+    job: tuple[RunSpec, ModelInfo, PlanLayout],
+) -> None:
+    (count, *_) = job[2].batches
+    clips = replace(count, settings=replace(count.settings, num_frames=8))
+    assert reason_from_plan([clips]) == "exact; faster ways are not tried on clips"
