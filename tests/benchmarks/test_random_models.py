@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -65,7 +66,7 @@ def test_every_network_has_as_many_parameters_as_the_released_one(models: Any) -
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
+@pytest.mark.parametrize("name", slow_except(["sd15", "sdxl", "flux"], "flux"))
 def test_a_narrow_model_has_the_blocks_of_the_full_one_and_samples_without_faults(
     name: str, models: Any
 ) -> None:

@@ -80,7 +80,7 @@ def refusal(folder: Path, dtype: str = "auto", **speed: Any) -> str:
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sd", "flux", "sana"))
 def test_a_choice_that_a_model_does_not_support_is_refused_before_any_weight_is_read(
     saved: Saved, family: str, name: str
 ) -> None:
@@ -109,7 +109,9 @@ def test_the_native_backend_and_chunks_as_large_as_the_batch_change_no_bit(
     assert (pixels(same) == pixels(loaded(family))).all()
 
 
-@pytest.mark.parametrize("family", sorted(SUPPORTED["fuse_qkv_projections"][1]))
+@pytest.mark.parametrize(
+    "family", slow_except(sorted(SUPPORTED["fuse_qkv_projections"][1]), "sd", "flux")
+)
 def test_fused_projections_change_no_bit_on_a_cpu_in_float32(
     saved: Saved, loaded: Loaded, family: str
 ) -> None:
@@ -344,7 +346,7 @@ def test_dynamic_float8_needs_a_model_in_bfloat16(saved: Saved) -> None:
         faster(saved("sd"), **dynamic)  # what auto means on a CPU
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sd", "sd3", "flux"))
 def test_layers_with_one_row_for_each_image_are_distinguished_from_those_of_tokens(
     saved: Saved, family: str
 ) -> None:

@@ -92,7 +92,7 @@ def ask(unet: Any, x_t: Tensor, timestep: int = 500, **others: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sd", "builtin"))
 def test_an_interval_of_one_changes_no_bit(
     family: str, params: SamplingParams, models: Loaded
 ) -> None:
@@ -117,7 +117,7 @@ def test_whole_steps_are_plain_steps_and_the_others_are_not(
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
 @pytest.mark.parametrize("num_steps", [1, 6, 7])
-@pytest.mark.parametrize("interval", [1, 2, 3, 5])
+@pytest.mark.parametrize("interval", slow_except([1, 2, 3, 5], 2, 3))
 def test_one_step_in_interval_goes_deep(
     interval: int, num_steps: int, params: SamplingParams, models: Loaded
 ) -> None:
@@ -211,7 +211,7 @@ def test_a_shallow_call_joins_old_deep_features_with_the_new_skip_and_the_new_ti
 
 
 @pytest.mark.parametrize("before", [(64, 32), (32, 32)], ids=["same size", "other size"])
-@pytest.mark.parametrize("num_before", [1, 2, 5])
+@pytest.mark.parametrize("num_before", slow_except([1, 2, 5], 2))
 def test_one_sampling_leaves_no_trace_in_the_next(
     before: tuple[int, int], num_before: int, models: Loaded
 ) -> None:
@@ -240,7 +240,7 @@ def test_a_call_with_another_shape_or_precision_is_computed_whole() -> None:
             assert len(deep) == 4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sd", "builtin"))
 def test_bits_depend_neither_on_place_nor_on_other_images_nor_on_padding(
     family: str, models: Loaded
 ) -> None:

@@ -116,7 +116,7 @@ def by_diffusers(model: LoadedModel, asked: ImageRequest, size: tuple[int, int] 
     return (output.images[0] * 255).round().astype(np.uint8)
 
 
-@pytest.mark.parametrize(("name", "conditioning"), QUICK + OTHERS)
+@pytest.mark.parametrize(("name", "conditioning"), CASES)
 def test_an_edited_image_has_the_bits_that_plain_diffusers_gives_it_alone(
     editing: Callable[[str], LoadedModel], name: str, conditioning: Conditioning
 ) -> None:

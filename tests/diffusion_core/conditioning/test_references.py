@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support import tiny_loras, tiny_models, tiny_references
+from support.slow_cases import slow_except
 from support.tiny_references import picture
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -253,7 +254,7 @@ def test_a_row_may_use_some_of_the_adapters(
     assert np.array_equal(own, (expected * 255).round().astype(np.uint8))
 
 
-@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("family", slow_except(KINDS, *list(KINDS)[:2]))
 def test_an_image_without_references_has_the_bits_of_a_model_without_adapters(
     adapted: Callable[[str], Adapted], loaded: Callable[[str], LoadedModel], family: str
 ) -> None:

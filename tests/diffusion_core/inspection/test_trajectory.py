@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import tiny_models
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.conditioning.spec import Pixels
@@ -51,7 +52,12 @@ def test_the_last_frame_is_the_image_of_a_run(family: str, loaded: Loaded) -> No
     assert seen[-1].step == seen[-1].num_steps == len(seen) - 1
 
 
-@pytest.mark.parametrize("sampler", samplers.DIFFUSION_SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler",
+    slow_except(
+        samplers.DIFFUSION_SAMPLERS, "default", "ddpm", "dpmsolver++", "euler-ancestral", "unipc"
+    ),
+)
 def test_every_sampler_can_be_recorded_and_noise_only_falls(sampler: str, loaded: Loaded) -> None:
     seen = watched(loaded("sd"), dataclasses.replace(PARAMS, scheduler=sampler))
     sigmas = [frame.sigma for frame in seen]
@@ -86,7 +92,7 @@ def test_the_prediction_before_the_last_step_is_the_image(
     assert distance(seen[0].guess, seen[-1].guess) > 0.5
 
 
-@pytest.mark.parametrize("sampler", ["default", "euler", "ddpm"])
+@pytest.mark.parametrize("sampler", slow_except(["default", "euler", "ddpm"], "default"))
 def test_predictions_of_a_trained_model_approach_the_image(
     sampler: str, shipped: LoadedModel
 ) -> None:

@@ -13,6 +13,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from support import tiny_controlnets
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.errors import (
@@ -153,7 +154,7 @@ def test_whether_a_controlnet_acts_depends_on_how_often_the_sampler_calls(
     assert (net.why_idle(4, sampler) is None) == acts
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux", "qwen"])
+@pytest.mark.parametrize("family", slow_except(["sd", "sdxl", "sd3", "flux", "qwen"], "sd", "flux"))
 def test_a_model_is_described_with_its_controlnets(
     family: str, model_of: Folders, net_of: Folders
 ) -> None:

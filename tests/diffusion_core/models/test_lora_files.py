@@ -124,7 +124,7 @@ def test_a_lora_of_scale_zero_changes_nothing(saved: Saved, lora: Made) -> None:
     np.testing.assert_array_equal(sample(load(saved("sd"), off)), sample(load(saved("sd"))))
 
 
-@pytest.mark.parametrize("family", ["sd", "flux"])
+@pytest.mark.parametrize("family", slow_except(["sd", "flux"], "flux"))
 def test_bits_depend_neither_on_place_nor_on_other_images(
     family: str, saved: Saved, lora: Made
 ) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from support import lora_layouts as layouts
 from support import tiny_loras
 from support.lora_layouts import Tensors
+from support.slow_cases import slow_except
 from torch import Tensor, nn
 
 from nightpress.diffusion_core.errors import ModelError
@@ -141,7 +142,7 @@ def expected(weight: Tensor) -> Tensor:
     return nn.functional.conv2d(drawn(2, weight.shape[1], 5, 5), weight, padding=1)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", slow_except(["sd", "sdxl"], "sd"))
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_changes_as_lycoris_defines_it(
     form: str, family: str, weights: Any, load: Load
@@ -236,7 +237,7 @@ def in_blocks(layer: str) -> tuple[int, str, int]:
     return stages.index(attention.split(".")[0]), attention, ends.index(f"to_{end}")
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", slow_except(["sd", "sdxl"], "sd"))
 @pytest.mark.parametrize("saves", ["list", "safetensors"])
 def test_a_list_of_cloneofsimo_changes_the_layers_that_it_was_trained_for(
     saves: str, family: str, plain: Any, load: Load, tmp_path: Path

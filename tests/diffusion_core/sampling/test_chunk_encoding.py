@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_models
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import IncompatibleLibrary, UnsupportedModel
 from nightpress.diffusion_core.models import loading
@@ -106,7 +107,7 @@ CASES: list[tuple[str, list[Pieces]]] = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sdxl"))
 @pytest.mark.parametrize(("text", "pieces"), CASES)
 @torch.inference_mode()
 def test_embeddings_are_those_of_the_published_definition(
@@ -195,7 +196,7 @@ MIXED = (
 )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sdxl"))
 def test_an_image_does_not_depend_on_companions_with_other_numbers_of_chunks(
     family: str, load: Callable[..., LoadedModel]
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import family_table
+from support.slow_cases import slow_except
 from support.tiny_families import makers, save
 
 from nightpress.diffusion_core.errors import UnsupportedModel
@@ -217,7 +218,12 @@ def test_hunyuan_image_gets_the_scale_through_its_guider(folders: Folders) -> No
     assert not np.array_equal(ours, sampled(model, ROW, scale=3.5)[0])
 
 
-@pytest.mark.parametrize("name", ["QwenImagePipeline", "HunyuanImagePipeline", "CogView4Pipeline"])
+@pytest.mark.parametrize(
+    "name",
+    slow_except(
+        ["QwenImagePipeline", "HunyuanImagePipeline", "CogView4Pipeline"], "QwenImagePipeline"
+    ),
+)
 def test_rows_whose_class_decides_for_a_whole_call_are_sampled_alone(
     name: str, folders: Folders
 ) -> None:

@@ -114,7 +114,9 @@ def test_more_steps_of_a_u_net_read_no_more_from_the_accelerator(
     assert num_reads(loaded("sd"), sampler, 6) == num_reads(loaded("sd"), sampler, 12)
 
 
-@pytest.mark.parametrize("family", ["lcm", "sdxl", "sd3", "flux", "pixart", "sana"])
+@pytest.mark.parametrize(
+    "family", slow_except(["lcm", "sdxl", "sd3", "flux", "pixart", "sana"], "lcm", "flux")
+)
 def test_more_steps_of_any_family_read_no_more_from_the_accelerator(
     loaded: Loaded, family: str
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support import pictures
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models import loading
@@ -41,7 +42,7 @@ def in_batches_of_their_own(sampler: Sampler, requests: list[ImageRequest]) -> l
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", MULTIPLYING)
+@pytest.mark.parametrize("family", slow_except(MULTIPLYING, "sd", "sd3"))
 def test_images_with_different_scales_have_the_bits_of_batches_with_one_scale(
     family: str, dtype: str, saved: Callable[[str], Path]
 ) -> None:

@@ -73,7 +73,7 @@ def steered(family: str) -> tuple[ImageRequest, ...]:
 
 
 @pytest.mark.parametrize("params", [PARAMS, UNGUIDED], ids=["guided", "unguided"])
-@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_models.FAMILIES, "sd", "sdxl", "flux", "sana"))
 def test_a_batch_of_one_is_exactly_the_image_of_plain_diffusers(
     family: str, params: SamplingParams, loaded_on: LoadedOn, plain: Plain, device: str
 ) -> None:

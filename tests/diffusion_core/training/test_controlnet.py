@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.slow_cases import slow_except
 from torch import Tensor
 
 from nightpress.diffusion_core import builtin
@@ -155,7 +156,7 @@ def test_training_predicts_what_the_pipeline_of_diffusers_predicts(
             torch.testing.assert_close(answer, output, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "sdxl"))
 def test_plain_diffusers_samples_the_same_bits_with_the_saved_controlnet(
     family: str, fresh: Loaded, saved: Saved, tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def teach(module: LoraTraining, num_steps: int = 30, rate: float = 1e-2) -> list
     return losses
 
 
-@pytest.mark.parametrize("family", tiny_loras.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd", "sdxl", "flux"))
 def test_an_untrained_adapter_predicts_what_the_pipeline_predicts(
     family: str, fresh: Loaded
 ) -> None:
@@ -127,7 +127,7 @@ def sample(pipeline: Any, prompt: str, **settings: Any) -> Any:
     return pipeline(**arguments, output_type="np", **settings).images
 
 
-@pytest.mark.parametrize("family", tiny_loras.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd", "sdxl", "flux"))
 def test_a_batch_is_predicted_like_its_prompts_alone(family: str, fresh: Loaded) -> None:
     module = training(fresh(family))
     batch = batch_of(module)
@@ -141,7 +141,7 @@ def test_a_batch_is_predicted_like_its_prompts_alone(family: str, fresh: Loaded)
     assert not torch.equal(together[0], together[1])
 
 
-@pytest.mark.parametrize("family", tiny_loras.FAMILIES)
+@pytest.mark.parametrize("family", slow_except(tiny_loras.FAMILIES, "sd", "sdxl", "flux"))
 def test_the_pipeline_decodes_what_training_encodes(family: str, fresh: Loaded) -> None:
     """A scheduler that ends at the encoded latents gives the autoencoder's own reconstruction."""
     module = training(fresh(family))

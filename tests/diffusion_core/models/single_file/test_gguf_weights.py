@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import ldm_checkpoints, narrow_models, tiny_loras
 from support import transformer_checkpoints as checkpoints
+from support.slow_cases import slow_except
 from support.transformer_checkpoints import narrow_flux_converter, write_gguf
 
 from nightpress.diffusion_core.errors import IncompatibleLibrary, ModelError, UnsupportedModel
@@ -68,7 +69,11 @@ def images(model: LoadedModel, requests: list[ImageRequest]) -> Any:
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("flux", "Q8_0"), ("flux", "Q4_0"), ("flux", "BF16"), ("flux", "F16"), ("sd3", "Q5_1")],
+    slow_except(
+        [("flux", "Q8_0"), ("flux", "Q4_0"), ("flux", "BF16"), ("flux", "F16"), ("sd3", "Q5_1")],
+        ("flux", "Q4_0"),
+        ("sd3", "Q5_1"),
+    ),
 )
 def test_a_file_makes_the_bits_that_diffusers_makes_of_it(
     family: str, kind: str, of_family: Callable[..., Path], saved: Saved, plain: Plain
@@ -99,7 +104,7 @@ def test_a_file_makes_the_bits_that_diffusers_makes_of_it(
     np.testing.assert_array_equal(found, pixels(expected))
 
 
-@pytest.mark.parametrize("family", LAYOUTS)
+@pytest.mark.parametrize("family", slow_except(LAYOUTS, "flux"))
 def test_an_image_does_not_depend_on_its_companions(
     family: str, of_family: Callable[..., Path]
 ) -> None:
