@@ -93,7 +93,9 @@ def test_sd_scripts_read_captions_of_several_lines_and_of_none(
 
 @pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
-@pytest.mark.parametrize("layout", ["hf-parquet", "imagefolder", "img2dataset"])
+@pytest.mark.parametrize(
+    "layout", slow_except(["hf-parquet", "imagefolder", "img2dataset"], "imagefolder")
+)
 def test_mlcroissant_reads_columns_of_any_name(
     runs: list[str], tmp_path: Path, layout: str
 ) -> None:
@@ -111,7 +113,7 @@ def test_mlcroissant_reads_columns_of_any_name(
             assert record[f"{split}/new_line-2"] == b"of new line"
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", slow_except(LAYOUTS, "hf-parquet", "webdataset"))
 def test_no_carried_column_is_lost(runs: list[str], tmp_path: Path, layout: str) -> None:
     spec = export(runs, tmp_path, layout=layout)
     said = json.dumps(json.loads(Path(spec.url, "export.json").read_text())["columns"])

@@ -6,12 +6,13 @@ import pytest
 from support import made_runs
 from support.exports import SPLIT, files_of, finished_run, spec_of, written
 from support.servers import Server
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.run_directory.commit import amend_commit
 from nightpress.pipelines.storage import Store
 
 
-@pytest.mark.parametrize("layout", ["imagefolder", "diffusiondb"])
+@pytest.mark.parametrize("layout", slow_except(["imagefolder", "diffusiondb"], "diffusiondb"))
 def test_a_store_without_conditional_writes_holds_the_same_export(
     rclone_s3: Server, tmp_path: Path, layout: str
 ) -> None:

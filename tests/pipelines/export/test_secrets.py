@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from support import made_runs
 from support.exports import SPLIT, begin_with, files_of, spec_of, written
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core.models.lora_files import LoraInfo
 from nightpress.pipelines import Run, open_run
@@ -96,7 +97,7 @@ def told(path: str, data: bytes) -> Iterator[tuple[str, str]]:
             yield f"{path}: info", f"{image.info} {dict(image.getexif())}"
 
 
-@pytest.mark.parametrize("metadata", ["minimal", "none"])
+@pytest.mark.parametrize("metadata", slow_except(["minimal", "none"], "minimal"))
 @pytest.mark.parametrize(
     ("layout", "format_"),
     [

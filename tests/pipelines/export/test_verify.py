@@ -42,7 +42,7 @@ def checked(spec: ExportSpec, sample: float = 1.0) -> tuple[int, list[ExportFind
     return sum(shard.num_checked for shard in shards), findings, orphans(store, names)
 
 
-@pytest.mark.parametrize("metadata", ["full", "minimal"])
+@pytest.mark.parametrize("metadata", slow_except(["full", "minimal"], "full"))
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_sound_export_has_no_findings(
     run: Run, tmp_path: Path, layout: str, metadata: str

@@ -151,6 +151,7 @@ def test_what_the_hub_does_not_have_is_reported_in_one_line(
     assert not any(file.endswith(".bin") for file in hub.fetched[PICKLED])
 
 
+@pytest.mark.slow
 def test_a_cached_hub_model_is_found_when_the_hub_is_unreachable(
     hub: FakeHub, hub_home: Path, answers: dict[str, dict[str, str]]
 ) -> None:

@@ -110,7 +110,7 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("only", ["whole", "asked"])
+@pytest.mark.parametrize("only", slow_except(["whole", "asked"], "asked"))
 @pytest.mark.parametrize(
     "name",
     [
@@ -133,7 +133,7 @@ def test_a_file_makes_the_bits_of_the_folder_with_its_weights(
     assert np.isfinite(expected).all()
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", slow_except(["sd", "sdxl"], "sd"))
 def test_a_tiny_file_makes_the_bits_of_its_folder(family: str, tmp_path: Path) -> None:
     folder = tiny_models.save(family, tmp_path / "folder")
     layout = ldm_checkpoints.sd1 if family == "sd" else ldm_checkpoints.sdxl

@@ -230,6 +230,7 @@ def swipe(page: Any, start: tuple[int, int], end: tuple[int, int]) -> None:
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
+@pytest.mark.slow
 def test_the_page_as_a_file_keeps_marks_and_exports_them(open_page: Any, tmp_path: Path) -> None:
     rows = review_rows.made_rows(64)
     rows["thumbs"]["atlases"] = ["thumbs/0.webp"]

@@ -184,6 +184,7 @@ def _mark_images(url: str, numbers: list[int], session: str, acknowledged: Conne
         acknowledged.send(number)
 
 
+@pytest.mark.slow
 def test_of_a_thousand_marks_none_is_lost_though_writers_are_killed_at_random(
     tmp_path: Path,
 ) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from support.clip_runs import ClipSampler, clip_run, made_clips
 from support.fakes.fake_runs import make_shard, work_on
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.image_files.atlas import CELL_PX, COLUMNS, strip_frames, strip_of_pixels
 from nightpress.pipelines.image_files.clips import mp4
@@ -88,7 +89,7 @@ def test_the_cells_of_17_clips_are_the_thumbnails_of_their_frames(
     assert max(differences(run)) < 6
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", slow_except(FORMATS, "mp4"))
 def test_strips_that_are_made_late_are_those_that_actors_make(tmp_path: Path, kind: str) -> None:
     asked, run = clips(tmp_path / "asked", kind, review=THUMBS), clips(tmp_path / "late", kind)
     assert run.store.list("thumbs") == {}

@@ -320,7 +320,7 @@ def test_damaged_images_are_made_again_as_the_draws_that_were_taken(
 
 
 @pytest.mark.parametrize("gates", [BEST, NEVER], ids=["best", "never"])
-@pytest.mark.parametrize("packing", ["none", "webdataset"])
+@pytest.mark.parametrize("packing", slow_except(["none", "webdataset"], "webdataset"))
 def test_a_lost_commit_is_made_again_from_images_and_recorded_draws(
     tmp_path: Path, packing: str, gates: dict[str, Any]
 ) -> None:

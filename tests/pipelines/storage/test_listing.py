@@ -108,7 +108,7 @@ def spread_name(number: int) -> str:
         range(50_500, 51_524),
         range(50_990, 52_014),
         range(6_100, 9_100, 6),
-        range(20_100, 38_532, 18),
+        pytest.param(range(20_100, 38_532, 18), marks=pytest.mark.slow),
     ],
     ids=["two folders", "three folders", "six settings", "eighteen settings"],
 )

@@ -89,6 +89,7 @@ def test_a_stopped_training_resumes_to_the_same_bits(root: Path, model: Path) ->
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_control_pictures_may_come_with_the_data(root: Path, model: Path) -> None:
     """The same pictures from a folder train the same weights as those made from the images."""
     (root / "patches").mkdir()

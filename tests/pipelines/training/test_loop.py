@@ -161,7 +161,11 @@ SLOW_AUTOENCODER_JOB = pytest.param(autoencoder_job, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
-    ("job", "uninterrupted"), [(autoencoder_job, "whole_autoencoder"), (denoiser_job, "whole")]
+    ("job", "uninterrupted"),
+    [
+        pytest.param(autoencoder_job, "whole_autoencoder", marks=pytest.mark.slow),
+        (denoiser_job, "whole"),
+    ],
 )
 def test_a_stopped_training_resumes_to_the_same_bits(
     root: Path, job: Any, uninterrupted: str, request: pytest.FixtureRequest
@@ -293,6 +297,7 @@ def test_a_checkpoint_written_by_another_process_is_not_replaced(root: Path) -> 
         list(events)
 
 
+@pytest.mark.slow
 def test_a_training_on_s3_resumes_from_its_checkpoint(
     root: Path, moto_s3: Server, whole: TrainSpec
 ) -> None:
@@ -323,10 +328,12 @@ def test_mixed_precision_keeps_float32_weights_and_resumes_to_the_same_bits(
     assert {tensor.dtype for tensor in weights(whole).values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_largest_seed_is_accepted(root: Path) -> None:
     assert isinstance(run(denoiser_job(root, seed=2**53 - 1))[-1], Finished)
 
 
+@pytest.mark.slow
 def test_model_parts_may_be_moved_before_a_training_resumes(root: Path) -> None:
     run(denoiser_job(root), stop_after=2)
     shutil.move(root / "parts/vae", root / "moved")
@@ -350,6 +357,7 @@ def test_a_training_killed_between_its_last_checkpoint_and_its_model_is_complete
     assert store.size("model/model_index.json")
 
 
+@pytest.mark.slow
 def test_a_finished_training_can_be_extended(root: Path) -> None:
     run(denoiser_job(root))
     longer = denoiser_job(root, training={"max_train_steps": 8})
@@ -422,6 +430,7 @@ def test_plain_diffusers_loads_the_trained_autoencoder_and_its_latents_are_white
     assert autoencoder.config.scaling_factor == 1.0
 
 
+@pytest.mark.slow
 def test_a_frozen_text_encoder_does_not_change(root: Path) -> None:
     frozen = denoiser_job(root, model=_model(root, train_text_encoder=False, frozen_parameters=[]))
     run(frozen)

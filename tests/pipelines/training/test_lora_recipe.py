@@ -114,6 +114,7 @@ def test_a_model_with_adapters_is_refused(root: Path) -> None:
         list(train(lora_job(root, model=model), cache=root / "cache"))
 
 
+@pytest.mark.slow
 def test_captions_that_the_model_does_not_read_to_the_end_are_counted(root: Path) -> None:
     (root / "pictures" / "000.txt").write_text("a red disc " * 40 + "and a dog")
     cut = [event for event in train(lora_job(root)) if isinstance(event, CaptionsCut)]

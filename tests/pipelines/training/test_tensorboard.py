@@ -36,6 +36,7 @@ def test_each_start_writes_one_tensorboard_file(root: Path) -> None:
     assert len(list((folder / "tiny").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_tensorboard_may_be_switched_on_or_off_on_resume(root: Path) -> None:
     run(root, job(root, None))
     assert isinstance(run(root, job(root, root / "board", steps=3))[-1], Finished)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from support.fakes.fake_runs import work_on
 from support.plans import write
+from support.slow_cases import slow_except
 
 from nightpress.diffusion_core import builtin
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -81,7 +82,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("suffix", "format_"), [(".csv", "png"), (".parquet", "webp")])
+@pytest.mark.parametrize(
+    ("suffix", "format_"), slow_except([(".csv", "png"), (".parquet", "webp")], (".csv", "png"))
+)
 def test_an_imported_image_is_made_again_with_the_same_bits(
     tmp_path: Path, model: tuple[ModelInfo, LoadedModel], suffix: str, format_: str
 ) -> None:
