@@ -27,6 +27,9 @@ BATCHES_OF_A_TRIAL = 8
 PAYBACK = 2.0
 """What is expected to be saved must be at least this many times what trying costs."""
 
+SHORTEST_LIMIT_S = 60.0
+"""Seconds that a trial may take at least before it is given up."""
+
 MAX_SHAPES = 64
 """With more shapes nothing is tried: each would be compiled."""
 
@@ -49,8 +52,13 @@ class ActorWork:
 
     @property
     def expected_saving_s(self) -> float:
-        """Seconds that a faster way is expected to save; also the most that one trial may take."""
+        """Seconds that a faster way is expected to save."""
         return saving_s(self.sampling_s, EXPECTED_RATIO)
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds after which a trial is given up: it must not cost more than it may save."""
+        return max(SHORTEST_LIMIT_S, self.expected_saving_s)
 
     @property
     def worthwhile_s(self) -> float:

@@ -184,7 +184,7 @@ def _try_all(
     tried: list[TriedWay] = []
     for config in configs_to_try(last_bit_candidates(), trials, LOWEST_DB):
         pending = first.handle.try_speed.remote(config)
-        found = yield from first.try_faster(pending, max(60.0, work.expected_saving_s))
+        found = yield from first.try_faster(pending, work.limit_s)
         trials[config] = found if _is_trial(found) else None
         if found is None:
             tried.append(TriedWay(config.name, reason="the actor was lost, or took too long"))

@@ -63,9 +63,8 @@ def preview(
     The images are chosen so that they show as many values of the columns as possible; columns with
     few values come first. The same job always gives the same images.
 
-    The pixels are the same as in the run, except that their last bits may differ if the run
-    measures its batch size, or samples faster by `model.speed: auto`. The whole manifest is checked
-    first.
+    The pixels are those of the run, but for their last bits if the run measures its batch size or
+    samples faster by `model.speed: auto`. The whole manifest is checked first.
 
     Args:
         spec: the job.

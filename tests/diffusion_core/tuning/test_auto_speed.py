@@ -53,6 +53,7 @@ def test_more_shapes_and_slower_batches_need_longer_runs() -> None:
 def test_what_is_hoped_for_pays_for_the_trial_twice() -> None:
     work = ActorWork(ActorWork(0.0, 2.0, 1).worthwhile_s, 2.0, 1)
     assert work.expected_saving_s == pytest.approx(2 * work.expected_cost_s)
+    assert work.limit_s == work.expected_saving_s
 
 
 def test_a_speed_up_of_two_saves_half_of_the_time() -> None:

@@ -1,6 +1,6 @@
 """The decision about `model.speed: auto`, with an actor of this process, without Ray."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from support import tiny_models
 
 from nightpress.diffusion_core.models.info import ModelInfo
@@ -81,6 +82,15 @@ class InProcessFirst:
         yield from ()
         self.limits.append(limit_s)
         return pending()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in an actor with one CPU; several threads also wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ DEEP = TuningConfig.of(deep_features={"interval": 2})
 
 def tuning(record: RunRecord, config: TuningConfig | None, lowest_db: float = 33.74) -> Any:
     """What `keep` reads of the tuning of a record's model."""
-    best = None if config is None else ConfigTrial(config, 6.0, 1.8, (40.0, lowest_db), 1.0)
+    best = None if config is None else ConfigTrial(config, 6.0, 1.8, (math.inf, lowest_db), 1.0)
     setup = SimpleNamespace(
         info=record.model, device="cpu", reference=SimpleNamespace(dtype="float32")
     )
