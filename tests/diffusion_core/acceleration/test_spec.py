@@ -26,7 +26,8 @@ CHOICES: dict[str, Any] = {
 def test_nothing_is_chosen_by_default() -> None:
     assert SpeedSpec().chosen() == {}
     assert SpeedSpec().as_text() is None
-    assert ModelSpec().speed == SpeedSpec()
+    assert ModelSpec().speed == "auto"
+    assert ModelSpec().ways == SpeedSpec()
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -46,7 +46,7 @@ def test_no_two_candidates_are_the_same_or_have_the_same_name(device: str, dtype
 def test_the_values_of_a_candidate_give_the_same_config_in_a_job(device: str, dtype: str) -> None:
     for config in candidates(device, dtype, 4, compiles=True):
         model = ModelSpec.model_validate(config.values)
-        assert model.speed == config.speed
+        assert model.ways == config.speed
         assert model.dtype == (config.dtype or "auto")
 
 

@@ -66,8 +66,8 @@ def test_a_model_is_held_in_the_precision_of_its_run(specs: dict[str, ModelSpec]
     models.use_dtype("lcm", "bfloat16")
     assert models.names == ("sd",)
     held = models.use("lcm", identity(specs["lcm"]), 2)
-    assert (held.dtype, models.num_loaded) == ("bfloat16", 3)
-    assert models.use("sd", identity(specs["sd"]), 2).dtype == "float32"
+    assert (held.model.dtype, models.num_loaded) == ("bfloat16", 3)
+    assert models.use("sd", identity(specs["sd"]), 2).model.dtype == "float32"
     assert models.num_loaded == 3
 
 
