@@ -81,6 +81,7 @@ def test_plan_prints_only_its_own_lines(folder: Path) -> None:
     assert foreign(lines) == []
 
 
+@pytest.mark.slow
 def test_reproduce_prints_only_its_own_lines(folder: Path) -> None:
     spec = ModelSpec()
     facts = replace(

@@ -54,6 +54,7 @@ def test_two_reviewers_pick_at_once_and_the_run_has_what_both_said(
         assert anna.page.locator(".fact-prompt").inner_text() == PROMPTS[0]
 
 
+@pytest.mark.slow
 def test_marks_of_the_page_as_a_file_come_into_the_run(
     run: Run, open_page: Any, tmp_path: Path
 ) -> None:

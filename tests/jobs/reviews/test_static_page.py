@@ -40,6 +40,7 @@ def pictured(tmp_path: Path) -> Run:
     return Run(store, record)
 
 
+@pytest.mark.slow
 def test_it_has_the_facts_and_the_job_that_the_server_has(run: Run, open_page: Any) -> None:
     page = open_page(Path(write_static_page(run, ANNA).url).as_uri())
     for image_id in run.hashes():

@@ -102,6 +102,7 @@ def test_a_clip_plays_under_the_pointer_and_then_shows_its_poster_again(
             plays_under_the_pointer(page, number)
 
 
+@pytest.mark.slow
 def test_nothing_plays_where_motion_is_to_be_reduced(tmp_path: Path, open_page: Any) -> None:
     run = clips(tmp_path, review={"thumbs": True})
     with served(run, open_page, reduced_motion="reduce") as page:
@@ -114,6 +115,7 @@ def test_nothing_plays_where_motion_is_to_be_reduced(tmp_path: Path, open_page: 
         assert not any(differ(poster, each) for each in looks(page, 1))
 
 
+@pytest.mark.slow
 def test_a_clip_whose_strip_is_lost_keeps_its_poster(tmp_path: Path, open_page: Any) -> None:
     run = clips(tmp_path, review={"thumbs": True})
     for path, atlas in read_thumbs(run.store).named.items():

@@ -68,6 +68,7 @@ def test_a_short_run_tries_nothing_and_says_why_in_one_line(make_spec: MakeSpec)
     assert hashes(exact) == hashes(spec)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_just_too_short_for_its_speed_is_only_measured(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

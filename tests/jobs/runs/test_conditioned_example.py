@@ -45,6 +45,7 @@ def pixels(run: Run, facts: dict[str, Any]) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.slow
 def test_it_shows_every_mode_of_the_built_in_model(run: Run) -> None:
     images = facts_by_id(run)
     assert len(images) == 16

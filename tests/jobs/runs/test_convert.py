@@ -178,6 +178,7 @@ def test_the_command_says_what_it_wrote(models: Models, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.slow
 def test_runs_with_the_file_and_with_the_folder_make_the_same_pixels(
     models: Models, tmp_path: Path
 ) -> None:
