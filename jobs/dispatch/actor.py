@@ -8,30 +8,26 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-import torch
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
 from nightpress.diffusion_core.tuning.batch_size import (
     BestBatchSize,
+    MeasureBatch,
     find_best_batch_size,
     largest_fitting,
     padding_efficiency,
 )
-from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
-from nightpress.diffusion_core.tuning.device_memory import trial_memory
-from nightpress.jobs.dispatch.held_models import HeldModel, HeldModels, ModelSpecs
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
-from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import read_shard
@@ -40,16 +36,17 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.job_scorers import JobScorers, require_same
 from nightpress.pipelines.scoring.scorer import ScorerInfo
-from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batching import PlannedImage, batches, counted, with_next
+from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
-from nightpress.pipelines.shards.missing import without
-from nightpress.pipelines.shards.overlap import TicketLock, handed_off
-from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
+
+if TYPE_CHECKING:  # they import torch: the actor does, and the driver never
+    from nightpress.diffusion_core.sampling.sampler import Sampler
+    from nightpress.jobs.dispatch.held_models import HeldModel, ModelSpecs
+    from nightpress.pipelines.shards.runner import ShardRunner
 
 LOG = logging.getLogger(__name__)
 """What an actor does, in the log that Ray keeps of its process."""
@@ -101,7 +98,7 @@ class SamplerActor:
 
     def __init__(
         self,
-        spec: ModelSpecs,
+        spec: "ModelSpecs",
         options: Mapping[str, Any],
         device: str,
         threads: int,
@@ -109,6 +106,11 @@ class SamplerActor:
         scorers: JobScorers = NO_SCORERS,
         share: float = 1.0,
     ) -> None:
+        import torch
+
+        from nightpress.jobs.dispatch.held_models import HeldModels
+        from nightpress.pipelines.shards.overlap import TicketLock
+
         silence_process()
         log_to_stderr()
         self._began = time.monotonic()
@@ -124,6 +126,8 @@ class SamplerActor:
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
         self._timeline = Timeline(self._worker, MAX_SPANS if traced else 0, self._metrics.add_span)
+        # Ray has set the variable, maybe after this process or the one it is a fork of has read it.
+        threads = threads or int(os.environ.get("OMP_NUM_THREADS", 0))
         if threads:
             torch.set_num_threads(threads)
 
@@ -145,6 +149,8 @@ class SamplerActor:
 
     def footprint(self) -> Footprint:
         """What the largest model and the scorers on this node take in memory, by their files."""
+        import torch
+
         on_gpu = self._device == "cuda"
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
@@ -184,20 +190,29 @@ class SamplerActor:
             share: this actor's share of the device's memory.
             budget_s: seconds that measuring may take.
         """
-        with trial_memory(self._device, share) as memory:
-            measure = batch_benchmark(self._loaded, params, memory)
+        with self._trial(params, share) as (measure, limit_bytes):
             return find_best_batch_size(
-                measure, memory.limit_bytes, usual, budget_s, padding_efficiency(counts)
+                measure, limit_bytes, usual, budget_s, padding_efficiency(counts)
             )
 
     def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> BestBatchSize:
         """Halve the batch size `wanted` until it fits in this actor's share of the memory."""
+        with self._trial(params, share, steps=1, rounds=1) as (measure, limit_bytes):
+            return largest_fitting(measure, limit_bytes, wanted)
+
+    @contextmanager
+    def _trial(
+        self, params: SamplingParams, share: float, **effort: int
+    ) -> Iterator[tuple[MeasureBatch, int]]:
+        """What measures a batch size, and the bytes that a batch may take."""
+        from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
+        from nightpress.diffusion_core.tuning.device_memory import trial_memory
+
         with trial_memory(self._device, share) as memory:
-            measure = batch_benchmark(self._loaded, params, memory, steps=1, rounds=1)
-            return largest_fitting(measure, memory.limit_bytes, wanted)
+            yield batch_benchmark(self._loaded, params, memory, **effort), memory.limit_bytes
 
     @property
-    def _loaded(self) -> Sampler:
+    def _loaded(self) -> "Sampler":
         if self._sampler is None:
             raise RuntimeError("the actor must load its model first")
         return self._sampler
@@ -243,8 +258,10 @@ class SamplerActor:
         fence: FencingToken | None,
         inputs: InputSession | None,
         key: SigningKey | None,
-    ) -> ShardRunner:
+    ) -> "ShardRunner":
         """What makes the shards of the model in use."""
+        from nightpress.pipelines.shards.runner import ShardRunner
+
         return ShardRunner(
             store,
             record,
@@ -267,6 +284,8 @@ class SamplerActor:
             ticket: the number of this call, from 0. Calls run side by side and may start in any
                 order, but they sample in the order in which the driver reads their events.
         """
+        from nightpress.pipelines.shards.overlap import handed_off
+
         runner = self._runner
         if runner is None:
             raise RuntimeError("the actor must begin a run before it runs a shard")
@@ -306,34 +325,9 @@ class SamplerActor:
             spec: the job; says where the pictures are that the images are made from.
             url: URL of the run directory that the job would have.
         """
-        sampler, inputs = self._loaded, BatchInputs(spec, url)
-        if spec.model.prompts.reads_chunks:
-            images = counted(images, sampler.num_chunks)
-        cut = batches(
-            list(images), lambda image: self._batch_size, sampler.supports_per_image_guidance
-        )
-        for batch, following in with_next(cut):
-            inputs.prefetch(batch)
-            inputs.prefetch(following)
-            pictures = inputs.take(batch)
-            assert pictures is not None  # noqa: S101 - nobody stops it
-            yield [
-                (each.image.image_id, _black(each.image), each.error) for each in pictures.failed
-            ]
-            usable = without(batch, pictures.failed)
-            if usable:
-                prepared = [pictures.prepared.get(each.image_id, NO_INPUTS) for each in usable]
-                pairs = zip(usable, prepared, strict=True)
-                requests = [image.request(each.images) for image, each in pairs]
-                sampled = sampler.sample(requests, usable[0].params)
-                ids = [image.image_id for image in usable]
-                yield list(zip(ids, sampled.pixels, sampled.faults, strict=True))
-        inputs.close()
+        from nightpress.jobs.dispatch.preview_batches import preview_batches
 
-
-def _black(image: PlannedImage) -> np.ndarray:
-    """The place of an image that cannot be made; (H, W, 3)."""
-    return np.zeros((image.height, image.width, 3), np.uint8)
+        yield from preview_batches(self._loaded, images, spec, url, self._batch_size)
 
 
 def _needs_ack(event: ShardEvent) -> bool:
@@ -353,7 +347,7 @@ RemoteActor = Any
 class ActorFactory:
     """Starts actors of one size for the models of one job."""
 
-    spec: ModelSpecs
+    spec: "ModelSpecs"
     options: Mapping[str, Any]
     cpus: float
     gpus: float
