@@ -19,7 +19,7 @@ import nightpress
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.cluster.address import provide_token, require_head
 from nightpress.jobs.cluster.import_path import worker_imports
-from nightpress.jobs.cluster.local_head import lean_head
+from nightpress.jobs.cluster.local_head import SYSTEM_CONFIG, lean_head
 from nightpress.jobs.cluster.ray_errors import is_node_loss
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.cluster.worker_template import WorkerTemplate, worker_template
@@ -106,7 +106,13 @@ def connect(spec: ClusterAddress, template: WorkerTemplate | None = None) -> Non
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
         provide_token()
         with lean_head(template):
-            _init("Ray on this machine", "start", address="local", **quiet)
+            _init(
+                "Ray on this machine",
+                "start",
+                address="local",
+                _system_config=SYSTEM_CONFIG,
+                **quiet,
+            )
         return
     require_head(address)
     where = f"the Ray cluster at {address}"

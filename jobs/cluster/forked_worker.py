@@ -34,21 +34,11 @@ MAX_REQUEST_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1
 """From Linux's sys/prctl.h."""
 
-PRELOADED = (
-    "torch",
-    "diffusers.models.autoencoders.autoencoder_kl",
-    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
-    "transformers.models.clip.modeling_clip",
-    "nightpress.jobs.dispatch.held_models",
-    "nightpress.pipelines.planning",
-)
-"""What an actor imports whatever its model is. None of them imports Ray."""
 
-
-def serve(listener: socket.socket, parent: int) -> NoReturn:
+def serve(listener: socket.socket, parent: int, modules: list[str]) -> NoReturn:
     """Import what workers need, then fork one for each request, until the driver ends."""
     _end_with(parent)
-    for name in PRELOADED:
+    for name in modules:
         import_module(name)
     gc.collect()
     gc.freeze()  # no fork goes through these objects, or copies the memory that they are in
@@ -59,8 +49,7 @@ def serve(listener: socket.socket, parent: int) -> NoReturn:
             request, descriptors, *_ = socket.recv_fds(connection, MAX_REQUEST_BYTES, 3)
             if request and os.fork() == 0:
                 listener.close()
-                with suppress(BrokenPipeError):
-                    connection.sendall(b"1")
+                _answer(connection)
                 connection.close()
                 _run_worker(json.loads(request), descriptors)
             for descriptor in descriptors:
@@ -76,6 +65,14 @@ def _end_with(parent: int) -> None:
         sys.exit(1)
 
 
+def _answer(connection: socket.socket) -> None:
+    """Say that the fork is there; one that nobody waits for any more ends."""
+    try:
+        connection.sendall(b"1")
+    except BrokenPipeError:
+        os._exit(1)
+
+
 def _reap(_: int, __: FrameType | None) -> None:
     """Take note of the forks that have ended."""
     with suppress(ChildProcessError):
@@ -85,8 +82,6 @@ def _reap(_: int, __: FrameType | None) -> None:
 
 def _run_worker(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     """In a fork: become the worker that was asked for."""
-    import torch
-
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     for number, descriptor in enumerate(descriptors):
@@ -96,8 +91,9 @@ def _run_worker(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     program, arguments = _worker_program(), request["arguments"]
-    if torch.cuda._is_in_bad_fork():
-        os.execv(sys.executable, [sys.executable, program, *arguments])
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda._is_in_bad_fork():
+        os.execv(sys.executable, [sys.executable, program, *arguments])  # noqa: S606
     sys.argv = [program, *arguments]
     added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:0] = [str(Path(program).parent), *(each for each in added if each)]
@@ -135,12 +131,12 @@ def request_fork() -> None:
         answer = server.recv(1)  # from the fork
     if not answer:
         program = _worker_program()
-        os.execv(sys.executable, [sys.executable, program, *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, program, *sys.argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         sys.path.pop(0)  # the folder of this file, whose modules are none of Python's
-        serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]))
+        serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]), sys.argv[4:])
     else:
         request_fork()

@@ -21,6 +21,11 @@ WITHOUT = {"no_monitor": True, "include_log_monitor": False}
 """
 
 
+SYSTEM_CONFIG = {"prestart_worker_first_driver": False, "worker_register_timeout_seconds": 600}
+"""Settings of Ray: `ray.init` does not wait for workers that no task has asked for; and a worker
+that waits for the template to import, from a slow disk, is not given up for lost."""
+
+
 @contextmanager
 def lean_head(template: WorkerTemplate | None) -> Iterator[None]:
     """Have a `ray.init` inside start only what a run needs, with workers forked from a template."""

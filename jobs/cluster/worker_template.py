@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,17 +20,32 @@ PROGRAM = forked_worker.__file__
 """What Ray starts in place of its own worker program."""
 
 
-class WorkerTemplate:
-    """A server of forks; it ends with `close`, or with this process."""
+PRELOADED = (
+    "torch",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "transformers.models.clip.modeling_clip",
+    "nightpress.jobs.dispatch.held_models",
+    "nightpress.pipelines.planning",
+)
+"""What an actor imports whatever its model is. None of them imports Ray."""
 
-    def __init__(self) -> None:
+
+class WorkerTemplate:
+    """A server of forks; it ends with `close`, or with this process.
+
+    Args:
+        modules: what it imports before it forks.
+    """
+
+    def __init__(self, modules: Sequence[str] = PRELOADED) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="nightpress-")
         self.address = str(Path(self._folder.name) / "workers")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(self.address)
             listener.listen(128)  # requests wait here while the process imports
             number = listener.fileno()
-            arguments = ["serve", str(number), str(os.getpid())]
+            arguments = ["serve", str(number), str(os.getpid()), *modules]
             self._process = subprocess.Popen(
                 [sys.executable, PROGRAM, *arguments],
                 pass_fds=[number],
