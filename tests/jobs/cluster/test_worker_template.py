@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nightpress.jobs.cli import starts_ray_here
 from nightpress.jobs.cluster import worker_template
 from nightpress.jobs.cluster.forked_worker import ADDRESS
 from nightpress.jobs.cluster.worker_template import PROGRAM, WorkerTemplate
@@ -133,3 +134,54 @@ def test_the_template_that_was_begun_is_the_one_that_a_ray_takes(
         assert taken is begun
         assert worker_template._BEGUN == []
     assert not is_running(begun.pid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "starts"),
+    [
+        (["run", "job.yaml"], True),
+        (["run", "job.yaml", "--help"], False),
+        (["run", "job.yaml", "--address", "head:6379"], False),
+        (["run", "job.yaml", "--set=cluster.address=auto"], False),
+        (["status", "job.yaml"], False),
+        ([], False),
+    ],
+)
+def test_only_a_run_without_an_address_begins_the_template_at_once(
+    arguments: list[str], starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert starts_ray_here(arguments) is starts
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert not starts_ray_here(arguments)
+
+
+def test_a_run_of_a_bad_job_leaves_no_template(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("manifest: prompts.txt\nouput: press\n")
+    program = Path(sys.executable).parent / "nightpress"
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [program, "run", "job.yaml"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+    ) as driver:
+        _, errors = driver.communicate()
+    assert driver.returncode == 2
+    assert b"ouput" in errors
+    assert not templates_of(driver.pid)
+
+
+def templates_of(driver: int) -> list[Path]:
+    """The processes that import for a driver."""
+    mark = f"\0{PROGRAM}\0serve\0".encode()
+    return [
+        file
+        for file in Path("/proc").glob("[0-9]*/cmdline")
+        if mark in (line := read(file)) and line.split(b"\0")[4] == str(driver).encode()
+    ]
+
+
+def read(file: Path) -> bytes:
+    """What a process was started with; nothing once it has ended."""
+    try:
+        return file.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
