@@ -21,6 +21,7 @@ import click
 
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
+from nightpress.jobs.cluster import worker_template
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import code_of_process
 from nightpress.jobs.commands.json_output import print_error
@@ -199,6 +200,13 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
     return "--json" in takewhile(lambda argument: argument != "--", arguments)
 
 
+def starts_ray_here(arguments: Sequence[str]) -> bool:
+    """Whether a command line makes images with a Ray of its own, unless its job says otherwise."""
+    if arguments[:1] != ["run"] or os.environ.get("RAY_ADDRESS"):
+        return False
+    return not any(each in ("-h", "--help") or "address" in each for each in arguments)
+
+
 def package_version() -> str:
     """The installed version."""
     try:
@@ -233,6 +241,8 @@ def main() -> None:
     # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence_process()
+    if starts_ray_here(sys.argv[1:]):
+        worker_template.begin()
     try:
         command()
     except SystemExit as end:
@@ -252,6 +262,7 @@ def _leave(code: int) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    worker_template.give_up()
     # Requests to a store that are still under way end with the process. Their coroutines complain
     # about that on stderr, after all that matters has been said.
     sys.unraisablehook = lambda _: None

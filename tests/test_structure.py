@@ -175,10 +175,14 @@ IMPORTED_AT_ONCE = (
     "nightpress.jobs.cli",
 )
 FRAMEWORKS = ("torch", "diffusers", "transformers", "ray", "pyarrow")
-SAMPLING_NOTHING = tuple(
-    f"nightpress.jobs.commands.{name}" for name in ("status", "runs", "select", "export", "deliver")
+AT_ONCE = tuple(
+    f"nightpress.jobs.commands.{name}"
+    for name in ("status", "runs", "select", "deliver", "plan", "run")
 )
-"""Commands that only read what is stored, or copy it: none needs torch."""
+"""Commands that only read what is stored or copy it, or may find nothing to make: until then none
+needs torch or Ray."""
+DRIVER = ("nightpress.jobs.dispatch.dispatcher", "nightpress.jobs.commands.export")
+"""What drives actors and tasks: only actors have tensors."""
 
 
 def test_what_a_person_waits_for_imports_no_framework() -> None:
@@ -189,9 +193,10 @@ def test_what_a_person_waits_for_imports_no_framework() -> None:
         "        importlib.import_module(module)\n"
         "        print([(module, name) for name in names if name in sys.modules])\n"
         f"heavy({IMPORTED_AT_ONCE}, {FRAMEWORKS})\n"
-        f"heavy({SAMPLING_NOTHING}, {FRAMEWORKS[:3]})\n"
+        f"heavy({AT_ONCE}, {FRAMEWORKS[:4]})\n"
+        f"heavy({DRIVER}, {FRAMEWORKS[:3]})\n"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert printed.split() == ["[]"] * len(IMPORTED_AT_ONCE + SAMPLING_NOTHING)
+    assert printed.split() == ["[]"] * len(IMPORTED_AT_ONCE + AT_ONCE + DRIVER)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning
@@ -69,6 +68,8 @@ def arguments(
     for own in pictures:
         _check_sizes(pipeline_class, own, first=int(conditioning.base != "edit"))
     if edits.takes_batches:
+        import torch
+
         stacked = torch.from_numpy(np.stack([own[0] for own in pictures]))
         return {"image": stacked.permute(0, 3, 1, 2).to(torch.float32) / 255}
     if len(pictures) != 1:

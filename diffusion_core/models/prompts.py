@@ -308,6 +308,16 @@ def _clip_tokens(tokenizer: Any) -> ClipTokens | None:
     return None if None in marks else ClipTokens(*marks, comma=tokenizer.get_vocab().get(",</w>"))
 
 
+def packed_tokenizer(text: str) -> bytes:
+    """The JSON of a tokenizer as `PromptTokenizer.packed`, which cuts and pads nothing."""
+    return zlib.compress(json.dumps(_untruncated(text)).encode(), 1)
+
+
+def _untruncated(text: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(text)
+    return values | {"truncation": None, "padding": None}
+
+
 def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> PromptTokenizer:
     """A tokenizer of transformers, as one of a model.
 
@@ -321,12 +331,12 @@ def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> Promp
     if backend is None or not hasattr(backend, "to_str"):
         return PromptTokenizer(most, b"", tokenizer, lowercases)
     text = backend.to_str()
-    values = json.loads(text) | {"truncation": None, "padding": None}
+    values = _untruncated(text)
     parts = [values[key] for key in ("normalizer", "pre_tokenizer", "model") if values[key]]
     split = json.dumps(values["pre_tokenizer"])
     return PromptTokenizer(
         max_tokens=most,
-        packed=zlib.compress(json.dumps(values).encode(), 1),
+        packed=packed_tokenizer(text),
         lowercases=lowercases,
         is_bounded=all(map(_keeps_length, parts)),
         splits_at_spaces='"WhitespaceSplit"' in split or json.dumps(CLIP_WORDS)[1:-1] in split,

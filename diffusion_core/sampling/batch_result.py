@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
@@ -12,16 +11,7 @@ import torch
 from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory, SamplingError, one_line
 from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
-
-
-class Fault(StrEnum):
-    """What can be wrong with a sampled image or clip; the values are written to the metadata."""
-
-    NON_FINITE = "its values are not finite"
-    BLANK = "every pixel has the same colour"
-    STILL = "all frames are equal"
-    FLAGGED = "flagged by the model's safety checker"
-
+from nightpress.diffusion_core.sampling.faults import Fault
 
 OUT_OF_MEMORY = (
     "out of memory",

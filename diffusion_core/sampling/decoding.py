@@ -12,7 +12,7 @@ import torch
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import OutOfMemory, one_line
-from nightpress.diffusion_core.sampling.batch_result import Fault
+from nightpress.diffusion_core.sampling.faults import Fault
 
 __all__ = ["DecoderWatch", "all_finite", "decode_in_chunks"]
 

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,8 +19,10 @@ import nightpress
 from nightpress.diffusion_core.errors import one_line
 from nightpress.jobs.cluster.address import provide_token, require_head
 from nightpress.jobs.cluster.import_path import worker_imports
+from nightpress.jobs.cluster.local_head import SYSTEM_CONFIG, lean_head
 from nightpress.jobs.cluster.ray_errors import is_node_loss
 from nightpress.jobs.cluster.shadowing import require_libraries
+from nightpress.jobs.cluster.worker_template import WorkerTemplate, worker_template
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 
 T = TypeVar("T")
@@ -62,12 +64,14 @@ def cluster(spec: ClusterAddress) -> Iterator[bool]:
         yield False
         return
     require_libraries()
-    with _own_signals():
-        connect(spec)
-    try:
+    with ExitStack() as stack:
+        template = None
+        if address_of(spec) is None:
+            template = stack.enter_context(worker_template())
+        with _own_signals():
+            connect(spec, template)
+        stack.callback(ray.shutdown)
         yield True
-    finally:
-        ray.shutdown()
 
 
 @contextmanager
@@ -83,8 +87,12 @@ def _own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def connect(spec: ClusterAddress) -> None:
+def connect(spec: ClusterAddress, template: WorkerTemplate | None = None) -> None:
     """Join the cluster at the job's address or RAY_ADDRESS, or start a local Ray.
+
+    Args:
+        spec: says which cluster.
+        template: what the workers of a local Ray are forks of.
 
     Raises:
         ClusterError: there is no cluster at the address, or it refuses this process.
@@ -97,7 +105,14 @@ def connect(spec: ClusterAddress) -> None:
     if address is None:
         quiet |= {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
         provide_token()
-        _init("Ray on this machine", "start", address="local", **quiet)
+        with lean_head(template):
+            _init(
+                "Ray on this machine",
+                "start",
+                address="local",
+                _system_config=SYSTEM_CONFIG,
+                **quiet,
+            )
         return
     require_head(address)
     where = f"the Ray cluster at {address}"

@@ -8,32 +8,28 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
 from nightpress.diffusion_core.tuning.batch_size import (
     BestBatchSize,
+    MeasureBatch,
     find_best_batch_size,
     largest_fitting,
     padding_efficiency,
 )
-from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
-from nightpress.diffusion_core.tuning.device_memory import trial_memory
 from nightpress.diffusion_core.tuning.search import ConfigTrial
-from nightpress.jobs.dispatch.held_models import HeldModel, HeldModels, ModelSpecs
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
-from nightpress.jobs.dispatch.preview_images import Sampled, sample_images
-from nightpress.jobs.dispatch.speed_trials import SpeedTrials, TrialImages
+from nightpress.jobs.dispatch.trial_images import TrialImages
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
@@ -46,11 +42,16 @@ from nightpress.pipelines.scoring.scorer import ScorerInfo
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession
-from nightpress.pipelines.shards.overlap import TicketLock, handed_off
-from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Timeline, TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
+
+if TYPE_CHECKING:  # they import torch: the actor does, and the driver never
+    from nightpress.diffusion_core.sampling.sampler import Sampler
+    from nightpress.jobs.dispatch.held_models import HeldModel, ModelSpecs
+    from nightpress.jobs.dispatch.preview_images import Sampled
+    from nightpress.jobs.dispatch.speed_trials import SpeedTrials
+    from nightpress.pipelines.shards.runner import ShardRunner
 
 LOG = logging.getLogger(__name__)
 """What an actor does, in the log that Ray keeps of its process."""
@@ -98,7 +99,7 @@ class SamplerActor:
 
     def __init__(
         self,
-        spec: ModelSpecs,
+        spec: "ModelSpecs",
         options: Mapping[str, Any],
         device: str,
         threads: int,
@@ -106,6 +107,10 @@ class SamplerActor:
         scorers: JobScorers = NO_SCORERS,
         share: float = 1.0,
     ) -> None:
+
+        from nightpress.jobs.dispatch.held_models import HeldModels
+        from nightpress.pipelines.shards.overlap import TicketLock
+
         silence_process()
         log_to_stderr()
         self._began = time.monotonic()
@@ -122,7 +127,8 @@ class SamplerActor:
         self._worker = f"{platform.node()}:{os.getpid()}"
         self._metrics = ActorMetrics()
         self._timeline = Timeline(self._worker, MAX_SPANS if traced else 0, self._metrics.add_span)
-        fix_numerics(threads)
+        # Ray has set the variable, maybe after this process or the one it is a fork of has read it.
+        fix_numerics(threads or int(os.environ.get("OMP_NUM_THREADS", 0)))
 
     def describe(self) -> ModelInfos:
         """Find the models on this node and describe them, without loading them.
@@ -142,6 +148,8 @@ class SamplerActor:
 
     def footprint(self) -> Footprint:
         """What the largest model and the scorers on this node take in memory, by their files."""
+        import torch
+
         on_gpu = self._device == "cuda"
         memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else 0
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
@@ -153,6 +161,8 @@ class SamplerActor:
         Raises:
             SamplingError, ModelError: the images cannot be sampled.
         """
+        from nightpress.jobs.dispatch.speed_trials import SpeedTrials
+
         self._trials = SpeedTrials(self._models, trial, self._device)
         return self._trials.batch_s()
 
@@ -196,20 +206,29 @@ class SamplerActor:
             share: this actor's share of the device's memory.
             budget_s: seconds that measuring may take.
         """
-        with trial_memory(self._device, share) as memory:
-            measure = batch_benchmark(self._loaded, params, memory)
+        with self._trial(params, share) as (measure, limit_bytes):
             return find_best_batch_size(
-                measure, memory.limit_bytes, usual, budget_s, padding_efficiency(counts)
+                measure, limit_bytes, usual, budget_s, padding_efficiency(counts)
             )
 
     def largest_fitting(self, params: SamplingParams, wanted: int, share: float) -> BestBatchSize:
         """Halve the batch size `wanted` until it fits in this actor's share of the memory."""
+        with self._trial(params, share, steps=1, rounds=1) as (measure, limit_bytes):
+            return largest_fitting(measure, limit_bytes, wanted)
+
+    @contextmanager
+    def _trial(
+        self, params: SamplingParams, share: float, **effort: int
+    ) -> Iterator[tuple[MeasureBatch, int]]:
+        """What measures a batch size, and the bytes that a batch may take."""
+        from nightpress.diffusion_core.tuning.batch_size_benchmark import batch_benchmark
+        from nightpress.diffusion_core.tuning.device_memory import trial_memory
+
         with trial_memory(self._device, share) as memory:
-            measure = batch_benchmark(self._loaded, params, memory, steps=1, rounds=1)
-            return largest_fitting(measure, memory.limit_bytes, wanted)
+            yield batch_benchmark(self._loaded, params, memory, **effort), memory.limit_bytes
 
     @property
-    def _loaded(self) -> Sampler:
+    def _loaded(self) -> "Sampler":
         if self._sampler is None:
             raise RuntimeError("the actor must load its model first")
         return self._sampler
@@ -258,8 +277,10 @@ class SamplerActor:
         fence: FencingToken | None,
         inputs: InputSession | None,
         key: SigningKey | None,
-    ) -> ShardRunner:
+    ) -> "ShardRunner":
         """What makes the shards of the model in use."""
+        from nightpress.pipelines.shards.runner import ShardRunner
+
         return ShardRunner(
             store,
             record,
@@ -282,6 +303,8 @@ class SamplerActor:
             ticket: the number of this call, from 0. Calls run side by side and may start in any
                 order, but they sample in the order in which the driver reads their events.
         """
+        from nightpress.pipelines.shards.overlap import handed_off
+
         runner = self._runner
         if runner is None:
             raise RuntimeError("the actor must begin a run before it runs a shard")
@@ -313,7 +336,7 @@ class SamplerActor:
 
     def sample(
         self, images: Sequence[PlannedImage], spec: RunSpec, url: str
-    ) -> Iterator[list[Sampled]]:
+    ) -> Iterator[list["Sampled"]]:
         """Sample images for a preview, without storing them; yields them batch by batch.
 
         Args:
@@ -321,6 +344,8 @@ class SamplerActor:
             spec: the job; says where the pictures are that the images are made from.
             url: URL of the run directory that the job would have.
         """
+        from nightpress.jobs.dispatch.preview_images import sample_images
+
         yield from sample_images(self._loaded, self._batch_size, images, spec, url)
 
 
@@ -341,7 +366,7 @@ RemoteActor = Any
 class ActorFactory:
     """Starts actors of one size for the models of one job."""
 
-    spec: ModelSpecs
+    spec: "ModelSpecs"
     options: Mapping[str, Any]
     cpus: float
     gpus: float

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -18,9 +18,7 @@ from nightpress.diffusion_core.tuning.auto_speed import (
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
 from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try
-from nightpress.jobs.cluster.connection import room
-from nightpress.jobs.dispatch.first_actor import FirstActor
-from nightpress.jobs.dispatch.speed_trials import TrialImages
+from nightpress.jobs.dispatch.trial_images import TrialImages
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec
@@ -31,6 +29,9 @@ from nightpress.pipelines.planning.shapes import costliest, num_shapes, sampling
 from nightpress.pipelines.run_directory.auto_speed import AutoSpeed, TriedWay
 from nightpress.pipelines.run_directory.run_models import AnyBatchSizes, sizes_for
 from nightpress.pipelines.shards.first_images import first_images
+
+if TYPE_CHECKING:  # it imports Ray, which `plan` does not need
+    from nightpress.jobs.dispatch.first_actor import FirstActor
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class TriedJob:
 
 
 def decide_speeds(
-    job: TriedJob, first: FirstActor
+    job: TriedJob, first: "FirstActor"
 ) -> Generator[Event, None, tuple[AutoSpeed, ...]]:
     """Decide for each model of a new run whose job leaves that to nightpress, and say what.
 
@@ -117,8 +118,10 @@ class _Work:
         """The decision for this model; for plain sampling, unless ways are given."""
         return AutoSpeed(self.model.name, ways or SpeedSpec(), reason, tuple(tried))
 
-    def of_an_actor(self, first: FirstActor, most: SettingsCount, batch_s: float) -> ActorWork:
+    def of_an_actor(self, first: "FirstActor", most: SettingsCount, batch_s: float) -> ActorWork:
         """What one of the actors that the cluster has room for will have to sample."""
+        from nightpress.jobs.cluster.connection import room
+
         size = self.sizes.of(ImageKind.of(most.settings))
         factory, counts = first.factory, self.layout.batches
         actors = max(1, room(factory.cpus, factory.gpus, factory.memory_bytes))
@@ -131,7 +134,7 @@ class _Work:
         return ActorWork(total_s / actors, batch_s, shapes)
 
 
-def _decide(work: _Work, first: FirstActor) -> Generator[Event, None, AutoSpeed]:
+def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpeed]:
     """Decide for one model; see `decide_speeds`."""
     counts = work.layout.batches
     if reason := reason_from_plan(counts):
@@ -173,7 +176,7 @@ Found = dict[TuningConfig, ConfigTrial | None]
 
 
 def _try_all(
-    work: ActorWork, first: FirstActor
+    work: ActorWork, first: "FirstActor"
 ) -> Generator[Event, None, tuple[Found, list[TriedWay]]]:
     """Try one way after the other, and what is faster together; stop if an actor is lost."""
     yield Message(

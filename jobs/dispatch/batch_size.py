@@ -7,16 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.conditioning.edits import samples_alone
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.pipeline_folder import MULTIPLY_BY_GUIDANCE
 from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.tuning.batch_size import Ending, padding_efficiency
-from nightpress.jobs.cluster.capacity import most_memory_bytes
-from nightpress.jobs.cluster.connection import most_cpus
-from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
@@ -33,6 +30,10 @@ from nightpress.pipelines.planning.batch_sizes import (
 from nightpress.pipelines.planning.layout import SettingsCount
 from nightpress.pipelines.run_directory.run_models import AnyBatchSizes
 from nightpress.pipelines.shards.batching import shared_settings
+
+if TYPE_CHECKING:  # they import Ray, which `plan` does not need
+    from nightpress.jobs.dispatch.actor import ActorFactory
+    from nightpress.jobs.dispatch.first_actor import FirstActor
 
 AUTO_BATCH_SIZE = {"cpu": 4, "cuda": 8}
 """The batch size of `batch.size: auto` by device, where it is not measured."""
@@ -53,7 +54,7 @@ def resolve_batch_size(spec: RunSpec, device: str) -> int:
 
 
 def decide_sizes_of_models(
-    spec: RunSpec, infos: ModelInfos, layout: PlanLayout, first: FirstActor
+    spec: RunSpec, infos: ModelInfos, layout: PlanLayout, first: "FirstActor"
 ) -> Generator[Event, None, AnyBatchSizes]:
     """Decide the batch sizes of a new run, and make sure that all models load that it uses.
 
@@ -94,7 +95,7 @@ def sizes_by_model(sizes: AnyBatchSizes) -> dict[str, int]:
 
 
 def decide_batch_sizes(
-    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor
+    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: "FirstActor"
 ) -> Generator[Event, None, BatchSizes]:
     """Decide the batch sizes of one model of a new run, which the first actor has loaded.
 
@@ -117,7 +118,7 @@ def decide_batch_sizes(
 
 
 def _measure(
-    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: FirstActor, usual: int
+    spec: RunSpec, model: ModelInfo, layout: PlanLayout, first: "FirstActor", usual: int
 ) -> Generator[Event, None, BatchSizes]:
     """Measure the best batch size of each kind of image that has enough denoising steps."""
     kinds = settings_to_measure(_in_batches(layout, model))
@@ -151,7 +152,7 @@ def _measure(
 def _fit_in_memory(
     spec: RunSpec,
     batched: Sequence[SettingsCount],
-    first: FirstActor,
+    first: "FirstActor",
     wanted: int,
     largest_group: int,
 ) -> Generator[Event, None, BatchSizes]:
@@ -204,8 +205,11 @@ def _padding_warning(counts: Sequence[int], size: int) -> Iterator[Event]:
         )
 
 
-def memory_share(spec: RunSpec, factory: ActorFactory) -> float:
+def memory_share(spec: RunSpec, factory: "ActorFactory") -> float:
     """An actor's share of its device's memory, assuming that the node is full of actors."""
+    from nightpress.jobs.cluster.capacity import most_memory_bytes
+    from nightpress.jobs.cluster.connection import most_cpus
+
     if factory.gpus:
         return min(1.0, factory.gpus)
     per_node = max(1, int(most_cpus() // factory.cpus))

@@ -2,21 +2,23 @@
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from nightpress.jobs.cluster.capacity import most_memory_bytes
-from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.errors import ClusterError
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import size
 from nightpress.pipelines.job.spec import RunSpec
 
+if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
+    from nightpress.jobs.dispatch.actor import ActorFactory
+    from nightpress.jobs.dispatch.first_actor import FirstActor
+
 OVERHEAD_BYTES = 1 << 30
 """What an actor needs beside its weights: libraries, the images of a few batches."""
 
 
-def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, ActorFactory]:
+def sized_factory(spec: RunSpec, first: "FirstActor") -> Generator[Event, None, "ActorFactory"]:
     """The factory of the actors after the first, which reserve the memory that they need.
 
     They reserve none if the job asks for a fixed number of actors. On a node with less memory than
@@ -29,6 +31,8 @@ def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, Ac
     Raises:
         ClusterError: the weights of an actor, or of all that share a GPU, do not fit in its memory.
     """
+    from nightpress.jobs.cluster.capacity import most_memory_bytes
+
     factory, footprint = first.factory, (yield from first.footprint())
     _require_gpu_memory(factory, footprint)
     for each in (footprint, *footprint.others):
@@ -50,7 +54,7 @@ def sized_factory(spec: RunSpec, first: FirstActor) -> Generator[Event, None, Ac
     return first.factory
 
 
-def thread_warning(factory: ActorFactory) -> Iterator[Event]:
+def thread_warning(factory: "ActorFactory") -> Iterator[Event]:
     """A warning if the threads of an actor may change the last bits of images."""
     if factory.threads > 1:
         yield Message(
@@ -60,7 +64,7 @@ def thread_warning(factory: ActorFactory) -> Iterator[Event]:
         )
 
 
-def _require_gpu_memory(factory: ActorFactory, footprint: Footprint) -> None:
+def _require_gpu_memory(factory: "ActorFactory", footprint: Footprint) -> None:
     if not 0 < factory.gpus < 1 or not footprint.device_bytes:
         return
     copies = int(1 / factory.gpus + 1e-9)

@@ -2,8 +2,6 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from pydantic import ValidationError
@@ -38,33 +36,15 @@ from nightpress.diffusion_core.tuning.benchmark import (
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.dispatch.held_models import HeldModels
+from nightpress.jobs.dispatch.trial_images import TrialImages
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
-from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.missing import without
 
 LOG = logging.getLogger(__name__)
 
 PLAIN = SpeedSpec()
-
-
-@dataclass(frozen=True)
-class TrialImages:
-    """The images that every way samples, and with which model."""
-
-    images: Sequence[PlannedImage]
-    """One batch of equal settings."""
-    spec: RunSpec
-    """The job, as if their model were its only one."""
-    url: str
-    """URL of the run directory that the job will have."""
-    batch_size: int
-    fingerprint: str
-    """The `identity` of their model."""
-    model: str | None = None
-    """The name of their model, if the job has several."""
 
 
 class SpeedTrials:

@@ -5,10 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.jobs.cluster.connection import room
-from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, State
 from nightpress.jobs.runs.shared import dispatch_until
@@ -28,6 +27,9 @@ from nightpress.pipelines.run_directory.reach import (
 )
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.storage import Store
+
+if TYPE_CHECKING:  # it imports Ray, which `plan` does not need
+    from nightpress.jobs.dispatch.actor import ActorFactory
 
 UNMEASURED = "no run here has used this model with these settings yet"
 
@@ -118,11 +120,13 @@ def planned_actors(spec: RunSpec) -> int:
 def forecast_messages(
     store: Store,
     record: RunRecord,
-    factory: ActorFactory,
+    factory: "ActorFactory",
     committed: Collection[int],
     deadline_at: float | None,
 ) -> Iterator[Message]:
     """What a start says about its deadline, once its actors are known; nothing without one."""
+    from nightpress.jobs.cluster.connection import room
+
     if deadline_at is None or len(committed) == record.layout.num_shards:
         return
     spec, layout = record.spec, record.layout

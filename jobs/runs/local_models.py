@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.builtin_description import builtin_description
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.pipelines.job.spec import RunSpec
@@ -40,6 +41,9 @@ def weigh_models(spec: RunSpec) -> tuple[ModelInfos, list[Weights]]:
     weights: list[Weights] = []
 
     def describe(alone: RunSpec) -> ModelInfo:
+        if known := builtin_description(alone.model):
+            weights.append(known.weights)
+            return known.info
         files = ModelFiles.locate(alone.model, alone.storage)
         info = files.describe(alone.model, elsewhere=True)
         files.check_weights(alone.model)
@@ -58,6 +62,8 @@ def local_models(spec: RunSpec) -> ModelInfos | None:
     """The models, if this machine has all of them; None if it lacks one, or one is unusable."""
 
     def describe(alone: RunSpec) -> ModelInfo:
+        if known := builtin_description(alone.model):
+            return known.info
         files = ModelFiles.locate(alone.model, alone.storage)
         return files.describe(alone.model, elsewhere=True)
 

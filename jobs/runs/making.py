@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nightpress.jobs.dispatch.actor import ActorFactory
-from nightpress.jobs.dispatch.assignment import first_model
 from nightpress.jobs.dispatch.config import dispatch_config_of
-from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import RunBlocked, RunStopped
 from nightpress.jobs.progress.events import Event, Message, Planned
 from nightpress.jobs.runs.finished import require_complete
@@ -32,6 +30,10 @@ from nightpress.pipelines.run_directory.summary_index import summary_index_kept
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.storage import Store
 
+if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
+    from nightpress.jobs.dispatch.actor import ActorFactory
+    from nightpress.jobs.dispatch.first_actor import FirstActor
+
 
 @dataclass(frozen=True)
 class HeldRun:
@@ -40,8 +42,8 @@ class HeldRun:
     store: Store
     record: RunRecord
     lease: Lease
-    factory: ActorFactory
-    first: FirstActor
+    factory: "ActorFactory"
+    first: "FirstActor"
     resumed: bool
 
 
@@ -87,6 +89,8 @@ class Maker:
         self.scores = write_report(Run(store, record), store)
 
     def _dispatch(self, spec: RunSpec, run: HeldRun) -> Iterator[Event]:
+        from nightpress.jobs.dispatch.assignment import first_model
+
         committed = committed_shards(run.store)
         layout = run.record.layout
         yield Planned(

@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from nightpress.jobs.cluster.connection import cluster
-from nightpress.jobs.cluster.preflight import require_store_on_every_node
-from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds
 from nightpress.jobs.dispatch.batch_size import (
     decide_sizes_of_models,
@@ -18,7 +16,6 @@ from nightpress.jobs.dispatch.batch_size import (
     resolve_batch_size,
     sizes_by_model,
 )
-from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.dispatch.footprint import sized_factory, thread_warning
 from nightpress.jobs.errors import StoppedOnRequest
 from nightpress.jobs.progress.events import Event, Message, Planned
@@ -48,6 +45,7 @@ from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.shared import (
     OnEvent,
     actor_factory,
+    cluster_for,
     create_only_store,
     ignore,
     planning_mapper,
@@ -90,6 +88,10 @@ from nightpress.pipelines.run_directory.record import (
 from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store, require_answers
+
+if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
+    from nightpress.jobs.dispatch.actor import ActorFactory
+    from nightpress.jobs.dispatch.first_actor import FirstActor
 
 Trace = Callable[[str], None]
 
@@ -202,8 +204,7 @@ class _Session:
         self.log.read_earlier(store)
         if record is None:
             self.log.require_budget()
-            with cluster(self._spec.cluster):
-                require_store_on_every_node(self._spec.cluster, store)
+            with cluster_for(self._spec, store):
                 yield from self._begin(store, free)
             return
         self._spec = record.resumed_by(self._spec)
@@ -234,12 +235,10 @@ class _Session:
             yield from self._finish_again(store, record, free, extension)
             return
         self.log.require_budget()
-        with cluster(self._spec.cluster):
-            require_store_on_every_node(self._spec.cluster, store)
-            # Acquire the lease before starting any actor: the actors of a process that is
-            # taken over still hold the CPUs and GPUs that ours need.
-            with held_run(store, free, self.log) as lease:
-                yield from self._resume(store, record, lease, extension)
+        # Acquire the lease before starting any actor: the actors of a process that is taken over
+        # still hold the CPUs and GPUs that ours need.
+        with cluster_for(self._spec, store), held_run(store, free, self.log) as lease:
+            yield from self._resume(store, record, lease, extension)
 
     def result(self) -> RunResult:
         """How the run ended, after all events."""
@@ -383,7 +382,11 @@ class _Session:
         table = self._table
         return nullcontext(self._spec) if table is None else table.temporary_job(self._spec)
 
-    def _first_actor(self, factory: ActorFactory, require_lease: Callable[[], None]) -> FirstActor:
+    def _first_actor(
+        self, factory: "ActorFactory", require_lease: Callable[[], None]
+    ) -> "FirstActor":
+        from nightpress.jobs.dispatch.first_actor import FirstActor
+
         def keep_waiting() -> None:
             require_lease()
             if self._deadline_at is not None and time.time() >= self._deadline_at:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.models.references import ReferenceSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.jobs.cluster.capacity import require_room
-from nightpress.jobs.cluster.connection import alive_nodes, resolved_gpus, spread_map
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.errors import NightpressError, in_mid_run
@@ -39,7 +37,7 @@ from nightpress.pipelines.run_directory.record import RunRecord, refuse_changes,
 from nightpress.pipelines.scoring.job_scorers import JobScorers
 from nightpress.pipelines.storage import Store, is_local
 
-if TYPE_CHECKING:  # they import torch, and commands that sample nothing start without it
+if TYPE_CHECKING:  # they import Ray, and commands that sample nothing start without it
     from nightpress.jobs.dispatch.actor import ActorFactory
     from nightpress.jobs.dispatch.dispatcher import Dispatcher
     from nightpress.jobs.dispatch.held_models import ModelSpecs
@@ -84,12 +82,29 @@ def require_free_run(store: Store, take_over: bool, on_event: OnMessage) -> Free
     return require_free(store, take_over, say)
 
 
+@contextmanager
+def cluster_for(spec: RunSpec, store: Store) -> Iterator[None]:
+    """Connect to the job's cluster, whose nodes must all reach the output.
+
+    Raises:
+        ClusterError, ClusterUnavailable: as `connection.cluster`, or a node cannot write there.
+    """
+    from nightpress.jobs.cluster.connection import cluster
+    from nightpress.jobs.cluster.preflight import require_store_on_every_node
+
+    with cluster(spec.cluster):
+        require_store_on_every_node(spec.cluster, store)
+        yield
+
+
 def actor_factory(spec: RunSpec, traced: bool = False) -> "ActorFactory":
     """A factory of actors of the size that the job asks for, on the connected cluster.
 
     Raises:
         ClusterError: the cluster has no node for such an actor, and cannot grow.
     """
+    from nightpress.jobs.cluster.capacity import require_room
+    from nightpress.jobs.cluster.connection import resolved_gpus
     from nightpress.jobs.dispatch.actor import ActorFactory
 
     gpus = resolved_gpus(spec.cluster.gpus_per_actor)
@@ -159,6 +174,8 @@ def _absolute_reference(adapter: ReferenceSpec) -> ReferenceSpec:
 
 def planning_mapper(spec: RunSpec) -> Mapper:
     """`map` over Ray tasks, unless the manifest is on a disk that only this machine may have."""
+    from nightpress.jobs.cluster.connection import alive_nodes, spread_map
+
     local = any(is_local(url) for url in spec.manifests)
     return map if local and len(alive_nodes()) > 1 else spread_map
 

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nightpress.diffusion_core.errors import NightpressError, one_line
-from nightpress.jobs.dispatch.actor_pool import ActorPool
 from nightpress.jobs.dispatch.config import Budget
-from nightpress.jobs.dispatch.metrics import RunGauges
 from nightpress.jobs.errors import (
     OK,
     SOME_FAILED,
@@ -34,6 +32,10 @@ from nightpress.pipelines.run_directory.lease import FreeLease, Lease, held
 from nightpress.pipelines.run_directory.log import RunLog, Start, cost_of, now_text, read_starts
 from nightpress.pipelines.run_directory.reader import RunProgress
 from nightpress.pipelines.storage import QUICK, Store
+
+if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
+    from nightpress.jobs.dispatch.actor_pool import ActorPool
+    from nightpress.jobs.dispatch.metrics import RunGauges
 
 
 @dataclass(frozen=True)
@@ -164,8 +166,10 @@ class StartLog:
         left = max(0.0, budget - self._spent_before())
         return Budget(left / cost.per_actor_s(gpus_per_actor), money(budget, cost.currency))
 
-    def watch(self, pool: ActorPool, gpus_per_actor: float) -> None:
+    def watch(self, pool: "ActorPool", gpus_per_actor: float) -> None:
         """Count the seconds of these actors, and export the gauges of the run."""
+        from nightpress.jobs.dispatch.metrics import RunGauges
+
         self._gpus_per_actor = gpus_per_actor
         self._actor_s = pool.actor_s
         if self.options.command == "run":

@@ -1,6 +1,6 @@
 """How an image fails that the sampler finds a fault in."""
 
-from nightpress.diffusion_core.sampling.sampler import Fault
+from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.pipelines.records import FailureType
 
 FAILURES = {

@@ -18,7 +18,7 @@ from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditi
 from nightpress.diffusion_core.errors import SettingsError, UnsupportedModel
 from nightpress.diffusion_core.models.loading import describe, load
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.sampling.batch_result import Fault
+from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.sampler import Sampler
 
 Trials = Callable[[str], Trial]

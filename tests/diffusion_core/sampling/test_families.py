@@ -29,7 +29,8 @@ from nightpress.diffusion_core.models.samplers import (
 )
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import schedulers
-from nightpress.diffusion_core.sampling.batch_result import Fault, flags_of, images_of
+from nightpress.diffusion_core.sampling.batch_result import flags_of, images_of
+from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 
 ROW = ImageRequest("a red cat", "", seed=1)

@@ -16,7 +16,8 @@ from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling import decoding
-from nightpress.diffusion_core.sampling.batch_result import Fault, clip_fault
+from nightpress.diffusion_core.sampling.batch_result import clip_fault
+from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, Sampler, SamplingParams
 from nightpress.diffusion_core.sampling.walks import (
     BetweenSeeds,

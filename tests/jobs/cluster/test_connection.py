@@ -129,7 +129,7 @@ def test_a_ray_that_cannot_start_at_all_is_not_tried_again(
 def test_a_manifest_on_a_local_disk_is_planned_on_this_machine(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
+    monkeypatch.setattr(connection, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
     assert shared.planning_mapper(make_spec()) is map
     assert shared.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
 

@@ -7,10 +7,10 @@ import pytest
 from support.run_files import PROMPTS, hashes
 
 from nightpress import jobs
+from nightpress.jobs.cluster import connection
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.progress.lines import event_line
 from nightpress.jobs.runs import finished as finished_runs
-from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ChangedRunError, RunHeld
 from nightpress.pipelines.job.spec import RunSpec
@@ -30,7 +30,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise AssertionError("this start needs neither Ray nor a model")
 
-    monkeypatch.setattr(runner, "cluster", fail)
+    monkeypatch.setattr(connection, "cluster", fail)
     monkeypatch.setattr(ModelFiles, "describe", fail)
 
 

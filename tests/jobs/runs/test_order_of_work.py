@@ -12,6 +12,7 @@ from support.plans import MODEL, job, write
 from support.run_files import hashes, read_metadata
 
 from nightpress import jobs
+from nightpress.jobs.cluster import connection
 from nightpress.jobs.dispatch.actor import ActorFactory
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs import forecast, runner, shared
@@ -65,7 +66,7 @@ def test_a_run_makes_important_rows_first_with_the_same_names_and_bits(
 def planned_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Store, RunRecord]:
     """A run of two parts that is planned, with an hour for each of its images."""
     monkeypatch.setattr(units, "MAX_PART_IMAGES", 4)
-    monkeypatch.setattr(forecast, "room", lambda cpus, gpus, memory_bytes: 2)
+    monkeypatch.setattr(connection, "room", lambda cpus, gpus, memory_bytes: 2)
     rates = {RateKey(128, 96, 20, True): Rate(3600.0, 1e3)}
     monkeypatch.setattr(forecast, "rates_of_models", lambda spec, infos: rates)
     rows = [{"prompt": "p", "priority": int(n > 4)} for n in range(8)]

@@ -1,0 +1,61 @@
+"""The Ray that nightpress starts on this machine: without processes that no run uses.
+
+Read against ray 2.60.0. Relies on `ray.init` making `ray._private.parameter.RayParams` and, from
+them, `ray._private.node.Node`, whose `start_api_server` starts the dashboard's process and sets
+`_webui_url`; and on the parameters `no_monitor`, `include_log_monitor` and `worker_path`. Where one
+of them is missing, Ray starts as it always does.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray._private import node, parameter
+
+from nightpress.jobs.cluster import forked_worker
+from nightpress.jobs.cluster.worker_template import PROGRAM, WorkerTemplate
+
+WITHOUT = {"no_monitor": True, "include_log_monitor": False}
+"""What the autoscaler and the printing of workers' logs need; neither exists on one machine here.
+"""
+
+
+SYSTEM_CONFIG = {"prestart_worker_first_driver": False, "worker_register_timeout_seconds": 600}
+"""Settings of Ray: `ray.init` does not wait for workers that no task has asked for; and a worker
+that waits for the template to import, from a slow disk, is not given up for lost."""
+
+
+@contextmanager
+def lean_head(template: WorkerTemplate | None) -> Iterator[None]:
+    """Have a `ray.init` inside start only what a run needs, with workers forked from a template."""
+    parameters = getattr(parameter, "RayParams", None)
+    of_node = getattr(node, "Node", None)
+    if parameters is None or not hasattr(of_node, "start_api_server") or not _has(parameters):
+        yield
+        return
+    workers = {} if template is None else {"worker_path": PROGRAM}
+
+    class LeanParams(parameters):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            for name, value in (WITHOUT | workers).items():
+                setattr(self, name, value)
+
+    class LeanNode(of_node):  # type: ignore[misc, valid-type]
+        def start_api_server(self, **_: Any) -> None:
+            self._webui_url = ""
+
+    if template is not None:
+        os.environ[forked_worker.ADDRESS] = template.address
+    parameter.RayParams, node.Node = LeanParams, LeanNode
+    try:
+        yield
+    finally:
+        parameter.RayParams, node.Node = parameters, of_node
+        os.environ.pop(forked_worker.ADDRESS, None)
+
+
+def _has(parameters: type) -> bool:
+    made = parameters()
+    return all(hasattr(made, name) for name in (*WITHOUT, "worker_path"))
