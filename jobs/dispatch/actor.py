@@ -262,13 +262,9 @@ class SamplerActor:
         if self._held is not None:  # not in an actor that is made without a model
             self._held.runner = self._runner
         node_id = ray.get_runtime_context().get_node_id()
-        return ActorLocation(
-            node_id=node_id,
-            host=platform.node(),
-            pid=os.getpid(),
-            differences=tuple(record.package_differences()),
-            age_s=time.monotonic() - self._began,
-        )
+        differences = tuple(record.package_differences())
+        age_s = time.monotonic() - self._began
+        return ActorLocation(node_id, platform.node(), os.getpid(), differences, age_s)
 
     def _new_runner(
         self,
@@ -281,15 +277,13 @@ class SamplerActor:
         """What makes the shards of the model in use."""
         from nightpress.pipelines.shards.runner import ShardRunner
 
+        scorers, of_run = self._loaded_scorers or {}, (store, record, self._loaded, self._worker)
         return ShardRunner(
-            store,
-            record,
-            self._loaded,
-            self._worker,
+            *of_run,
             fence,
             timeline=self._timeline,
             inputs=inputs,
-            scorers=self._loaded_scorers or {},
+            scorers=scorers,
             key=key,
             lock=self._lock,
         )

@@ -7,14 +7,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.tuning.search import ConfigTrial
-from nightpress.jobs.tuning.tune import Tuning
 from nightpress.pipelines.run_directory.record import RunRecord
+
+if TYPE_CHECKING:  # it imports torch, and a run that only reads what was kept does not
+    from nightpress.jobs.tuning.tune import Tuning
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def device_name(device: str) -> str | None:
         None if this machine has no such device.
     """
     if device == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -64,7 +67,7 @@ def device_name(device: str) -> str | None:
     return platform.processor() or platform.machine()
 
 
-def keep(tuning: Tuning) -> Path | None:
+def keep(tuning: "Tuning") -> Path | None:
     """Keep what a tuning has found; an earlier result for the same model and device is replaced.
 
     Returns:
