@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import ray
 from support import tiny_models
-from support.forked_workers import forked_workers
 from support.run_files import PROMPTS
 
 from nightpress import jobs
+from nightpress.jobs.cluster.local_head import SYSTEM_CONFIG, lean_head
+from nightpress.jobs.cluster.worker_template import worker_template
 from nightpress.pipelines.job.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -33,19 +34,18 @@ RAY = ExitStack()
 def local_ray() -> Iterator[None]:
     """A Ray of this session's own, with room for three actors."""
     with RAY:
-        workers = RAY.enter_context(forked_workers())
-        workers["env_vars"]["PYTHONPATH"] = str(Path(__file__).parents[1])
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            object_store_memory=256 * 2**20,
-            logging_level="ERROR",
-            log_to_driver=False,
-            runtime_env=workers,
-            # Processes that no test asks for would take time from those that do.
-            _system_config={"prestart_worker_first_driver": False},
-        )
+        template = RAY.enter_context(worker_template())
+        with lean_head(template):
+            ray.init(
+                address="local",
+                num_cpus=4,
+                include_dashboard=False,
+                object_store_memory=256 * 2**20,
+                logging_level="ERROR",
+                log_to_driver=False,
+                runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}},
+                _system_config=SYSTEM_CONFIG,
+            )
         RAY.callback(ray.shutdown)
         yield
 
