@@ -46,7 +46,6 @@ from nightpress.diffusion_core.sampling import (
     walks,
 )
 from nightpress.diffusion_core.sampling.batch_result import (
-    Fault,
     SampledBatch,
     as_sampling_error,
     faults_of,
@@ -56,6 +55,7 @@ from nightpress.diffusion_core.sampling.batch_result import (
 )
 from nightpress.diffusion_core.sampling.call_arguments import guidance_scales, without_nones
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
+from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.prompt_embeddings import (
     CACHE_BYTES,
     Conditioner,
