@@ -1,4 +1,4 @@
-"""Replacing and reading what lies below the public interfaces of diffusers, torch and peft.
+"""Replacing and reading what lies below the public interfaces of diffusers, torch, peft and ray.
 
 Owns the thread-safe ways to replace a method, and the checks that raise a clear error when an
 upgrade has moved something that is patched. Each patch's docstring names the version it was read
@@ -31,6 +31,7 @@ __all__ = [
 READ_AGAINST = {
     "diffusers": "0.42.1",
     "peft": "0.21.2",
+    "ray": "2.60.0",
     "torch": "2.13.0",
     "transformers": "5.23.0",
 }

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,7 @@ def test_patches_were_read_against_the_versions_that_the_project_is_tested_with(
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS.read_text(), re.MULTILINE))
     for library, version in patching.READ_AGAINST.items():
         assert pinned[library] == version
-    for file in structure.files("diffusion_core"):
+    for file in chain.from_iterable(map(structure.files, ("diffusion_core", "jobs"))):
         for library, version in re.findall(r"Read against (\w+) ([\d.]*\d)", file.read_text()):
             assert patching.READ_AGAINST[library] == version, file
 
