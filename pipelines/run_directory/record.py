@@ -320,6 +320,7 @@ def new_record(
         scorers=dict(scorers or {}),
         models=tuple(models) if spec.models else (),
         numerics=switches_of(device),
+        auto_speed=tuple(auto_speed),
     )
 
 

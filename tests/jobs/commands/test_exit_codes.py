@@ -76,9 +76,10 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[NightpressError], None]:
             raise error
 
         monkeypatch.setattr(FirstActor, "start", start)
+        monkeypatch.setattr(runner, "cluster_for", lambda spec, store: nullcontext())
+        monkeypatch.setattr(repair, "cluster", lambda spec: nullcontext(True))
+        monkeypatch.setattr(repair, "require_store_on_every_node", lambda spec, store: None)
         for module in (runner, repair):
-            monkeypatch.setattr(module, "cluster", lambda spec: nullcontext(True))
-            monkeypatch.setattr(module, "require_store_on_every_node", lambda spec, store: None)
             monkeypatch.setattr(module, "actor_factory", lambda *_: None)
 
     return fail

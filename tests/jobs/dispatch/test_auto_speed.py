@@ -14,6 +14,7 @@ from support import tiny_models
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.jobs.cluster import connection
 from nightpress.jobs.dispatch import auto_speed
 from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds, reason_from_plan
 from nightpress.jobs.dispatch.held_models import HeldModels
@@ -123,7 +124,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
     monkeypatch.setattr(rules, "COMPILE_S", 0.0)
     monkeypatch.setattr(rules, "BATCHES_OF_A_TRIAL", 0)
-    monkeypatch.setattr(auto_speed, "room", lambda *size: 2)
+    monkeypatch.setattr(connection, "room", lambda *size: 2)
 
 
 def decide(
