@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import DeviceError, ModelError, OutOfMemory
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -313,7 +314,8 @@ def test_the_reference_is_the_model_without_speed_settings(
 ) -> None:
     model = {"source": str(tiny_model), "dtype": "bfloat16", "speed": {"channels_last": True}}
     setup = prepare(make_spec(model=model), OPTIONS)
-    assert setup.reference == ModelSpec(source=str(tiny_model), dtype="float32")
+    exact = SpeedSpec()
+    assert setup.reference == ModelSpec(source=str(tiny_model), dtype="float32", speed=exact)
     assert setup.job_config == TuningConfig.of("bfloat16", channels_last=True)
     half = prepare(make_spec(model=model), replace(OPTIONS, reference_dtype="bfloat16"))
     assert half.reference.dtype == "bfloat16"
@@ -344,7 +346,8 @@ def test_only_values_that_change_are_written(found: Tuning) -> None:
     best = replace(found.best or found.reference, config=TuningConfig("bfloat16"))
     changes = replace(found, best=best).changes(ModelSpec(speed=DEEP.speed))
     assert changes == {"dtype": "bfloat16", "speed": {}}
-    assert ModelSpec.model_validate(changes) == ModelSpec(dtype="bfloat16")
+    exact = ModelSpec(dtype="bfloat16", speed=SpeedSpec())
+    assert ModelSpec.model_validate(changes) == exact
     assert replace(found, best=None).changes(half) == {}
 
 
