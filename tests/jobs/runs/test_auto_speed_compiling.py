@@ -1,5 +1,6 @@
 """Whole runs with `model.speed: auto` that compile, in processes of their own with a low floor."""
 
+import contextlib
 import json
 import os
 import signal
@@ -88,11 +89,11 @@ class Press:
 
 def kill(process: "subprocess.Popen[str]") -> None:
     """Kill the process and those that it has started, at once."""
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has ended
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
     process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def killed_when(process: "subprocess.Popen[str]", is_time: Callable[[], bool]) -> None:
