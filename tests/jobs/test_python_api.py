@@ -83,7 +83,7 @@ def test_plan_and_status_say_what_the_commands_print(finished: MakeSpec, tmp_pat
         *("run", "num_rows", "num_images", "num_shards", "shard_size", "batch_size", "model"),
         *("weights", "models", "batches", "prompts", "modes", "num_pictures", "scorers", "draws"),
         *("estimate", "cost"),
-        "forecast",
+        *("forecast", "auto_speed"),
         "unread_runs",
         *("run_state", "files", "columns", "file_names"),
         *("exit_code", "error"),
