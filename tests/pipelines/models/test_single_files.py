@@ -164,7 +164,7 @@ def on_own_memory(pipeline: Any) -> Any:
     return pipeline
 
 
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+@pytest.mark.parametrize("prefix", slow_except(["", "model.diffusion_model."], ""))
 @pytest.mark.parametrize("family", ["flux", "sd3", "sana"])
 def test_a_transformer_in_its_makers_layout_is_that_of_the_folder(
     family: str, prefix: str, narrow_flux: None, tmp_path: Path

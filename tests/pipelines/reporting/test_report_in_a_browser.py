@@ -9,6 +9,7 @@ import pytest
 from support.browsers import chromium, serious_findings
 from support.made_runs import begin, commit, made
 from support.marked_runs import say
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.reporting.report import write_report
 
@@ -37,7 +38,7 @@ def alone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("width", slow_except([390, 1400], 390))
 def test_axe_finds_nothing_serious(browser: Any, alone: Path, theme: str, width: int) -> None:
     page = browser.new_page(color_scheme=theme, viewport={"width": width, "height": 800})
     page.goto(alone.as_uri())

@@ -9,6 +9,7 @@ import pytest
 from support import review_rows
 from support.review_page import ReviewPage
 from support.review_server import ReviewServer, review_server
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.review import page as page_files
 
@@ -190,7 +191,7 @@ def test_a_prompt_full_of_html_is_shown_as_it_is(server: ReviewServer, open_page
     assert review_rows.HTML[:40] in page.page.locator(".cell.current .caption").inner_text()
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("scheme", slow_except(["dark", "light"], "dark"))
 def test_axe_finds_nothing_serious(server: ReviewServer, open_page: Any, scheme: str) -> None:
     page = open_page(server.url, color_scheme=scheme)
     page.press("p", "ArrowRight", "x", "ArrowRight", "3", "6", "i")

@@ -43,7 +43,9 @@ def decided(server: ReviewServer, policy: Policy) -> tuple[dict[str, str], set[s
     return flags, {row["image_id"] for row in rows if row["disagree"]}
 
 
-@pytest.mark.parametrize(("name", "lead"), POLICIES)
+@pytest.mark.parametrize(
+    ("name", "lead"), slow_except(POLICIES, ("majority", None), ("lead", "bert"))
+)
 def test_the_page_decides_as_decisions_do(
     server: ReviewServer, open_page: Any, name: str, lead: str | None
 ) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.slow_cases import slow_except
 
 from nightpress.pipelines.scoring import near_duplicates
 from nightpress.pipelines.scoring.near_duplicates import (
@@ -56,7 +57,11 @@ def greedy(hashes: Sequence[str]) -> list[int]:
     return groups
 
 
-@pytest.fixture(params=["each with each", "by bands", "by bands and a level"])
+@pytest.fixture(
+    params=slow_except(
+        ["each with each", "by bands", "by bands and a level"], "by bands and a level"
+    )
+)
 def _lookup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "by bands and a level":
         monkeypatch.setattr(near_duplicates, "MANY", 0)
