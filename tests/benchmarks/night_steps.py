@@ -321,7 +321,7 @@ class Step:
 
     title: str
     share: float
-    """Of the night's time; what a step leaves over, later ones may use."""
+    """Share of the whole time; later steps may use what is left over."""
     run: Callable[[Night], Iterator[Entry]]
 
 

@@ -1,7 +1,7 @@
 """Which family the tensors of a single file are of, and what is no model at all.
 
-The families of Stable Diffusion are told by their own names and shapes; those of transformers by
-the function of diffusers that its `from_single_file` uses.
+Stable Diffusion's families are recognised by the names and shapes of their tensors; transformers by
+the function that diffusers' `from_single_file` uses.
 """
 
 import re
@@ -241,7 +241,7 @@ def _of_diffusers(file: SingleFile) -> Family:
     infer: Callable[..., str] = patching.require(utils, "infer_diffusers_model_type", IS_FAMILY)
     whole = {name: header.shape for name, header in file.headers.items()}
     kind = "v1"
-    for shapes in (whole, file.denoiser):  # some families are told only without the prefix
+    for shapes in (whole, file.denoiser):  # some families are recognised only by names without the prefix
         names = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
             kind = infer(names)

@@ -131,7 +131,7 @@ def test_the_cpu_limit_is_resident_memory_plus_a_share_of_free_memory(
 def test_the_gpu_limit_is_free_or_reserved_memory_up_to_our_share_without_the_context(
     monkeypatch: pytest.MonkeyPatch, share: float, limit_gib: float
 ) -> None:
-    """Of the 10 GiB that torch does not hold, 1 GiB counts as the context of this process."""
+    """torch does not hold 10 GiB; 1 GiB of it counts as the context of this process."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 << 30)
     assert CudaMemory("cuda", share).limit_bytes == pytest.approx(limit_gib * 2**30)
