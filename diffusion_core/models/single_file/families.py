@@ -241,7 +241,8 @@ def _of_diffusers(file: SingleFile) -> Family:
     infer: Callable[..., str] = patching.require(utils, "infer_diffusers_model_type", IS_FAMILY)
     whole = {name: header.shape for name, header in file.headers.items()}
     kind = "v1"
-    for shapes in (whole, file.denoiser):  # some families are recognised only by names without the prefix
+    # Some families are recognised only by names without the prefix.
+    for shapes in (whole, file.denoiser):
         names = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
             kind = infer(names)

@@ -200,7 +200,8 @@ def test_a_converted_folder_makes_the_bits_of_the_file(
 
 
 def test_a_unet_is_read_as_comfyui_flattens_it(tmp_path: Path) -> None:
-    pipeline = narrow_models.sd1(cross_attention_dim=768)  # a U-Net alone is recognised by this width
+    # A U-Net alone is recognised by this width.
+    pipeline = narrow_models.sd1(cross_attention_dim=768)
     pipeline.save_pretrained(tmp_path / "folder")
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "sd1")
     kind = gguf.GGMLQuantizationType.Q8_0
