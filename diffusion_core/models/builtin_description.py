@@ -57,7 +57,8 @@ def builtin_description(spec: ModelSpec) -> Description | None:
         return None
     if known["info"]["fingerprint"] != fingerprint_of(PipelineFolder.read(folder), spec, ()):
         return None
-    limits = PromptLimits(tuple(_tokenizer(folder, values) for values in known["tokenizers"]))
+    tokenizers = tuple(_tokenizer(folder, values) for values in known["tokenizers"])
+    limits = PromptLimits(tokenizers, known["takes_chunks"])
     weights = {dtype: WeightSizes(**sizes) for dtype, sizes in known["weights"].items()}
     return Description(replace(ModelInfo.from_dict(known["info"]), prompts=limits), weights)
 
@@ -81,6 +82,7 @@ def write() -> None:
         "libraries": _libraries(),
         "info": made.info.as_dict(),
         "tokenizers": [_values(each) for each in made.info.prompts.tokenizers],
+        "takes_chunks": made.info.prompts.takes_chunks,
         "weights": {dtype: asdict(sizes) for dtype, sizes in made.weights.items()},
     }
     FILE.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
