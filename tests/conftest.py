@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from support import servers
 from support.servers import Folder, Server
+from support.slow_tests import mark_slow_tests
 
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")  # no test asserts a time
@@ -20,8 +21,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests marked `gpu` where there is no accelerator."""
+    """Mark the slow tests; deselect the tests marked `gpu` where there is no accelerator."""
+    mark_slow_tests(items)
     for_gpus = [item for item in items if item.get_closest_marker("gpu")]
     if not for_gpus:
         return
