@@ -116,13 +116,13 @@ def test_each_line_of_the_log_is_shown_once_though_the_link_breaks(api: JobsApi)
 def test_a_link_that_goes_silent_is_made_anew(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submit, "QUIET_S", 0.1)
+    monkeypatch.setattr(submit, "QUIET_S", 0.5)
     api.logs, api.num_cut = [("one\n",), ("one\n", "two\n")], 1
     asked: list[int] = []
 
     def on_state() -> None:
         asked.append(1)
-        if len(asked) == 150:  # nobody has asked for the log again
+        if len(asked) == 600:  # nobody has asked for the log again
             api.end("FAILED", 1)
 
     api.on_state, api.on_log = on_state, lambda: api.end("SUCCEEDED", 0)
