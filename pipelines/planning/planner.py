@@ -1,7 +1,7 @@
 """What planning a job needs to know: its columns, its models, and how files are named."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,7 @@ class Planner:
     def named_columns(self) -> Columns:
         """The settings' columns and only those carried columns that file names use."""
         used = (column for column in self.columns.carried if column.name in self.template.fields)
-        return Columns(self.columns.settings, tuple(used))
+        return replace(self.columns, carried=tuple(used))
 
     @property
     def names_rows_only(self) -> bool:

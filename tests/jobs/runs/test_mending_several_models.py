@@ -28,12 +28,11 @@ def put_pictures(folder: Path) -> None:
 
 def spec_in(folder: Path) -> RunSpec:
     """The job of `write_job`, and a row for each model that starts from a picture."""
-    folder.mkdir()
     values = write_job(folder)
     manifest = Path(values["manifest"])
     head, *rows = manifest.read_text().splitlines()
-    edits = [f"edit-{name},{name},a red cat,s0,{name}.png" for name in PICTURES]
-    lines = [f"{head},init_image", *(f"{row}," for row in rows), *edits]
+    edits = [f"edit-{name},{name},a red cat,s0,{name}.png,1" for name in PICTURES]
+    lines = [f"{head},init_image,strength", *(f"{row},," for row in rows), *edits]
     manifest.write_text("\n".join(lines) + "\n")
     inputs = {"root": str(folder), "check": "none"}
     return RunSpec.from_dict(values | {"inputs": inputs, "cluster": {"actors": 1}})
@@ -50,14 +49,13 @@ def hashes(run: Run) -> dict[str, str]:
 def test_rows_of_each_model_are_retried_repaired_and_made_again_with_their_own_model(
     tmp_path: Path,
 ) -> None:
-    undisturbed = spec_in(tmp_path / "undisturbed")
-    put_pictures(tmp_path / "undisturbed")
-    jobs.run(undisturbed)
+    spec = spec_in(tmp_path)
+    assert jobs.run(spec).num_failed == len(PICTURES)
+    put_pictures(tmp_path)
+    undisturbed = spec.model_copy(update={"name": "undisturbed"})
+    assert jobs.run(undisturbed).num_failed == 0
     expected = hashes(open_run(undisturbed.url))
 
-    spec = spec_in(tmp_path / "night")
-    assert jobs.run(spec).num_failed == len(PICTURES)
-    put_pictures(tmp_path / "night")
     retried = jobs.retry(spec.url)
     assert (retried.num_ok, retried.num_failed) == (len(PICTURES), 0)
     run = open_run(spec.url)

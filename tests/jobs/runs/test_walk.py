@@ -110,6 +110,7 @@ command()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_walk_killed_in_the_middle_of_a_clip_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:

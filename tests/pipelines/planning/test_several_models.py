@@ -20,13 +20,16 @@ from nightpress.pipelines.planning import (
     PlanLayout,
     check,
     cut_into_shards,
+    plan_part,
     rewrite_plan_part,
     select_images,
     units,
     write_plan,
 )
+from nightpress.pipelines.planning.again_rows import check_rows_again
 from nightpress.pipelines.planning.growth_comparison import compare_growth
 from nightpress.pipelines.planning.model_comparison import compared_prompts
+from nightpress.pipelines.planning.parents import find_parents
 from nightpress.pipelines.storage import Store
 
 LARGE = replace(
@@ -227,6 +230,9 @@ def test_names_are_compared_across_models_and_may_hold_the_model(tmp_path: Path)
     names = {"file_name": "{model_name}/{scene}.png"}
     _, plan = planned(several(tmp_path, manifest, images=names), INFOS)  # type: ignore[arg-type]
     assert plan.column("file").to_pylist() == ["images/small/night.png", "images/large/night.png"]
+    again = write(tmp_path / "n.csv", [*rows, rows[1]])
+    (problem,) = problems(several(tmp_path, again, images=names))
+    assert "file name 'images/large/night.png' is already used by" in problem
 
 
 def test_ids_are_unique_across_models(tmp_path: Path) -> None:
@@ -344,3 +350,19 @@ def test_a_choice_by_model_shows_each_of_them(tmp_path: Path) -> None:
     spec = several(tmp_path, write(tmp_path / "m.csv", ROWS))
     chosen = select_images(spec, INFOS, check(spec, INFOS), 2, ["model"])
     assert sorted(chosen.column("model_name").to_pylist()) == ["large", "small"]
+
+
+def test_images_that_are_made_again_keep_their_model_and_its_name_in_their_files(
+    tmp_path: Path,
+) -> None:
+    rows = [{"id": f"a-{name}", "prompt": "a", "model": name} for name in INFOS]
+    names = {"file_name": "{model_name}/{image_id}.png"}
+    spec = several(tmp_path, write(tmp_path / "m.csv", rows), images=names)
+    layout, _ = planned(spec, INFOS)  # type: ignore[arg-type]
+    store = Store(spec.url)
+    found = find_parents(store, layout, ["a-small", "a-large"], 1)
+    again = check_rows_again(spec, INFOS, layout, store, found.parents, 1, {})
+    kept = again.kept(store, "editions/0001-rows-")
+    parts = [plan_part(spec, INFOS, kept, number) for number in range(len(kept.parts))]
+    files = [name for part in parts for name in part.column("file").to_pylist()]
+    assert sorted(files) == ["images/large/a-large_01.png", "images/small/a-small_01.png"]
