@@ -6,11 +6,12 @@
     python tests/benchmarks/bench_internet.py --rows 1000000 10000000 --shards 1000 20000
     python tests/benchmarks/bench_internet.py --only report verify
 
-Each step runs by itself in a process of its own, at both sizes. The table has its cost for a row, a
-shard of 1,000 images or an image, and from the larger size what it comes to for 100 million rows in
-100,000 shards. The column "growth" is the unit cost at the larger size by that at the smaller one:
-1 where a step is linear. Memory is that of the process: the peaks at both sizes, continued on a
-line. Requests are those of the store, for one unit; a thousand names of a listing count as one.
+Each step runs by itself in a process of its own, at both sizes. The table has its CPU time for a
+row, a shard of 1,000 images or an image, and from the larger size what it comes to for 100 million
+rows in 100,000 shards. The column "growth" is the unit cost at the larger size by that at the
+smaller one: 1 where a step is linear. Memory is that of the process: the peaks at both sizes,
+continued on a line. Requests are those of the store, for one unit; a thousand names of a listing
+count as one.
 
 The manifest has ids and five other columns. The commits of the shards are links to one real
 metadata part of 1,000 rows, in a local folder (`internet_runs.py`). The events come from actors
@@ -99,12 +100,13 @@ class Cost:
 
     units: int
     seconds: float
+    """CPU time of all threads."""
     requests: int = 0
     peak_bytes: int = 0
 
     @property
     def unit_s(self) -> float:
-        """Seconds of one unit."""
+        """CPU seconds of one unit."""
         return self.seconds / self.units
 
 
@@ -161,8 +163,11 @@ def sizes(folder: Path, rows: int, shards: int) -> str:
 
 
 def apart(function: Callable[..., Any], *values: Any) -> Any:
-    """Call a function in a process of its own; a cost gets the peak of its memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """Call a function in a process of its own; a cost gets the peak of its memory.
+
+    The process is a fork of this one, which has imported everything and started no thread.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(_with_peak, function, values).result()
 
 
@@ -187,16 +192,15 @@ def line(step: Step, small: Cost, large: Cost) -> str:
 
 @contextmanager
 def timed(units: int) -> Iterator[Callable[[], Cost]]:
-    """Times what is inside, and counts its requests; the result is there afterwards."""
+    """Measures what is inside, and counts its requests; the result is there afterwards."""
     counts = [0]
     with ExitStack() as stack:
         for name in ("create", "put", "read", "read_part", "size", "delete"):
             stack.enter_context(mock.patch.object(LocalFolder, name, _counted(name, counts)))
         stack.enter_context(mock.patch.object(LocalFolder, "list", _counted_pages(counts)))
-        began = time.perf_counter()
-        took = [0.0]
+        began, took = time.process_time(), [0.0]
         yield lambda: Cost(units, took[0], counts[0])
-        took[0] = time.perf_counter() - began
+        took[0] = time.process_time() - began
 
 
 def _counted(name: str, counts: list[int]) -> Callable[..., Any]:
@@ -350,7 +354,7 @@ STEPS = (
     Step("check", "check the manifest", "row", NUM_IMAGES, "rows", check_rows),
     Step("plan", "write the plan", "row", NUM_IMAGES, "rows", write_rows),
     Step("resume", "resume: list, count and queue", "shard", NUM_SHARDS, "shards", resume),
-    Step("dispatch", "events of few, many actors: CPU", "image", NUM_IMAGES, "actors", dispatch),
+    Step("dispatch", "events of few, and of many actors", "image", NUM_IMAGES, "actors", dispatch),
     Step("shard", "an actor reads a shard of the plan", "shard", NUM_SHARDS, "rows", read_shards),
     Step("list", "list what is committed", "shard", NUM_SHARDS, "shards", list_commits),
     Step("totals", "totals without the index", "shard", NUM_SHARDS, "shards", first_totals),
