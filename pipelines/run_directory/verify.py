@@ -157,8 +157,8 @@ def rows_in_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, 
 def orphan_images(run: Run) -> list[str]:
     """Images, or packs of them, that no commit names, in order.
 
-    Memory holds a 64-bit hash of each named file and one page of the listing: 32 MB for a million
-    images, by tests/benchmarks/bench_verify.py. An orphan whose hash equals that of a named file
+    Memory holds a 64-bit hash of each named file and one page of the listing;
+    tests/benchmarks/bench_verify.py measures it. An orphan whose hash equals that of a named file
     by chance is missed; a named file is never taken for an orphan.
 
     Raises:
