@@ -261,7 +261,7 @@ def refuse_taken_names(
             images = expand_rows(planner, batch.rows, batch.carried, order)
             hashes = hash64(folded(images.files), 0)
             found = among(hashes, taken)
-            found[find_repeats(hashes)[0]] = True
+            found[find_repeats([hashes])[0]] = True
             if found.any():
                 raise _taken(images, int(np.argmax(found)), where)
             taken = np.concatenate([taken, hashes])

@@ -94,7 +94,7 @@ def check_files(
     units = split_into_units(planner, files)
     if not units:
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
-    reports = list(mapper(check_unit, units))
+    reports = [report.in_own_memory() for report in mapper(check_unit, units)]
     _refuse_problems(reports, files, spec.storage)
     _refuse_one_name(planner, reports)
     for kind in ("ids", "names"):

@@ -11,12 +11,16 @@ from nightpress.pipelines.hashing import Hashes
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.manifest.row_problems import with_lines
+from nightpress.pipelines.planning.image_hashes import among
 from nightpress.pipelines.planning.units import WorkUnit, images_to_compare, read_batches
 
 Mapper = Callable[..., Iterable[Any]]
 
 CONFIRMED_AT_ONCE = 64
 """How many suspected duplicates are read again at a time."""
+
+COMPARED_AT_ONCE = 1 << 22
+"""About how many hashes are sorted at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def duplicates(
         kind: `ids` or `names`: what was hashed.
         hashes: one array for each unit.
     """
-    repeats = find_repeats(np.concatenate(hashes))
+    repeats = find_repeats(hashes)
     ends = np.cumsum([len(unit_hashes) for unit_hashes in hashes])
     if kind == "names":
         once = _first_of_each(*repeats)
@@ -91,18 +95,40 @@ def _confirm(
     return _problems(kind, units, found[:MAX_PROBLEMS]), len(later) - num_collisions
 
 
-def find_repeats(hashes: Hashes) -> tuple[Ints, Ints]:
-    """Positions of values that also occur earlier, in order, and each one's first position."""
-    ordered = np.sort(hashes)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    same = np.concatenate([[False], ordered[1:] == ordered[:-1]])
-    firsts = np.maximum.accumulate(np.where(same, 0, np.arange(len(same))))
-    later, earlier = order[same], order[firsts[same]]
-    in_order = np.argsort(later)
-    return later[in_order], earlier[in_order]
+def find_repeats(hashes: Sequence[Hashes]) -> tuple[Ints, Ints]:
+    """Positions of values that also occur earlier, in order, and each one's first position.
+
+    The values are compared a range of them at a time, so that beside the arrays memory holds a few
+    million values and those that occur twice.
+
+    Args:
+        hashes: arrays of evenly spread values; positions are counted over all of them.
+    """
+    repeated = _repeated_values(hashes)
+    places, values = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    start = 0
+    for each in hashes if len(repeated) else ():
+        found = np.flatnonzero(among(each, repeated))
+        places.append(start + found)
+        values.append(each[found])
+        start += len(each)
+    positions = np.concatenate(places)
+    _, firsts, which = np.unique(np.concatenate(values), return_index=True, return_inverse=True)
+    earlier = positions[firsts[which]]
+    is_later = earlier != positions
+    return positions[is_later], earlier[is_later]
+
+
+def _repeated_values(hashes: Sequence[Hashes]) -> Hashes:
+    """The values that occur more than once; (n,), in order."""
+    bits = (sum(map(len, hashes)) // COMPARED_AT_ONCE).bit_length()
+    none = np.zeros(0, np.uint64)
+    repeated = [none]
+    for top in range(2**bits):
+        chosen = [each[each >> np.uint64(64 - bits) == top] for each in hashes] if bits else hashes
+        ordered = np.sort(np.concatenate([none, *chosen]))
+        repeated.append(np.unique(ordered[1:][ordered[1:] == ordered[:-1]]))
+    return np.concatenate(repeated)
 
 
 def look_up_names(wanted: NameLookup) -> list[NamedRow]:

@@ -89,7 +89,7 @@ def compare_growth(
         raise ManifestError([Problem(files[0].url, None, None, "the manifest has no rows")])
     found = list(mapper(hash_unit, [(unit, types) for unit in units]))
     new = ImageHashes.joined(found) if all(found) else None
-    if new is None or len(find_repeats(new.images)[0]):
+    if new is None or len(find_repeats([new.images])[0]):
         check(spec, info, mapper=mapper)  # says what is wrong, and where
         raise AssertionError("a manifest with problems passed its check")
     read = _PlanReader(spec, info, layout, store)

@@ -180,9 +180,9 @@ class PlanLayout:
         """The number of images to make."""
         return sum(part.num_images for part in self.parts)
 
-    @property
+    @cached_property
     def num_shards(self) -> int:
-        """The number of shards; they are numbered from 0."""
+        """The number of shards; they are numbered from 0. Every event of a run asks for it."""
         return sum(part.num_shards for part in self.parts)
 
     @property

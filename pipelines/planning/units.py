@@ -7,6 +7,7 @@ is small.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -114,6 +115,15 @@ class UnitReport:
     """How many images each mode makes."""
     inputs: NamedInputs = field(default_factory=NamedInputs)
     """The pictures of the rows, if they are to be checked."""
+
+    def in_own_memory(self) -> Self:
+        """The report with copies of arrays that lie in Ray's object store.
+
+        Those of a hundred million rows would fill the store: an object is freed only when nobody
+        reads it any more.
+        """
+        ids, names = (np.require(each, requirements="O") for each in (self.ids, self.names))
+        return replace(self, ids=ids, names=names)
 
 
 def split_into_units(planner: Planner, files: Sequence[ManifestFile]) -> list[WorkUnit]:

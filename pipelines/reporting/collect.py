@@ -81,8 +81,8 @@ class Collected:
 
     totals: dict[int, CommitTotals]
     """Shard -> size and totals of its commit."""
-    images: list[Row]
-    """Metadata rows of images that are ok, evenly spaced over the run."""
+    images: list[tuple[int, Row]]
+    """Shard and metadata row of images that are ok, evenly spaced over the run."""
     failures: list[Row]
     """The first failed rows, in sampling order."""
     failure_counts: dict[str, int]
@@ -133,7 +133,7 @@ def collect(run: Run, limits: Limits) -> Collected:
     num_images = dict.fromkeys(shown, images_per_shard)
     late = newest_parts(run.store)
     read = partial(_read_part, run, sizes, late, num_images, limits.failures)
-    totals, images = dict[int, CommitTotals](), list[Row]()
+    totals, images = dict[int, CommitTotals](), list[tuple[int, Row]]()
     failures, num_cut, cut = list[Row](), 0, list[Row]()
     failure_counts, num_draws = Counter[str](), 0
     settings, scores = _SettingsTable(), ScoreTable.of(run)
@@ -141,7 +141,7 @@ def collect(run: Run, limits: Limits) -> Collected:
         parts = map_ahead(pool, read, sorted(sizes), READ_THREADS)
         for shard, part in zip(sorted(sizes), parts, strict=True):
             totals[shard] = CommitTotals(sizes[shard], part.summary)
-            images += part.images
+            images += [(shard, row) for row in part.images]
             failures += part.failures[: limits.failures - len(failures)]
             num_cut += part.num_cut
             cut += part.cut[: limits.failures - len(cut)]

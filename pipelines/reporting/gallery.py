@@ -22,7 +22,7 @@ from nightpress.pipelines.records import DRAW_KEY, METADATA_SCHEMA
 from nightpress.pipelines.reporting.conditions import condition_facts
 from nightpress.pipelines.reporting.scores import scores_text
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.thumbs import ThumbPlace, read_thumbs
+from nightpress.pipelines.run_directory.thumbs import ThumbPlace, places_of
 from nightpress.pipelines.storage import READ_THREADS
 
 MAX_TEXT = 2_000
@@ -97,13 +97,14 @@ class GalleryImage:
     """How a clip plays on the page: as an animated image or as a video; empty for a still image."""
 
 
-def gallery(run: Run, rows: Sequence[Row]) -> list[GalleryImage]:
-    """The images of metadata rows, in order.
+def gallery(run: Run, images: Sequence[tuple[int, Row]]) -> list[GalleryImage]:
+    """Images in order, given the shard and the metadata row of each.
 
     Thumbnails come from the run's atlases where it has any; the others are made of the images.
     """
+    rows = [row for _, row in images]
     telling = _telling_columns(rows)
-    thumbs = _thumbs(run, rows)
+    thumbs = _thumbs(run, rows, _places(run, images))
     return [_image(row, thumb, telling) for row, thumb in zip(rows, thumbs, strict=True)]
 
 
@@ -151,12 +152,21 @@ def _telling_columns(rows: Sequence[Row]) -> list[str]:
     return telling[:MAX_TAGS]
 
 
-def _thumbs(run: Run, rows: Sequence[Row]) -> list[str]:
-    """The data URL of each thumbnail."""
+def _places(run: Run, images: Sequence[tuple[int, Row]]) -> Mapping[tuple[str, str], ThumbPlace]:
+    """Where thumbnails of these images are; none if the store fails."""
+    wanted = defaultdict[int, set[tuple[str, str]]](set)
+    for shard, row in images:
+        wanted[shard].add((row["image_id"], row["sha256"]))
     try:
-        places = read_thumbs(run.store).places if rows else {}
+        return places_of(run.store, wanted) if images else {}
     except StoreError:
-        places = {}
+        return {}
+
+
+def _thumbs(
+    run: Run, rows: Sequence[Row], places: Mapping[tuple[str, str], ThumbPlace]
+) -> list[str]:
+    """The data URL of each thumbnail."""
     by_atlas = defaultdict[str, list[int]](list)
     for number, row in enumerate(rows):
         if place := places.get((row["image_id"], row["sha256"])):

@@ -5,18 +5,24 @@ so what it may yet commit is not deleted, and what a new holder may have adopted
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-import numpy as np
 import pyarrow as pa
 
-from nightpress.pipelines.errors import LeaseLost, StoreError
+from nightpress.pipelines.errors import Damaged, LeaseLost, StoreError
 from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.packing import packed_shard
 from nightpress.pipelines.run_directory.commit import failed_rows, read_commit, seal_commit
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.run_directory.named_hashes import NamedHashes
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.run_directory.thumbs import is_atlas, is_index, read_thumbs
+from nightpress.pipelines.run_directory.thumbs import (
+    THUMBS_FOLDER,
+    is_atlas,
+    is_index,
+    read_indexes,
+)
 from nightpress.pipelines.run_directory.verify import orphan_images
 from nightpress.pipelines.storage import READ_THREADS
 
@@ -85,17 +91,20 @@ def orphan_thumbs(run: Run) -> list[str]:
         Damaged: a commit cannot be read.
         StoreError: the store failed.
     """
-    found = read_thumbs(run.store)
-    if not found.listed or found.unknown:
+    listed = run.store.list(THUMBS_FOLDER)
+    if not listed:
         return []
-    named = _image_hashes(run)
+    named = NamedHashes.of_commits(run, partial(_image_hashes, run))
     kept, used = set[str](), set[str]()
-    for path, atlases in found.indexes.items():
+    for path, read in read_indexes(run.store, [path for path in listed if is_index(path)]):
+        if isinstance(read, str):  # a form that this version does not read
+            return []
+        atlases = () if isinstance(read, Damaged) else read
         hashes = [sha256 for atlas in atlases for _, sha256 in atlas.images]
-        if np.isin(hash64(pa.array(hashes, pa.string()), 0), named).any():
+        if named.include(hash64(pa.array(hashes, pa.string()), 0)).any():
             kept.add(path)
             used.update(atlas.path for atlas in atlases)
-    ours = (path for path in found.listed if is_atlas(path) or is_index(path))
+    ours = (path for path in listed if is_atlas(path) or is_index(path))
     return sorted(path for path in ours if path not in kept | used)
 
 
@@ -115,13 +124,7 @@ def delete_thumbs(run: Run, fence: FencingToken) -> list[str]:
     return orphans
 
 
-def _image_hashes(run: Run) -> Hashes:
+def _image_hashes(run: Run, shard: int) -> Hashes:
     """Hashes of the SHA-256 of every image that a commit names."""
-
-    def of_shard(shard: int) -> Hashes:
-        column = read_commit(run.store, shard, ["sha256"]).column("sha256").drop_null()
-        return hash64(column.combine_chunks().cast(pa.string()), 0)
-
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        hashes = list(map_ahead(pool, of_shard, run.committed, READ_THREADS))
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]))
+    column = read_commit(run.store, shard, ["sha256"]).column("sha256").drop_null()
+    return hash64(column.combine_chunks().cast(pa.string()), 0)

@@ -229,7 +229,7 @@ def read_thumbs(store: Store) -> Thumbs:
         StoreError: the store failed.
     """
     found = Thumbs(listed=store.list(THUMBS_FOLDER))
-    for path, read in _indexes(store, [path for path in found.listed if is_index(path)]):
+    for path, read in read_indexes(store, [path for path in found.listed if is_index(path)]):
         if isinstance(read, Damaged):
             found.problems[path] = str(read)
             continue
@@ -247,6 +247,43 @@ def read_thumbs(store: Store) -> Thumbs:
     return found
 
 
+def places_of(
+    store: Store, images: Mapping[int, Collection[ImageBytes]]
+) -> dict[ImageBytes, ThumbPlace]:
+    """Where the thumbnails of some images are; memory does not grow with the other images.
+
+    It takes one listing, and a small read for each index of their shards.
+
+    Args:
+        store: of the run.
+        images: shard -> images of it.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    listed = {
+        path: num_bytes
+        for page in store.pages(THUMBS_FOLDER)
+        for path, num_bytes in page.items()
+        if _shard_of(path) in images
+    }
+    found = dict[ImageBytes, ThumbPlace]()
+    for path, read in read_indexes(store, sorted(filter(is_index, listed))):
+        wanted = images[_shard_of(path)]
+        whole = () if isinstance(read, Damaged | str) else read
+        for atlas in (each for each in whole if listed.get(each.path) == each.num_bytes):
+            for cell, image in atlas.cells.items():
+                if image in wanted:
+                    found.setdefault(image, ThumbPlace(atlas.path, cell))
+    return found
+
+
+def _shard_of(path: str) -> int:
+    """The shard of an object of `thumbs/`; -1 for what is none of ours."""
+    match = _ATLAS.fullmatch(path) or _INDEX.fullmatch(path)
+    return int(match[1]) if match else -1
+
+
 def _is_whole(atlas: Atlas, found: Thumbs) -> bool:
     """Whether an atlas is there with all its bytes; notes what is wrong if not."""
     num_bytes = found.listed.get(atlas.path)
@@ -257,10 +294,16 @@ def _is_whole(atlas: Atlas, found: Thumbs) -> bool:
     return num_bytes == atlas.num_bytes
 
 
-def _indexes(
+def read_indexes(
     store: Store, paths: Sequence[str]
 ) -> Iterator[tuple[str, tuple[Atlas, ...] | Damaged | str]]:
-    """Each index with its atlases, with its damage, or with why this version cannot read it."""
+    """Each index with its atlases, with its damage, or with why this version cannot read it.
+
+    They are read a few ahead, so memory holds a few of them.
+
+    Raises:
+        StoreError: the store failed.
+    """
 
     def read(path: str) -> tuple[Atlas, ...] | Damaged | str | None:
         data = store.read_if_any(path)

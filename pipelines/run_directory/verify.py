@@ -38,6 +38,7 @@ from nightpress.pipelines.run_directory.commit import metadata_columns, read_com
 from nightpress.pipelines.run_directory.comparison import wrong_conditioning, wrong_loras
 from nightpress.pipelines.run_directory.draw_checks import with_drawn_seeds, wrong_draws
 from nightpress.pipelines.run_directory.map_ahead import map_ahead
+from nightpress.pipelines.run_directory.named_hashes import NamedHashes
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.storage import READ_THREADS
 
@@ -156,32 +157,21 @@ def rows_in_same_packs(run: Run, shard: int, rows: Iterable[int]) -> tuple[int, 
 def orphan_images(run: Run) -> list[str]:
     """Images, or packs of them, that no commit names, in order.
 
-    Memory holds a 64-bit hash of each named file and one page of the listing: 32 MB for a million
-    images, by tests/benchmarks/bench_verify.py. An orphan whose hash equals that of a named file
+    Memory holds a 64-bit hash of each named file and one page of the listing;
+    tests/benchmarks/bench_verify.py measures it. An orphan whose hash equals that of a named file
     by chance is missed; a named file is never taken for an orphan.
 
     Raises:
         Damaged: a commit cannot be read, so the files that it names are unknown.
         StoreError: the store failed.
     """
-    named = _named_files(run)
+    named = NamedHashes.of_commits(run, partial(_file_hashes, run))
     orphans: list[str] = []
     for page in run.store.pages(FOLDER.rstrip("/")):
         paths = list(page)
-        hashes = hash64(pa.array(paths, pa.string()), 0)
-        positions = np.searchsorted(named[:-1], hashes)
-        orphans += [paths[n] for n in np.flatnonzero(named[positions] != hashes)]
+        is_named = named.include(hash64(pa.array(paths, pa.string()), 0))
+        orphans += [paths[n] for n in np.flatnonzero(~is_named)]
     return sorted(orphans)
-
-
-def _named_files(run: Run) -> Hashes:
-    """Sorted hashes of the files that commits name, with the largest 64-bit number at the end."""
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        hashes = list(map_ahead(pool, partial(_file_hashes, run), run.committed, READ_THREADS))
-    named = np.concatenate([*hashes, np.array([2**64 - 1], np.uint64)])
-    hashes.clear()
-    named.sort()
-    return named
 
 
 def _file_hashes(run: Run, shard: int) -> Hashes:

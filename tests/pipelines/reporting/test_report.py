@@ -25,6 +25,7 @@ from nightpress.pipelines.reporting.gallery import text
 from nightpress.pipelines.reporting.report import LIMITS, render, write_report
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.thumbs import store_atlas, store_index
+from nightpress.pipelines.storage import Store
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -146,6 +147,29 @@ def test_thumbnails_come_from_atlases_where_there_are_some(run: Run) -> None:
         if path.endswith(".webp"):
             run.store.put(path, b"damaged")
     assert "9; 1 of them cannot be read" in " ".join(Page(html(run)).words)
+
+
+def test_of_the_thumbnails_of_a_run_only_those_of_shown_shards_are_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(run)
+    for shard in range(3):
+        marked = np.full((16, 16, 3), 80 * shard, np.uint8)
+        cells = {0: (f"{4 * shard}_00", run.hashes()[f"{4 * shard}_00"])}
+        store_index(run.store, shard, [store_atlas(run.store, shard, cells, {0: marked})])
+    read: list[str] = []
+    read_if_any = Store.read_if_any
+
+    def noted(self: Store, path: str) -> bytes | None:
+        read.append(path)
+        return read_if_any(self, path)
+
+    monkeypatch.setattr(Store, "read_if_any", noted)
+    page = Page(render(run, collect(run, Limits(images=1, failures=0))))
+    assert len(page.pictures()) == 1
+    assert [path[:18] for path in read if path.endswith(".json") and "thumbs" in path] == [
+        "thumbs/shard-00000"
+    ]
 
 
 def pixel(data_url: str) -> tuple[int, ...]:
@@ -291,7 +315,14 @@ def test_a_large_run_shows_evenly_spaced_images(run: Run) -> None:
         first = shard * 4
         commit(run, shard, [made(run, number) for number in range(first, first + 4)])
     images = collect(run, Limits(images=6, failures=0)).images
-    assert [row["seed"] for row in images] == [0, 2, 4, 6, 8, 10]
+    assert [(shard, row["seed"]) for shard, row in images] == [
+        (0, 0),
+        (0, 2),
+        (1, 4),
+        (1, 6),
+        (2, 8),
+        (2, 10),
+    ]
 
 
 def test_long_values_are_cut() -> None:

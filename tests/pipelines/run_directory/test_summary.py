@@ -24,7 +24,10 @@ from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.summary import PAUSE_S, Summary
 from nightpress.pipelines.run_directory.summary_index import (
+    MAX_UPDATE_SHARE,
     SUMMARY_INDEX,
+    UPDATE_S,
+    pause_after,
     read_totals,
     summary_index_kept,
     write_summary_index,
@@ -157,3 +160,18 @@ def test_the_index_is_updated_while_a_run_works(run: Run, monkeypatch: pytest.Mo
             pass
     monkeypatch.setattr(summary_index, "read_summary", None)
     assert len(read_totals(run.store)) == 3
+
+
+def test_totals_that_are_known_are_not_read_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = read_totals(run.store)
+    write_summary_index(run.store, known)
+    for name in ("read", "read_part", "read_if_any"):
+        monkeypatch.setattr(Store, name, None)
+    assert read_totals(run.store, known) == known
+
+
+def test_the_longer_an_update_takes_the_longer_the_pause_after_it() -> None:
+    assert pause_after(0.1) == UPDATE_S
+    assert 10.0 / pause_after(10.0) == MAX_UPDATE_SHARE

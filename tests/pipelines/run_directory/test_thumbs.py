@@ -12,6 +12,7 @@ from nightpress.pipelines.run_directory.thumbs import (
     StripPlace,
     ThumbPlace,
     digest_of,
+    places_of,
     read_thumbs,
     store_atlas,
     store_index,
@@ -107,3 +108,32 @@ def test_an_atlas_of_strips_that_is_cut_or_missing_is_said_if_a_clip_lacks_it(
 def found_bytes(store: Store) -> str:
     [atlas] = [each for each in read_thumbs(store).named.values() if each.strips]
     return f"{atlas.num_bytes:,}"
+
+
+def test_some_thumbnails_are_found_by_reading_the_indexes_of_their_shards_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    atlases = {}
+    for shard in range(6):
+        cells = {cell: (f"{shard}_{cell:02d}", f"{cell:064d}") for cell in range(3)}
+        pictures = dict(enumerate(thumbs(3, shade=20 * shard)))
+        atlases[shard] = store_atlas(store, shard, cells, pictures)
+        store_index(store, shard, [atlases[shard]])
+    store.create("thumbs/notes.txt", b"mine")
+    store.put(atlases[4].path, b"cut")
+    asked = {1: {("1_02", f"{2:064d}"), ("1_00", "e" * 64)}, 4: {("4_00", f"{0:064d}")}, 9: {STILL}}
+    read: list[str] = []
+    read_if_any = Store.read_if_any
+
+    def counted(self: Store, path: str) -> bytes | None:
+        read.append(path)
+        return read_if_any(self, path)
+
+    monkeypatch.setattr(Store, "read_if_any", counted)
+    assert places_of(store, asked) == {("1_02", f"{2:064d}"): ThumbPlace(atlases[1].path, 2)}
+    assert [path[:18] for path in read] == ["thumbs/shard-00001", "thumbs/shard-00004"]
+
+
+def test_a_run_without_thumbnails_has_no_places(tmp_path: Path) -> None:
+    assert places_of(Store(str(tmp_path)), {0: {STILL}}) == {}
