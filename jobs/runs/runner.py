@@ -28,8 +28,8 @@ from nightpress.jobs.progress.trace import (
 )
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.runs.extension import (
-    ExtendOptions,
     Extension,
     add_edition,
     compare,
