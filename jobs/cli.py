@@ -25,6 +25,7 @@ from nightpress.jobs.cluster import worker_template
 from nightpress.jobs.cluster.late_pandas import import_pandas_late
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import code_of_process
+from nightpress.jobs.commands.finished_job import seems_finished
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.commands.log_format import (
     LOG_FORMAT,
@@ -245,7 +246,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence_process()
     import_pandas_late()
-    if starts_ray_here(sys.argv[1:]):
+    if starts_ray_here(sys.argv[1:]) and not seems_finished(sys.argv[1:]):
         worker_template.begin()
     try:
         command()
