@@ -47,8 +47,9 @@ class _Watch(MetaPathFinder):
         others = (each for each in sys.meta_path if each is not self)
         found = (each.find_spec(name, path, target) for each in others)
         spec = next((each for each in found if each is not None), None)
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _then(spec.loader.exec_module, self._after[name])  # type: ignore[method-assign]
+        loader: Any = None if spec is None else spec.loader
+        if loader is not None:
+            loader.exec_module = _then(loader.exec_module, self._after[name])
         return spec
 
     def _answer(self, pyarrow: Any) -> None:

@@ -45,13 +45,13 @@ def lean_head(template: WorkerTemplate | None) -> Iterator[None]:
         return
     workers = {} if template is None else {"worker_path": PROGRAM}
 
-    class LeanParams(parameters):
+    class LeanParams(parameters):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **settings: Any) -> None:
             super().__init__(*args, **settings)
             for name, value in (WITHOUT | workers).items():
                 setattr(self, name, value)
 
-    class LeanNode(of_node):
+    class LeanNode(of_node):  # type: ignore[misc, valid-type]
         def start_api_server(self, **_: Any) -> None:
             self._webui_url = ""
 
