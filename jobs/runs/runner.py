@@ -1,7 +1,4 @@
-"""`run`: one start of a run, from the job's checks to the report.
-
-Decides the order of the steps; the other modules of this folder carry them out.
-"""
+"""`run`: one start of a run; decides the order of the steps, from the job's checks to the report."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -85,7 +82,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
-from nightpress.pipelines.storage import Store, require_answers
+from nightpress.pipelines.storage import Store, is_local, require_answers
 
 if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
     from nightpress.jobs.dispatch.actor import ActorFactory
@@ -276,14 +273,17 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
-        if not store.present([RUN_FILE]):  # else there may be nothing to make
-            self._ray.begin()
+        is_new = not store.present([RUN_FILE])  # else there may be nothing to make
+        if is_new and not all(map(is_local, (store.url, *self._spec.manifests))):
+            self._ray.begin()  # while stores answer; what is on a disk is found wrong at once
         require_answers(self._spec.sources, self._spec.storage)
         self._spec = with_certificate(self._spec)
         signing_key_of(self._spec)  # which the actors get; nothing is begun without it
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)
+        if is_new:
+            self._ray.begin()
         return create_only_store(store, self._on_event)
 
     def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:

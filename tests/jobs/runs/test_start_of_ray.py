@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import ray
 from nightpress import jobs
 from nightpress.jobs.cluster import connection, worker_template
 from nightpress.jobs.runs import runner
-from nightpress.pipelines.errors import ManifestError, RunHeld, StoreError
+from nightpress.pipelines.errors import ManifestError, RunHeld, StoreDenied, StoreError
 from nightpress.pipelines.job.spec import RunSpec
 
 MakeSpec = Callable[..., RunSpec]
@@ -64,13 +65,28 @@ def test_ray_starts_while_a_new_run_is_checked_and_stops_if_a_check_fails(
     assert starts.log == ["started", "stopped"]
 
 
-def test_no_ray_is_started_for_an_output_that_cannot_be_used(
+def test_no_ray_is_started_for_what_a_look_at_the_disk_finds_wrong(
     make_spec: MakeSpec, starts: Starts, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         jobs.run(make_spec(output=str(tmp_path / "file")))
+    with pytest.raises((ManifestError, StoreError)):
+        jobs.run(make_spec(manifest=str(tmp_path / "none.csv")))
     assert starts.log == []
+
+
+def test_ray_starts_while_the_store_of_a_manifest_is_asked(
+    make_spec: MakeSpec, starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_slowly(*arguments: Any) -> None:
+        assert starts.has_one.wait(LIMIT_S), "Ray waits for the store"
+        raise StoreDenied("s3://bucket/rows.csv: refused")
+
+    monkeypatch.setattr(runner, "require_answers", ask_slowly)
+    with pytest.raises(StoreDenied):
+        jobs.run(make_spec(manifest="s3://bucket/rows.csv"))
+    assert starts.log == ["started", "stopped"]
 
 
 def test_no_ray_is_started_where_the_job_names_a_cluster(
@@ -112,11 +128,19 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def closed_port() -> int:
+    """A port of this machine that refuses connections."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 def test_a_command_whose_check_fails_leaves_no_process_of_the_ray_that_it_began(
     tmp_path: Path, short_folder: Path
 ) -> None:
-    (tmp_path / "job.yaml").write_text("manifest: none.csv\noutput: press\n")
+    source = f"http://127.0.0.1:{closed_port()}/rows.csv"
+    (tmp_path / "job.yaml").write_text(f"manifest: {source}\noutput: press\n")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {MARK: short_folder.name, "RAY_TMPDIR": str(short_folder)}
     done = subprocess.run(
@@ -129,8 +153,7 @@ def test_a_command_whose_check_fails_leaves_no_process_of_the_ray_that_it_began(
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert "none.csv" in line
+    assert line.startswith(f"error: {source}: ")
     assert list(short_folder.glob("ray/session_*/logs/raylet*")), "no Ray was begun"
     assert marked_processes(short_folder.name) == []
-    assert not (tmp_path / "press" / "job").exists()
+    assert not (tmp_path / "press").exists()
