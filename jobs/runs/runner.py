@@ -1,4 +1,4 @@
-"""`run`: one start of a run; decides the order of steps, from the checks of the job to the report."""
+"""`run`: one start of a run; decides the order of its steps, from the checks to the report."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
