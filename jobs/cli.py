@@ -22,13 +22,16 @@ import click
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster import worker_template
+from nightpress.jobs.cluster.late_pandas import import_pandas_late
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import code_of_process
+from nightpress.jobs.commands.finished_job import seems_finished
 from nightpress.jobs.commands.json_output import print_error
 from nightpress.jobs.commands.log_format import (
     LOG_FORMAT,
     asks_for_json_lines,
     everything_as_json,
+    own_warnings,
     tell,
     threads_as_json,
 )
@@ -114,6 +117,7 @@ class CommandGroup(click.Group):
         if ctx.meta[LOG_FORMAT]:
             everything_as_json()
             ctx.with_resource(threads_as_json())
+        ctx.with_resource(own_warnings(ctx))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -241,7 +245,8 @@ def main() -> None:
     # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence_process()
-    if starts_ray_here(sys.argv[1:]):
+    import_pandas_late()
+    if starts_ray_here(sys.argv[1:]) and not seems_finished(sys.argv[1:]):
         worker_template.begin()
     try:
         command()

@@ -181,6 +181,20 @@ AT_ONCE = tuple(
 )
 """Commands that only read what is stored or copy it, or may find nothing to make: until then none
 needs torch or Ray."""
+UNUSED = {
+    "status": (
+        "rich",
+        "jinja2",
+        "PIL.PngImagePlugin",
+        "nightpress.jobs.progress",
+        "nightpress.pipelines.campaign",
+        "nightpress.pipelines.manifest.files",
+        "nightpress.pipelines.planning.checking",
+        "nightpress.pipelines.image_files.encoding",
+    ),
+}
+"""What a command that answers at once has no use for, beside the frameworks; each import of these
+costs more than all that the command does."""
 DRIVER = ("nightpress.jobs.dispatch.dispatcher", "nightpress.jobs.commands.export")
 """What drives actors and tasks: only actors have tensors."""
 
@@ -192,11 +206,15 @@ def test_what_a_person_waits_for_imports_no_framework() -> None:
         "    for module in modules:\n"
         "        importlib.import_module(module)\n"
         "        print([(module, name) for name in names if name in sys.modules])\n"
+        "from nightpress.jobs.cluster.late_pandas import import_pandas_late\n"
+        "import_pandas_late()\n"
         f"heavy({IMPORTED_AT_ONCE}, {FRAMEWORKS})\n"
-        f"heavy({AT_ONCE}, {FRAMEWORKS[:4]})\n"
+        f"for name, unused in {UNUSED}.items():\n"
+        "    heavy(['nightpress.jobs.commands.' + name], unused)\n"
+        f"heavy({AT_ONCE}, {(*FRAMEWORKS[:4], 'pandas')})\n"
         f"heavy({DRIVER}, {FRAMEWORKS[:3]})\n"
     )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert printed.split() == ["[]"] * len(IMPORTED_AT_ONCE + AT_ONCE + DRIVER)
+    assert printed.split() == ["[]"] * len((*IMPORTED_AT_ONCE, *UNUSED, *AT_ONCE, *DRIVER))

@@ -4,6 +4,7 @@ Owns the rules for the names of weight files and the cache of file hashes. No we
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -178,6 +179,8 @@ class HashMemo:
     """A cache of SHA-256 by (path, size, modification time) in a small JSON file.
 
     A damaged file counts as empty. Processes that save at once may lose each other's new entries.
+    Of several processes of a machine that want the hash of one file, one reads the file, and the
+    others wait for its entry, unless the cache cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -192,10 +195,21 @@ class HashMemo:
         if known := self._known.get(key):
             return known
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-            self._new[key] = digest
-        return digest
+            if time.time_ns() - stat.st_mtime_ns <= _SETTLED_NS or not self._is_writable():
+                return hashlib.file_digest(file, "sha256").hexdigest()
+            # A file system without locks costs reading it more than once. Closing it unlocks it.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if (known := _read_memo(self._path).get(key)) is None:
+                known = hashlib.file_digest(file, "sha256").hexdigest()
+                self._new[key] = known
+                self.save()
+        return known
+
+    def _is_writable(self) -> bool:
+        """Whether other processes will find what is saved."""
+        above = next(each for each in self._path.absolute().parents if each.exists())
+        return above.is_dir() and os.access(above, os.W_OK)
 
     def save(self) -> None:
         """Write the new entries, if the file can be written."""

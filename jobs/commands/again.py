@@ -10,7 +10,6 @@ from nightpress.jobs.commands.common import (
     json_option,
     repair_options,
     run_argument,
-    run_display,
     sigterm_as_ctrl_c,
     storage_option,
     storage_options,
@@ -18,6 +17,7 @@ from nightpress.jobs.commands.common import (
 from nightpress.jobs.commands.image_choice import ImageChoice, choice_options
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
+from nightpress.jobs.commands.run_display import run_display
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.again import AgainResult, again

@@ -3,22 +3,15 @@
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import click
-from rich.console import Console
 
-from nightpress.jobs.commands.log_format import LogFormat
 from nightpress.jobs.commands.times import Night
-from nightpress.jobs.progress.displays import Display
-from nightpress.jobs.progress.events import Event
-from nightpress.jobs.progress.lines import display_for
-from nightpress.jobs.progress.log_lines import JsonLines
-from nightpress.jobs.runs.extension import CHANGED, ExtendOptions
+from nightpress.jobs.runs.extend_options import CHANGED, ExtendOptions
 from nightpress.jobs.runs.targets import failure_limit
 from nightpress.pipelines.errors import RunNotFound, SpecError, StoreDenied, StoreMissing
 from nightpress.pipelines.job.night import NIGHT_KEYS, PLACEHOLDER, uses_night
@@ -86,11 +79,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """JOB, --set and --address."""
     return job_argument(set_option(address_option(function)))
-
-
-def run_display(log_format: LogFormat) -> Display[Event]:
-    """What shows the events of a run on stderr."""
-    return JsonLines(sys.stderr) if log_format == "json" else display_for(Console(stderr=True))
 
 
 def sigterm_as_ctrl_c() -> None:

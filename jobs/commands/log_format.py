@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import click
 
+from nightpress.diffusion_core.silence_libraries import OWN_LOGGER
+
 LogFormat = Literal["text", "json"]
 
 LOG_FORMAT = "nightpress.log_format"
@@ -50,6 +52,30 @@ class _JsonHandler(logging.Handler):
 
         level, text = record.levelname.lower(), record.getMessage()
         print(stderr_line(level, text, logger=record.name), file=sys.stderr)
+
+
+class _OwnWarnings(logging.Handler):
+    """Writes what nightpress's modules warn of, and no errors: those are raised."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__(logging.WARNING)
+        self.addFilter(lambda record: record.levelno == logging.WARNING)
+        self._ctx = ctx
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        tell(self._ctx, text if self._ctx.meta.get(LOG_FORMAT) else f"warning: {text}", "warning")
+
+
+@contextmanager
+def own_warnings(ctx: click.Context) -> Iterator[None]:
+    """Write what nightpress's modules warn of to stderr, in the format that is asked for."""
+    logger, handler = logging.getLogger(OWN_LOGGER), _OwnWarnings(ctx)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def everything_as_json() -> None:

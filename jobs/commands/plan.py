@@ -38,7 +38,8 @@ from nightpress.jobs.commands.times import (
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
-from nightpress.jobs.runs.extension import ExtendOptions, Extension
+from nightpress.jobs.runs.extend_options import ExtendOptions
+from nightpress.jobs.runs.extension import Extension
 from nightpress.jobs.runs.forecast import (
     COUNTED,
     forecast_lines,

@@ -10,13 +10,13 @@ from nightpress.jobs.commands.common import (
     json_option,
     repair_options,
     run_argument,
-    run_display,
     sigterm_as_ctrl_c,
     storage_option,
     storage_options,
 )
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
+from nightpress.jobs.commands.run_display import run_display
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.runs.repair import RepairResult

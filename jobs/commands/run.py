@@ -14,7 +14,6 @@ from nightpress.jobs.commands.common import (
     max_failures_option,
     read_job,
     require_writable,
-    run_display,
     sigterm_as_ctrl_c,
     take_over_option,
     with_limit,
@@ -22,13 +21,14 @@ from nightpress.jobs.commands.common import (
 from nightpress.jobs.commands.exit_codes import OK_CODES, ok_codes_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
+from nightpress.jobs.commands.run_display import run_display
 from nightpress.jobs.commands.score_lines import score_lines
 from nightpress.jobs.commands.times import Deadline, Night, local_text, night_options, zone_of
 from nightpress.jobs.errors import OK, SOME_FAILED
 from nightpress.jobs.progress.displays import Display
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.progress.trace import time_lines
-from nightpress.jobs.runs.extension import ExtendOptions
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.runs.runner import RunResult, run
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec

@@ -16,7 +16,7 @@ from nightpress.jobs.commands.common import extend_options, job_argument, json_o
 from nightpress.jobs.commands.exit_codes import ExitCodes
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.times import ZONE, ClockTime, zone_of, zone_option
-from nightpress.jobs.runs.extension import ExtendOptions
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.schedules.checks import notes, require_possible
 from nightpress.jobs.schedules.files import Kind, ScheduleFile, schedule_files
 from nightpress.jobs.schedules.schedule import Job, Machine, Pods, Schedule, Times

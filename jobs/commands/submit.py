@@ -26,7 +26,7 @@ from nightpress.jobs.commands.log_format import LogFormat, log_format_option, te
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED, UNEXPECTED, StoppedOnRequest
 from nightpress.jobs.progress.log_lines import LineWrapper
-from nightpress.jobs.runs.extension import ExtendOptions
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.signals import Interruption, first_interruption
 from nightpress.jobs.submission.client import JobsClient
 from nightpress.jobs.submission.submit import Ended, Submission, follow, stop_wait_s, submit

@@ -10,7 +10,6 @@ from nightpress.jobs.commands.common import (
     json_option,
     max_failures_option,
     read_job,
-    run_display,
     sigterm_as_ctrl_c,
     take_over_option,
     with_limit,
@@ -18,6 +17,7 @@ from nightpress.jobs.commands.common import (
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.run import exit_code, summary
+from nightpress.jobs.commands.run_display import run_display
 from nightpress.jobs.commands.times import Deadline, Night, night_options
 from nightpress.jobs.runs.walk import WalkOptions, walk
 from nightpress.pipelines.job.images_section import MAX_FPS, Format

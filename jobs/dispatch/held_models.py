@@ -12,8 +12,10 @@ import torch
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.builtin_description import builtin_description
 from nightpress.diffusion_core.models.info import ModelInfo
-from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.models.loading import LoadedModel, fingerprint_of
+from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
 from nightpress.diffusion_core.models.spec import DType, ModelSpec
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.diffusion_core.tuning.device_memory import CudaMemory, HostMemory, resident_bytes
@@ -67,6 +69,8 @@ class HeldModels:
         self._options, self._device, self._share = options, device, share
         self._ways = {name: spec.ways for name, spec in self._specs.items()}
         self._held: dict[HeldKey, HeldModel] = {}
+        self._found: dict[str | None, tuple[ModelSpec, ModelInfo]] = {}
+        """What was described, and as what it was."""
         self.num_loaded = 0
         """How often a model was loaded."""
 
@@ -85,14 +89,19 @@ class HeldModels:
         Raises:
             ModelError: one cannot be used, or its files do not hold exactly its weights.
         """
-        found: dict[str | None, ModelInfo] = {}
-        for name, spec in self._specs.items():
-            files = ModelFiles.locate(spec, self._options)
-            found[name] = files.describe(spec, device=self._device)
-            files.check_weights(spec)
+        found = {name: self._described(spec) for name, spec in self._specs.items()}
+        self._found = {name: (self._specs[name], info) for name, info in found.items()}
         if self._is_single:
             return found[None]
         return {name: info for name, info in found.items() if name is not None}
+
+    def _described(self, spec: ModelSpec) -> ModelInfo:
+        files = ModelFiles.locate(spec, self._options)
+        if known := builtin_description(spec):
+            return replace(known.info, dtype=files.dtype(spec, self._device))
+        info = files.describe(spec, device=self._device)
+        files.check_weights(spec)
+        return info
 
     def footprint(self, device_bytes: int, scorer_bytes: int = 0) -> Footprint:
         """What the largest model takes in memory, by its files, with those of the others.
@@ -161,7 +170,7 @@ class HeldModels:
         held = self._held.pop(key, None)
         if held is None:
             spec = self._specs[name].model_copy(update={"speed": key[1]})
-            files = self._checked_files(spec, fingerprint)
+            files = self._checked_files(name, spec, fingerprint)
             while self._held and not self._has_room_for(self._weight_bytes(spec, files)):
                 self._drop(next(iter(self._held)))
             held = self._load(spec, files, batch_size)
@@ -176,9 +185,9 @@ class HeldModels:
         LOG.info("loaded after %.1f s", time.monotonic() - began)
         return HeldModel(model, Sampler(model, batch_size), batch_size)
 
-    def _checked_files(self, spec: ModelSpec, fingerprint: str) -> ModelFiles:
+    def _checked_files(self, name: str | None, spec: ModelSpec, fingerprint: str) -> ModelFiles:
         files = ModelFiles.locate(spec, self._options)
-        found = files.describe(spec, device=self._device).identity
+        found = self._identity(name, spec, files)
         if found == fingerprint:
             return files
         keys = ("row_loras", "controlnets", "references", "embeddings")
@@ -189,6 +198,14 @@ class HeldModels:
             f"{spec.source}: its fingerprint on {platform.node()} is {found[:12]}, but "
             f"the run needs {fingerprint[:12]}{scope}"
         )
+
+    def _identity(self, name: str | None, spec: ModelSpec, files: ModelFiles) -> str:
+        """The `identity` of a model by its files as they are now."""
+        described, info = self._found.get(name, (None, None))
+        if described is None or info is None or not _differ_in_speed_only(described, spec):
+            return files.describe(spec, device=self._device).identity
+        model = PipelineFolder.read(files.folder)  # much faster than to describe all of it again
+        return replace(info, fingerprint=fingerprint_of(model, spec, ())).identity
 
     def drop(self, name: str | None, ways: SpeedSpec) -> None:
         """Drop a model, if it is held in these ways."""
@@ -223,3 +240,13 @@ class HeldModels:
             in_use = resident_bytes()
             working, limit = memory.peak_bytes() - in_use, memory.limit_bytes
         return in_use + weight_bytes + max(0, working) <= limit
+
+
+def _differ_in_speed_only(described: ModelSpec, spec: ModelSpec) -> bool:
+    """Whether a model that is to be loaded was described so, with no files but those of its folder.
+
+    `spec.speed` is the ways that a job's `auto` stands for, which the description had as well.
+    """
+    plain = not (described.added_sources or spec.added_sources)
+    same_ways = described.ways == spec.ways
+    return plain and same_ways and described == spec.model_copy(update={"speed": described.speed})

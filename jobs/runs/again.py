@@ -40,7 +40,8 @@ from nightpress.pipelines.image_files.content_credentials.setup import (
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import CheckedRows, PlanLayout, check_inputs
 from nightpress.pipelines.planning.again_rows import check_rows_again
-from nightpress.pipelines.planning.growth import DETAILS, MAX_FIRST, GrowthSummary, SomeImages
+from nightpress.pipelines.planning.growth import MAX_FIRST
+from nightpress.pipelines.planning.growth_summary import DETAILS, GrowthSummary, SomeImages
 from nightpress.pipelines.planning.image_hashes import named
 from nightpress.pipelines.planning.input_hashes import keep_added_hashes
 from nightpress.pipelines.planning.parents import FoundParents, find_parents

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from nightpress.jobs.progress.events import Message
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.storage.urls import public
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from nightpress.jobs.runs.extension import ExtendOptions, Extension, found_growth
+from nightpress.jobs.runs.extend_options import ExtendOptions
+from nightpress.jobs.runs.extension import Extension, found_growth
 from nightpress.jobs.runs.finished import device_of
 from nightpress.jobs.runs.table_manifest import TableManifest, kept_job, kept_path
 from nightpress.pipelines.errors import (

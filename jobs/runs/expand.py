@@ -15,7 +15,8 @@ from nightpress.pipelines.manifest.expansion import (
     compare_rows,
     write_rows,
 )
-from nightpress.pipelines.manifest.files import ManifestFile, campaign_file, load_table, scan
+from nightpress.pipelines.manifest.file_records import ManifestFile
+from nightpress.pipelines.manifest.files import campaign_file, load_table, scan
 from nightpress.pipelines.manifest.formats import CAMPAIGN_SUFFIXES, is_campaign, manifest_files
 from nightpress.pipelines.storage import Options, Source, find
 

@@ -7,12 +7,12 @@ written like any that are missing.
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, get_args
 
 from nightpress.jobs.errors import RunStopped
+from nightpress.jobs.runs.extend_options import Changed, ExtendOptions
 from nightpress.jobs.runs.scorers import check_scored_columns
 from nightpress.jobs.runs.table_manifest import TableManifest
-from nightpress.pipelines.errors import Change, ChangedRunError, ManifestGrown, SpecError
+from nightpress.pipelines.errors import Change, ChangedRunError, ManifestGrown
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
@@ -40,38 +40,6 @@ from nightpress.pipelines.run_directory.lease import Lease
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.run_images import EarlierRuns
 from nightpress.pipelines.storage import Store
-
-Changed = Literal["refuse", "new-variant"]
-"""What to do with images that changed under the same id."""
-
-CHANGED: tuple[Changed, ...] = get_args(Changed)
-
-
-@dataclass(frozen=True)
-class ExtendOptions:
-    """How a run may be extended."""
-
-    extend: bool = False
-    changed: Changed = "refuse"
-
-    @classmethod
-    def of(cls, extend: bool, changed: str) -> "ExtendOptions":
-        """The options as a caller gave them.
-
-        Raises:
-            SpecError: they do not go together.
-        """
-        if changed not in CHANGED:
-            raise SpecError(f"changed: {changed!r} is not one of: {', '.join(CHANGED)}")
-        if changed != "refuse" and not extend:
-            raise SpecError(f"--changed {changed} has no effect without --extend")
-        return cls(extend, "refuse" if changed == "refuse" else "new-variant")
-
-    @property
-    def words(self) -> list[str]:
-        """The options of a command line that ask for this."""
-        changed = ["--changed", self.changed] if self.changed != "refuse" else []
-        return ["--extend", *changed] if self.extend else []
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.dispatch.auto_speed import reason_from_plan
 from nightpress.jobs.dispatch.batch_size import resolve_batch_size
 from nightpress.jobs.runs.existing_run import FoundRun, RunState, look_for_run, state_of
-from nightpress.jobs.runs.extension import ExtendOptions
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.runs.forecast import Deadline, Forecast, forecast
 from nightpress.jobs.runs.gates import PlannedDraws, check_gate_scores, planned_draws
 from nightpress.jobs.runs.input_session import with_input_root
@@ -25,7 +25,7 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import ColumnUse, column_uses
 from nightpress.pipelines.manifest.frames import TABLE, Frame
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
-from nightpress.pipelines.manifest.prompt_checks import PromptCounts
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.planning import PlanLayout, SettingsCount, check, check_inputs
 from nightpress.pipelines.run_directory.auto_speed import AutoSpeed
 from nightpress.pipelines.run_directory.estimate import (

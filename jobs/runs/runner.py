@@ -1,7 +1,4 @@
-"""`run`: one start of a run, from the job's checks to the report.
-
-Decides the order of the steps; the other modules of this folder carry them out.
-"""
+"""`run`: one start of a run; decides the order of its steps, from the checks to the report."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -9,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from nightpress.jobs.cluster.local_start import LocalStart
 from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds
 from nightpress.jobs.dispatch.batch_size import (
     decide_sizes_of_models,
@@ -28,8 +26,8 @@ from nightpress.jobs.progress.trace import (
 )
 from nightpress.jobs.runs.column_lines import column_messages
 from nightpress.jobs.runs.existing_run import compare_with_run
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.runs.extension import (
-    ExtendOptions,
     Extension,
     add_edition,
     compare,
@@ -73,12 +71,9 @@ from nightpress.pipelines.planning import (
     require_unchanged,
 )
 from nightpress.pipelines.reporting.scores import ScoreSummary
-from nightpress.pipelines.run_directory.lease import (
-    FreeLease,
-    Lease,
-    require_still_free,
-)
+from nightpress.pipelines.run_directory.lease import FreeLease, Lease, require_still_free
 from nightpress.pipelines.run_directory.record import (
+    RUN_FILE,
     RunRecord,
     create_record,
     new_record,
@@ -87,7 +82,7 @@ from nightpress.pipelines.run_directory.record import (
 )
 from nightpress.pipelines.scoring.job_scorers import fingerprints_of
 from nightpress.pipelines.shards.run_images import EarlierRuns
-from nightpress.pipelines.storage import Store, require_answers
+from nightpress.pipelines.storage import Store, is_local, require_answers
 
 if TYPE_CHECKING:  # they import Ray, which a start that finds nothing to make does not need
     from nightpress.jobs.dispatch.actor import ActorFactory
@@ -185,12 +180,13 @@ class _Session:
         self._take_over, self._deadline_at = take_over, log.options.deadline_at
         self._growing, self._trace = growing, trace
         self._maker = Maker(log)
+        self._ray = LocalStart(spec.cluster)
         self._stack = ExitStack()
         """Closed with the start: holds a temporary copy of a table."""
 
     def carry_out(self) -> RunResult:
         """Carry out the run, and show its events."""
-        with self._stack, self.reporting_time(), closing(self.events()) as events:
+        with self._stack, self._ray, self.reporting_time(), closing(self.events()) as events:
             for event in events:
                 self.log.show(event)
         return self.result()
@@ -204,7 +200,7 @@ class _Session:
         self.log.read_earlier(store)
         if record is None:
             self.log.require_budget()
-            with cluster_for(self._spec, store):
+            with cluster_for(self._spec, store, self._ray):
                 yield from self._begin(store, free)
             return
         self._spec = record.resumed_by(self._spec)
@@ -237,7 +233,7 @@ class _Session:
         self.log.require_budget()
         # Acquire the lease before starting any actor: the actors of a process that is taken over
         # still hold the CPUs and GPUs that ours need.
-        with cluster_for(self._spec, store), held_run(store, free, self.log) as lease:
+        with cluster_for(self._spec, store, self._ray), held_run(store, free, self.log) as lease:
             yield from self._resume(store, record, lease, extension)
 
     def result(self) -> RunResult:
@@ -277,12 +273,17 @@ class _Session:
         """The run directory's store; fails in seconds if it or the manifest cannot be reached."""
         store = Store(self._spec.url, self._spec.storage)
         store.check()
+        is_new = not store.present([RUN_FILE])  # else there may be nothing to make
+        if is_new and not all(map(is_local, (store.url, *self._spec.manifests))):
+            self._ray.begin()  # while stores answer; what is on a disk is found wrong at once
         require_answers(self._spec.sources, self._spec.storage)
         self._spec = with_certificate(self._spec)
         signing_key_of(self._spec)  # which the actors get; nothing is begun without it
         if self._table is None:
             self._spec = with_kept_table(self._spec, store)
             manifest_sources(self._spec)
+        if is_new:
+            self._ray.begin()
         return create_only_store(store, self._on_event)
 
     def _begin(self, store: Store, free: FreeLease) -> Iterator[Event]:

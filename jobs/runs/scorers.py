@@ -8,7 +8,7 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.scores_section import ScorerSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.scoring.image_scorer import ScorerNote
 from nightpress.pipelines.scoring.loading import check_templates
 from nightpress.pipelines.scoring.scorer import ScorerInfo

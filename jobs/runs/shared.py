@@ -1,7 +1,7 @@
 """What running, previewing and repairing share: actors, create-only stores, and dispatching."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.models.references import ReferenceSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.jobs.cluster.local_start import LocalStart
 from nightpress.jobs.dispatch.config import ASKED_TO_STOP, DispatchConfig
 from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.errors import NightpressError, in_mid_run
@@ -83,8 +84,13 @@ def require_free_run(store: Store, take_over: bool, on_event: OnMessage) -> Free
 
 
 @contextmanager
-def cluster_for(spec: RunSpec, store: Store) -> Iterator[None]:
+def cluster_for(spec: RunSpec, store: Store, begun: LocalStart | None = None) -> Iterator[None]:
     """Connect to the job's cluster, whose nodes must all reach the output.
+
+    Args:
+        spec: the job.
+        store: the run directory.
+        begun: the Ray that starts beside the checks of the job, if it was begun.
 
     Raises:
         ClusterError, ClusterUnavailable: as `connection.cluster`, or a node cannot write there.
@@ -92,7 +98,9 @@ def cluster_for(spec: RunSpec, store: Store) -> Iterator[None]:
     from nightpress.jobs.cluster.connection import cluster
     from nightpress.jobs.cluster.preflight import require_store_on_every_node
 
-    with cluster(spec.cluster):
+    with nullcontext() if begun is None else begun, ExitStack() as stack:
+        if begun is None or not begun.wait():
+            stack.enter_context(cluster(spec.cluster))
         require_store_on_every_node(spec.cluster, store)
         yield
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from nightpress.pipelines.errors import Change, Damaged, ManifestError
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.frames import TABLE, Frame, rewritten, table_of, to_parquet
 from nightpress.pipelines.planning import manifest_sources
 from nightpress.pipelines.run_directory.record import RunRecord, read_record

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import time, timedelta
 from pathlib import Path
 
-from nightpress.jobs.runs.extension import ExtendOptions
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.pipelines.job.spec import RunSpec
 
 GRACE_S = 60

@@ -21,9 +21,10 @@ from nightpress.pipelines.campaign.rows import CampaignRows
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.settings import SETTING_COLUMNS
+from nightpress.pipelines.manifest.file_records import Block
 from nightpress.pipelines.manifest.same_bytes import changed_error
 from nightpress.pipelines.manifest.similar_names import likely_settings
-from nightpress.pipelines.manifest.text_scan import Block, FileScan
+from nightpress.pipelines.manifest.text_scan import FileScan
 from nightpress.pipelines.storage import Options, is_url, open_source
 from nightpress.pipelines.storage.urls import absolute
 

@@ -21,7 +21,7 @@ from nightpress.pipelines.job.settings import (
 )
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.canvas import is_canvas_type
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.pictures import PICTURE_SETTINGS, is_picture_type
 from nightpress.pipelines.manifest.row_problems import RowProblems

@@ -17,12 +17,8 @@ from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import ManifestError, Problem, StoreDenied
 from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
-from nightpress.pipelines.manifest.files import (
-    ManifestFile,
-    RowLocator,
-    RowRange,
-    read_checked_rows,
-)
+from nightpress.pipelines.manifest.file_records import ManifestFile, RowLocator, RowRange
+from nightpress.pipelines.manifest.files import read_checked_rows
 from nightpress.pipelines.manifest.rows import row_number_ids
 from nightpress.pipelines.manifest.types import one_chunk, to_text
 from nightpress.pipelines.records import DRAW_KEY

@@ -4,12 +4,8 @@ Turns a URL into Arrow tables of the file's own columns. A file is read block by
 stays bounded.
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -26,10 +22,10 @@ from nightpress.pipelines.manifest.campaigns import (
     read_campaign,
     scan_campaign,
 )
+from nightpress.pipelines.manifest.file_records import Block, ManifestFile, RowRange
 from nightpress.pipelines.manifest.formats import CAMPAIGN, format_of, is_campaign
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
 from nightpress.pipelines.manifest.partitions import (
-    partition_texts,
     refuse_other_values,
     with_partition,
 )
@@ -40,7 +36,6 @@ from nightpress.pipelines.manifest.same_bytes import (
 )
 from nightpress.pipelines.manifest.text import read_up_to
 from nightpress.pipelines.manifest.text_scan import (
-    Block,
     FileScan,
     OpenText,
     line_numbers_of_rows,
@@ -49,7 +44,7 @@ from nightpress.pipelines.manifest.text_scan import (
     text_format,
 )
 from nightpress.pipelines.manifest.types import first_bad_text, to_text, what_is_not_utf8
-from nightpress.pipelines.storage import Options, Partition, Source, find, parsing
+from nightpress.pipelines.storage import Options, Source, find, parsing
 
 MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
@@ -57,92 +52,6 @@ MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 
 MAX_TABLE_ROWS = 5_000_000
 """The most rows of a table that is the axis of a campaign."""
-
-
-@dataclass(frozen=True)
-class ManifestFile:
-    """One file of a manifest, as it was scanned."""
-
-    url: str
-    version: str
-    num_bytes: int
-    sha256: str
-    format: str
-    compression: str | None
-    schema: pa.Schema
-    """The columns, those that only the file's folders give last."""
-    blocks: tuple[Block, ...]
-    checksums: bytes = b""
-    """Checksums of the stored bytes, see `Content`; empty if an older version scanned the file."""
-    partition: Partition = ()
-    """The columns that the file's folders give, see `partition_of`."""
-    num_stored_columns: int | None = None
-    """How many of the columns are in the file itself; all if None."""
-    quotes_are_text: bool = False
-    """Whether this is TSV without quoting; see `delimited`."""
-    notes: tuple[str, ...] = field(default=(), compare=False)
-    """What a person should know of a campaign that was just scanned."""
-
-    @property
-    def stored_schema(self) -> pa.Schema:
-        """The columns that are in the file itself."""
-        return pa.schema(list(self.schema)[: self.num_stored_columns])
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """What makes two files the same part of a manifest, wherever they are stored."""
-        return identity_of(self.url, self.sha256, self.partition)
-
-    @property
-    def content(self) -> Content:
-        """The stored bytes that were scanned."""
-        return Content(self.num_bytes, self.sha256, self.checksums)
-
-    @cached_property
-    def num_rows(self) -> int:
-        """The number of rows in the file."""
-        return sum(block.num_rows for block in self.blocks)
-
-
-@dataclass(frozen=True)
-class RowRange:
-    """Consecutive rows of one file."""
-
-    file: ManifestFile
-    first_row: int
-    num_rows: int
-
-
-class RowLocator:
-    """Finds rows of a whole manifest in its files."""
-
-    def __init__(self, files: Sequence[ManifestFile]) -> None:
-        self._files = files
-        self._ends = list(accumulate(file.num_rows for file in files))
-
-    def row_ranges(self, first_row: int, num_rows: int) -> tuple[RowRange, ...]:
-        """Split consecutive rows of the manifest into one range per file."""
-        ranges = []
-        index = bisect_right(self._ends, first_row)
-        while num_rows:
-            file, end = self._files[index], self._ends[index]
-            count = min(num_rows, end - first_row)
-            if count:
-                ranges.append(RowRange(file, first_row - (end - file.num_rows), count))
-            first_row += count
-            num_rows -= count
-            index += 1
-        return tuple(ranges)
-
-
-def identity_of(url: str, sha256: str, partition: Partition) -> tuple[str, ...]:
-    """What makes a file the same part of a manifest as another.
-
-    Its bytes and how they are read, and the columns that its folders give.
-    """
-    format_name, compression = format_of(url) or ("", None)
-    compression = compression or "uncompressed"
-    return (sha256, format_name, compression, *partition_texts(partition))
 
 
 def scan(source: Source, options: Options) -> ManifestFile:

@@ -6,7 +6,7 @@ which that does not decide is tokenised as a whole.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -28,8 +28,8 @@ from nightpress.diffusion_core.models.prompts import (
     PromptLimits,
     PromptTokenizer,
 )
-from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.manifest.numbers import Ints
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.manifest.prompt_reading import (
     TAG_ALLOWED,
     may_be_read,
@@ -51,47 +51,6 @@ UNKNOWN = 1 << 32
 
 MAX_WORDS = 1_000_000
 """Distinct words whose number of tokens is remembered."""
-
-
-@dataclass(frozen=True)
-class PromptCounts:
-    """How many rows have a prompt or negative prompt that is not what it seems."""
-
-    num_cut: int = 0
-    """Longer than the model reads."""
-    num_literal: int = 0
-    """With weights or tags of other programs, which are taken as text."""
-    num_doubled: int = 0
-    """With doubled parentheses, which are taken as text."""
-    num_unguided: int = 0
-    """With a negative prompt, but a guidance scale that leaves it out."""
-
-    def __add__(self, other: "PromptCounts") -> "PromptCounts":
-        return PromptCounts(*np.add(astuple(self), astuple(other)).tolist())
-
-    def warnings(self) -> list[str]:
-        """What a person should know before the run begins."""
-        texts = (
-            (self.num_cut, "more tokens than the model reads; the end is cut, and recorded"),
-            (self.num_literal, "weights or tags of other programs, which are taken as text"),
-            (self.num_doubled, "doubled parentheses, as in ((word)), which are taken as text"),
-        )
-        found = [
-            f"{plural(number, 'row')} with a prompt that has {text}"
-            for number, text in texts
-            if number
-        ]
-        if self.num_unguided:
-            found.append(
-                f"{plural(self.num_unguided, 'row')} with a negative prompt that has no effect, as "
-                "the guidance_scale leaves guidance off"
-            )
-        return found
-
-    def as_dict(self) -> dict[str, int]:
-        """JSON-ready values; counts that older versions lack only where there are any."""
-        values = asdict(self)
-        return {k: v for k, v in values.items() if v or k != "num_unguided"}
 
 
 @dataclass

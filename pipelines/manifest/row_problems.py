@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import MAX_PROBLEMS, ManifestError, Problem
-from nightpress.pipelines.manifest.files import ManifestFile, lines_of_rows
+from nightpress.pipelines.manifest.file_records import ManifestFile
+from nightpress.pipelines.manifest.files import lines_of_rows
 from nightpress.pipelines.storage import Options
 
 Mask = NDArray[np.bool_]

@@ -21,6 +21,7 @@ from nightpress.pipelines.job.text_bytes import (
     kind_of,
 )
 from nightpress.pipelines.manifest.delimited import Delimited, QuotesAreText, TextAfterQuote
+from nightpress.pipelines.manifest.file_records import Block
 from nightpress.pipelines.manifest.jsonl import JsonLines
 from nightpress.pipelines.manifest.text import (
     PlainLines,
@@ -42,16 +43,6 @@ MIXED = {b"values": b"mixed"}
 
 OpenText = Callable[[], AbstractContextManager[BinaryIO]]
 """Opens a file's text, decompressed."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a file that can be read by themselves."""
-
-    start: int
-    """A row group's number in Parquet; in a text file the first byte, after decompression."""
-    num_bytes: int
-    num_rows: int
 
 
 @dataclass(frozen=True)

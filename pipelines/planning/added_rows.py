@@ -26,7 +26,8 @@ from nightpress.pipelines.manifest.columns import (
     Columns,
     resolve_columns,
 )
-from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows, scan
+from nightpress.pipelines.manifest.file_records import ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import read_rows, scan
 from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.null_lists import cast_with
 from nightpress.pipelines.manifest.numbers import Ints

@@ -32,7 +32,7 @@ from nightpress.pipelines.manifest.columns import (
     Columns,
     resolve_columns,
 )
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
 from nightpress.pipelines.manifest.numbers import Ints
 from nightpress.pipelines.planning.added_rows import (

@@ -19,7 +19,8 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.image_files.naming import Field, Template, safe_text
 from nightpress.pipelines.job.models_section import MODEL
 from nightpress.pipelines.manifest.campaigns import campaign_rows
-from nightpress.pipelines.manifest.files import ManifestFile, load_table
+from nightpress.pipelines.manifest.file_records import ManifestFile
+from nightpress.pipelines.manifest.files import load_table
 from nightpress.pipelines.manifest.formats import CAMPAIGN
 from nightpress.pipelines.manifest.job_models import JobModel
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker

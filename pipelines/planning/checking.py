@@ -15,9 +15,11 @@ from nightpress.pipelines.errors import ManifestError, Problem, SpecError
 from nightpress.pipelines.job.page_columns import group_problem
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, reserved_columns, resolve_columns
-from nightpress.pipelines.manifest.files import ManifestFile, scan
+from nightpress.pipelines.manifest.file_records import ManifestFile
+from nightpress.pipelines.manifest.files import scan
 from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
-from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
 from nightpress.pipelines.planning.campaign_checks import check_campaigns

@@ -24,13 +24,14 @@ from nightpress.pipelines.hashing import Hashes, hash64
 from nightpress.pipelines.image_files.portability import folded
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, resolve_columns
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.manifest.row_problems import Mask
 from nightpress.pipelines.manifest.types import common_type, one_chunk
 from nightpress.pipelines.planning.checking import check, scan_all
 from nightpress.pipelines.planning.duplicates import Mapper, find_repeats
-from nightpress.pipelines.planning.growth import Earlier, Growth
+from nightpress.pipelines.planning.growth import Growth
+from nightpress.pipelines.planning.growth_summary import Earlier
 from nightpress.pipelines.planning.image_hashes import (
     COMPARED,
     ImageHashes,

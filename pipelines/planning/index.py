@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
-from nightpress.pipelines.planning.images import Images
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart
 from nightpress.pipelines.storage import READ_THREADS, Store
+
+if TYPE_CHECKING:  # it imports what reads manifests, and who looks an image up needs none of that
+    from nightpress.pipelines.planning.images import Images
 
 INDEX_FOLDER = ".index"
 """Lookup tables made from `plan/` and `metadata/`; without them, lookups are slow but correct."""
@@ -43,7 +45,7 @@ def index_path(part: PlanPart) -> str:
     return f"{INDEX_FOLDER}/{PurePosixPath(part.path).stem}.npy"
 
 
-def encoded_index(images: Images, shard_size: int) -> bytes:
+def encoded_index(images: "Images", shard_size: int) -> bytes:
     """The index of a part, from its images in sampling order; equal images give equal bytes."""
     shards = np.arange(len(images), dtype=np.uint64) // np.uint64(shard_size)
     hashes = _image_hashes(images.id_hashes[images.row_indices], images.variants)

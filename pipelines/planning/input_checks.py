@@ -26,7 +26,8 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.row_problems import with_lines
 from nightpress.pipelines.planning.input_hashes import HASHES
 from nightpress.pipelines.planning.layout import PlanLayout
-from nightpress.pipelines.planning.named_inputs import COLOUR, MASK, NamedInputs
+from nightpress.pipelines.planning.named_inputs import COLOUR, MASK
+from nightpress.pipelines.planning.named_pictures import NamedInputs
 from nightpress.pipelines.planning.picture_facts import PictureFacts, facts_of
 from nightpress.pipelines.planning.presence import missing_files, unusable_stores
 from nightpress.pipelines.records import PlannedInput

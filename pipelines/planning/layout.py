@@ -16,10 +16,9 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.request import SamplingParams
-from nightpress.pipelines.manifest.files import ManifestFile, RowLocator, RowRange
-from nightpress.pipelines.manifest.prompt_checks import PromptCounts
-from nightpress.pipelines.manifest.text_scan import Block
-from nightpress.pipelines.planning.named_inputs import NamedInputs
+from nightpress.pipelines.manifest.file_records import Block, ManifestFile, RowLocator, RowRange
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
+from nightpress.pipelines.planning.named_pictures import NamedInputs
 
 ROW_GROUP_IMAGES = 8_192
 """About how many images a row group of a part holds."""

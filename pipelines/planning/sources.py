@@ -11,7 +11,8 @@ from itertools import takewhile
 
 from nightpress.pipelines.errors import Change, ManifestError, Problem, StoreMissing
 from nightpress.pipelines.job.spec import RunSpec
-from nightpress.pipelines.manifest.files import ManifestFile, identity_of, sha256_of
+from nightpress.pipelines.manifest.file_records import ManifestFile, identity_of
+from nightpress.pipelines.manifest.files import sha256_of
 from nightpress.pipelines.manifest.formats import is_campaign, manifest_files
 from nightpress.pipelines.manifest.partitions import partition_of
 from nightpress.pipelines.manifest.same_bytes import changed_error

@@ -26,15 +26,10 @@ from nightpress.pipelines.inputs.decoding import limits_of
 from nightpress.pipelines.job.models_section import MODEL_NAME
 from nightpress.pipelines.job.settings import PRIORITY
 from nightpress.pipelines.manifest.columns import PARENT, Columns
-from nightpress.pipelines.manifest.files import (
-    ManifestFile,
-    RowLocator,
-    RowRange,
-    read_checked_rows,
-    read_rows,
-)
+from nightpress.pipelines.manifest.file_records import ManifestFile, RowLocator, RowRange
+from nightpress.pipelines.manifest.files import read_checked_rows, read_rows
 from nightpress.pipelines.manifest.numbers import Ints
-from nightpress.pipelines.manifest.prompt_checks import PromptCounts
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.manifest.row_problems import Mask, ProblemsOfSome, RowProblems
 from nightpress.pipelines.manifest.rows import Rows, take_each
 from nightpress.pipelines.planning.images import (
@@ -44,7 +39,8 @@ from nightpress.pipelines.planning.images import (
     group_by_settings,
     settings_of,
 )
-from nightpress.pipelines.planning.named_inputs import NamedInputs, joined, named_inputs
+from nightpress.pipelines.planning.named_inputs import joined, named_inputs
+from nightpress.pipelines.planning.named_pictures import NamedInputs
 from nightpress.pipelines.planning.passes import check_rows
 from nightpress.pipelines.planning.planner import ModelPlanner, Planner
 

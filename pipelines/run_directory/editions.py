@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from nightpress.diffusion_core.errors import one_line
 from nightpress.pipelines.errors import Damaged, UnsupportedFormat
 from nightpress.pipelines.job.spec import canonical_json
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.planning import PlanLayout
-from nightpress.pipelines.planning.growth import DETAILS, Earlier, GrowthSummary
+from nightpress.pipelines.planning.growth_summary import DETAILS, Earlier, GrowthSummary
 from nightpress.pipelines.planning.layout import files_as_dict, files_from_dict
 from nightpress.pipelines.run_directory.json_files import checked_time, json_file, what_is_wrong
 from nightpress.pipelines.storage import READ_THREADS, Store

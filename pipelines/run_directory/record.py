@@ -8,15 +8,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nightpress.diffusion_core.acceleration.numerics import switch_differences, switches_of
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, UnsupportedFormat
-from nightpress.pipelines.image_files.file_format import FileFormat
 from nightpress.pipelines.job.spec import RunSpec, canonical_json
-from nightpress.pipelines.manifest.columns import column_uses
-from nightpress.pipelines.manifest.files import ManifestFile
+from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.job_models import ModelInfos, job_models
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.planning.batch_sizes import BatchSizes, MeasuredKind
@@ -39,6 +37,9 @@ from nightpress.pipelines.run_directory.run_models import (
 )
 from nightpress.pipelines.run_directory.versions import version_differences, versions_for
 from nightpress.pipelines.storage import Store
+
+if TYPE_CHECKING:  # it imports what encodes and signs images, and few readers of a record do
+    from nightpress.pipelines.image_files.file_format import FileFormat
 
 RUN_FILE = "run.json"
 
@@ -142,8 +143,10 @@ class RunRecord:
         return BatchSizes(self.batch_size, self.measured)
 
     @property
-    def file_format(self) -> FileFormat:
+    def file_format(self) -> "FileFormat":
         """How its image files are written."""
+        from nightpress.pipelines.image_files.file_format import FileFormat
+
         return FileFormat(self.spec.images, self.spec.provenance, self.created_at)
 
     @property
@@ -181,6 +184,8 @@ class RunRecord:
     def to_json(self) -> bytes:
         """As written to `run.json`; `columns` says what each column is read as, for people."""
         layout = self.layout.sections[0]
+        from nightpress.pipelines.manifest.columns import column_uses  # only writing needs it
+
         values = {
             "format_version": FORMAT_VERSION if self.models else 1,
             "nightpress": self.versions["nightpress"],

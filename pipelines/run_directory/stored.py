@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nightpress.pipelines.errors import StoreMissing
-from nightpress.pipelines.image_files.encoding import read_facts
 from nightpress.pipelines.planning import PlanLayout
 from nightpress.pipelines.records import ImageFacts
 from nightpress.pipelines.run_directory.record import RunRecord
@@ -53,6 +52,9 @@ def stored_facts(
     Raises:
         StoreError: the store fails.
     """
+
+    # What decodes images is imported here: who only counts them does not need it.
+    from nightpress.pipelines.image_files.encoding import read_facts
 
     def facts(path: str) -> ImageFacts | None:
         found = read_facts(store.read_part(path, 0, HEAD_BYTES))

@@ -31,7 +31,8 @@ from bench_lookup import counted, output, plan  # noqa: E402
 from support.plans import MODEL  # noqa: E402
 
 from nightpress.jobs.runs.existing_run import compare_with_run  # noqa: E402
-from nightpress.jobs.runs.extension import ExtendOptions, add_edition, compare  # noqa: E402
+from nightpress.jobs.runs.extend_options import ExtendOptions  # noqa: E402
+from nightpress.jobs.runs.extension import add_edition, compare  # noqa: E402
 from nightpress.pipelines.job.spec import RunSpec  # noqa: E402
 from nightpress.pipelines.planning import read_shard, write_plan  # noqa: E402
 from nightpress.pipelines.run_directory.commit import committed_shards, shard_path  # noqa: E402

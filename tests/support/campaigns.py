@@ -7,12 +7,8 @@ from typing import Any
 import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError
-from nightpress.pipelines.manifest.files import (
-    ManifestFile,
-    RowRange,
-    read_rows,
-    scan,
-)
+from nightpress.pipelines.manifest.file_records import ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import read_rows, scan
 from nightpress.pipelines.storage import find
 
 NAME = "shoes.campaign.yaml"

@@ -30,7 +30,8 @@ import pyarrow as pa
 
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.manifest import text
-from nightpress.pipelines.manifest.files import RowRange, read_rows, scan
+from nightpress.pipelines.manifest.file_records import RowRange
+from nightpress.pipelines.manifest.files import read_rows, scan
 from nightpress.pipelines.storage import find
 
 FORMATS = ("csv", "tsv", "jsonl", "txt")

@@ -9,7 +9,8 @@ from support.plans import MODEL, job, write
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.jobs.runs.existing_run import compare_with_run
-from nightpress.jobs.runs.extension import Changed, ExtendOptions, add_edition, compare
+from nightpress.jobs.runs.extend_options import Changed, ExtendOptions
+from nightpress.jobs.runs.extension import add_edition, compare
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import (
     Growth,

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.manifest.files import ManifestFile, RowRange, read_rows, scan
+from nightpress.pipelines.manifest.file_records import ManifestFile, RowRange
+from nightpress.pipelines.manifest.files import read_rows, scan
 from nightpress.pipelines.storage import find
 
 

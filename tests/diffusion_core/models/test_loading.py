@@ -326,6 +326,47 @@ def test_the_hash_of_a_file_that_may_still_change_within_its_time_stamp_is_not_c
     assert found == weight_files.hashlib.sha256(b"two").hexdigest()
 
 
+HASHING = """
+import hashlib, pathlib, sys, time
+from nightpress.diffusion_core.models import weight_files
+read = hashlib.file_digest
+def noted(file, name):
+    with pathlib.Path(sys.argv[3]).open("a") as log:
+        log.write("read\\n")
+    time.sleep(0.5)  # long enough for the others to come
+    return read(file, name)
+hashlib.file_digest = noted
+print("ready", flush=True)
+sys.stdin.readline()
+print(weight_files.HashMemo(pathlib.Path(sys.argv[1])).sha256(pathlib.Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("cache", ["writable", "none"])
+def test_one_of_several_processes_of_a_machine_reads_a_file_for_all(
+    tmp_path: Path, cache: str
+) -> None:
+    file, log = tmp_path / "weights.safetensors", tmp_path / "log"
+    file.write_bytes(b"1" * 2**24)
+    age(tmp_path)
+    memo = (tmp_path / "cache" if cache == "writable" else file) / "hashes.json"
+    arguments = [sys.executable, "-c", HASHING, str(memo), str(file), str(log)]
+    processes = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    found = [process.communicate()[0].strip() for process in processes]
+    assert set(found) == {weight_files.hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert len(log.read_text().splitlines()) == (1 if cache == "writable" else 3)
+
+
 def test_the_modules_that_the_command_line_needs_load_no_framework() -> None:
     code = (
         "import sys, nightpress.diffusion_core.models.loading\n"

@@ -1,14 +1,20 @@
 """What the Ray that nightpress starts leaves out, and that other starts of Ray are as before."""
 
+import json
 import os
 from typing import Any
 
+import click
 import pytest
+import ray
+from click.testing import CliRunner
 from ray._private import node, parameter
 
+from nightpress.jobs.cli import CommandGroup, command
 from nightpress.jobs.cluster.forked_worker import ADDRESS
 from nightpress.jobs.cluster.local_head import lean_head
 from nightpress.jobs.cluster.worker_template import PROGRAM, WorkerTemplate
+from nightpress.jobs.commands.log_format import log_format_option
 
 
 def test_ray_starts_without_monitor_log_monitor_and_dashboard_only_inside() -> None:
@@ -33,12 +39,64 @@ def test_workers_are_asked_for_from_the_template() -> None:
         template.close()
 
 
-def test_a_ray_without_these_parts_starts_as_it_always_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Other:
-        """Parameters of a Ray that has other processes."""
+class Other:
+    """Parameters of a Ray that has other processes."""
 
+
+Other.__module__ = "ray._private.parameter"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "missing"),
+    [
+        (parameter, "RayParams", "ray._private.parameter.RayParams"),
+        (node, "Node", "ray._private.node.Node"),
+        (node.Node, "start_api_server", "ray._private.node.Node.start_api_server"),
+    ],
+)
+def test_a_ray_without_these_parts_starts_as_it_always_does_and_says_so(
+    owner: Any,
+    name: str,
+    missing: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delattr(owner, name)
+    with lean_head(None):
+        assert not hasattr(owner, name)
+    (said,) = caplog.messages
+    assert said.startswith(f"ray {ray.__version__}: there is no {missing}; nightpress uses it to ")
+    assert said.endswith("Ray starts as it always does, and the first image comes later")
+    assert "\n" not in said
+
+
+def test_a_ray_with_other_parameters_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(parameter, "RayParams", Other)
     with lean_head(None):
         assert parameter.RayParams is Other
+    assert "there is no ray._private.parameter.Other.no_monitor" in caplog.text
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_command_shows_that_warning_in_one_line(
+    log_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parameter, "RayParams", Other)
+
+    @click.command()
+    @log_format_option
+    def start(log_format: str) -> None:
+        with lean_head(None):
+            pass
+
+    monkeypatch.setattr(CommandGroup, "get_command", lambda self, ctx, name: start)
+    done = CliRunner().invoke(command, ["run", "--log-format", log_format])
+    assert done.exit_code == 0
+    (line,) = done.stderr.splitlines()
+    if log_format == "json":
+        values = json.loads(line)
+        assert values["level"] == "warning"
+        line = f"warning: {values['message']}"
+    assert line.startswith("warning: ray ")

@@ -1,9 +1,15 @@
 """Models that one process holds: one that is used again is not loaded again, if memory allows."""
 
+import shutil
+from pathlib import Path
+from typing import Any
+
 import pytest
 from support import tiny_models
 
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import ModelError
+from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs.dispatch.held_models import HeldModels
 from nightpress.pipelines.models.files import ModelFiles
@@ -89,3 +95,52 @@ def test_all_models_are_described_and_the_largest_counts(specs: dict[str, ModelS
     assert models.footprint(0).weight_bytes == max(each.total_bytes for each in files)
     one = HeldModels(specs["sd"], {}, "cpu")
     assert one.describe() == infos["sd"]
+
+
+@pytest.fixture
+def num_described(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources of the models that were described from their folders."""
+    sources: list[str] = []
+    describe = ModelFiles.describe
+
+    def noted(self: ModelFiles, spec: ModelSpec, *rest: Any, **named: Any) -> ModelInfo:
+        sources.append(spec.source)
+        return describe(self, spec, *rest, **named)
+
+    monkeypatch.setattr(ModelFiles, "describe", noted)
+    return sources
+
+
+def test_a_model_that_was_described_is_loaded_without_describing_it_again(
+    specs: dict[str, ModelSpec], num_described: list[str]
+) -> None:
+    models = HeldModels(specs["sd"], {}, "cpu")
+    info = models.describe()
+    assert isinstance(info, ModelInfo)
+    models.use(None, info.identity, 2)
+    assert num_described == [specs["sd"].source]
+    other = SpeedSpec(channels_last=True)
+    models.use(None, info.identity, 2, other)  # may not be possible, which a description says
+    assert len(num_described) == 2
+
+
+def test_weights_that_change_between_description_and_loading_are_refused(
+    specs: dict[str, ModelSpec], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(specs["sd"].source, tmp_path / "sd")
+    models = HeldModels(ModelSpec(source=str(folder)), {}, "cpu")
+    info = models.describe()
+    assert isinstance(info, ModelInfo)
+    config = folder / "unet" / "config.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(ModelError, match="its fingerprint on"):
+        models.use(None, info.identity, 2)
+
+
+def test_the_built_in_model_is_described_by_what_is_written_down(num_described: list[str]) -> None:
+    spec = ModelSpec(source="builtin")
+    found = HeldModels(spec, {}, "cpu").describe()
+    assert num_described == []
+    assert isinstance(found, ModelInfo)
+    said = ModelFiles.locate(spec, {}).describe(spec, device="cpu")
+    assert (found, found.prompts) == (said, said.prompts)

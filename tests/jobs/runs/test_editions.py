@@ -16,8 +16,8 @@ from support.run_files import hashes
 
 from nightpress.jobs.errors import RunStopped
 from nightpress.jobs.runs.existing_run import compare_with_run
+from nightpress.jobs.runs.extend_options import ExtendOptions
 from nightpress.jobs.runs.extension import (
-    ExtendOptions,
     add_edition,
     compare,
     require_no_new_edition,

@@ -13,7 +13,8 @@ from nightpress.jobs.runs.expand import expand
 from nightpress.pipelines.errors import ManifestError
 from nightpress.pipelines.manifest import campaigns
 from nightpress.pipelines.manifest.campaigns import campaign_rows, load_campaign, scan_campaign
-from nightpress.pipelines.manifest.files import RowRange, load_table, read_rows, scan, sha256_of
+from nightpress.pipelines.manifest.file_records import RowRange
+from nightpress.pipelines.manifest.files import load_table, read_rows, scan, sha256_of
 from nightpress.pipelines.manifest.formats import format_of, manifest_files
 from nightpress.pipelines.planning import compare_manifest
 from nightpress.pipelines.storage import find

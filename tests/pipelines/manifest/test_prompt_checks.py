@@ -14,7 +14,8 @@ from nightpress.diffusion_core.models.prompt_spec import PromptsSpec
 from nightpress.diffusion_core.models.prompts import PromptLimits
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines.errors import ManifestError, SpecError
-from nightpress.pipelines.manifest.prompt_checks import PromptChecker, PromptCounts
+from nightpress.pipelines.manifest.prompt_checks import PromptChecker
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.manifest.row_problems import RowProblems
 from nightpress.pipelines.models.location import locate
 from nightpress.pipelines.planning import PlanLayout, check, plan_part

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.plans import MODEL, images_by_id, job, planned
 
-from nightpress.pipelines.manifest.prompt_checks import PromptCounts
+from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.planning import check
 
 NEARBY = Path(__file__).parents[4] / "shared" / "manifests"
