@@ -22,7 +22,6 @@ import click
 from nightpress.diffusion_core.errors import NightpressError
 from nightpress.diffusion_core.silence_libraries import silence_process
 from nightpress.jobs.cluster import worker_template
-from nightpress.jobs.cluster.late_pandas import import_pandas_late
 from nightpress.jobs.cluster.shadowing import require_libraries
 from nightpress.jobs.commands.exit_codes import code_of_process
 from nightpress.jobs.commands.finished_job import seems_finished
@@ -245,7 +244,6 @@ def main() -> None:
     # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence_process()
-    import_pandas_late()
     if starts_ray_here(sys.argv[1:]) and not seems_finished(sys.argv[1:]):
         worker_template.begin()
     try:

@@ -206,12 +206,10 @@ def test_what_a_person_waits_for_imports_no_framework() -> None:
         "    for module in modules:\n"
         "        importlib.import_module(module)\n"
         "        print([(module, name) for name in names if name in sys.modules])\n"
-        "from nightpress.jobs.cluster.late_pandas import import_pandas_late\n"
-        "import_pandas_late()\n"
         f"heavy({IMPORTED_AT_ONCE}, {FRAMEWORKS})\n"
         f"for name, unused in {UNUSED}.items():\n"
         "    heavy(['nightpress.jobs.commands.' + name], unused)\n"
-        f"heavy({AT_ONCE}, {(*FRAMEWORKS[:4], 'pandas')})\n"
+        f"heavy({AT_ONCE}, {FRAMEWORKS[:4]})\n"
         f"heavy({DRIVER}, {FRAMEWORKS[:3]})\n"
     )
     printed = subprocess.run(

@@ -36,19 +36,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def serve(listener: socket.socket, parent: int, modules: list[str]) -> NoReturn:
-    """Import what workers need, then fork one for each request, until the driver ends.
-
-    Args:
-        listener: where the requests arrive.
-        parent: the process id of the driver.
-        modules: what to import, in this order; of `module:function` the function is called.
-    """
+    """Import what workers need, then fork one for each request, until the driver ends."""
     _end_with(parent)
-    for each in modules:
-        name, _, function = each.partition(":")
-        module = import_module(name)
-        if function:
-            getattr(module, function)()
+    for name in modules:
+        import_module(name)
     gc.collect()
     gc.freeze()  # no fork goes through these objects, or copies the memory that they are in
     signal.signal(signal.SIGCHLD, _reap)

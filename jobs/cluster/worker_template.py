@@ -21,7 +21,6 @@ PROGRAM = forked_worker.__file__
 
 
 PRELOADED = (
-    "nightpress.jobs.cluster.late_pandas:import_pandas_late",
     "torch",
     "diffusers.models.autoencoders.autoencoder_kl",
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
@@ -29,15 +28,14 @@ PRELOADED = (
     "nightpress.jobs.dispatch.held_models",
     "nightpress.pipelines.planning",
 )
-"""What an actor imports whatever its model is, and a function that is called before. None of them
-imports Ray."""
+"""What an actor imports whatever its model is. None of them imports Ray."""
 
 
 class WorkerTemplate:
     """A server of forks; it ends with `close`, or with this process.
 
     Args:
-        modules: what it imports before it forks; `module:function` is called, too.
+        modules: what it imports before it forks.
     """
 
     def __init__(self, modules: Sequence[str] = PRELOADED) -> None:
