@@ -386,9 +386,10 @@ class Sampler:
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))
         images = [each.images for each in batch]
-        pictures = arguments.arguments(images, params.conditioning)
+        device = arguments.device_for(type(pipeline).__name__, self._model.device)
+        pictures = arguments.arguments(images, params.conditioning, device)
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
-        pictures |= controls.arguments(pipeline, used, images, params.conditioning)
+        pictures |= controls.arguments(pipeline, used, images, params.conditioning, device)
         pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         if self.clips is not None:
             generators, speed = settings["generator"], self._model.speed
