@@ -12,6 +12,8 @@ as in an actor. Only the networks are simulated: SDXL's, which sleep as long as 
 (`busy_model`, `simulated_accelerator`). Images are PNG of about 1024 x 1024 with thumbnails.
 
     device busy   seconds of the accelerator's work by seconds from the first batch to the last
+    host alone    the same if the sampling thread always had a core and waited for nothing else:
+                  by its CPU time, which other work on the machine changes little
     in a batch    seconds in which the accelerator waits for the host between two steps
     timeline      shares of what nightpress's own timeline tells
 
@@ -26,15 +28,16 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import busy_model
 from busy_run import SIZES, Outcome, Sampled, Setup, run
+from simulated_accelerator import Span
 from support import servers
 from support.cat_facts import CAT
 
@@ -85,9 +88,10 @@ def show(setup: Setup, outcome: Outcome) -> None:
     if outcome.num_ok != setup.images:
         raise SystemExit(f"{setup.images - outcome.num_ok} of {setup.images} images were not made")
     work = outcome.accelerator.done
-    seconds = work[-1].ended - work[0].began
-    share = device_share(outcome)
-    print(f"  device busy  {share:7.2%}  (goal {GOAL:.0%}), {setup.images / seconds:.2f} images/s")
+    seconds = work[-1].real.ended - work[0].real.began
+    share, rate = device_share([each.real for each in work]), setup.images / seconds
+    print(f"  device busy  {share:7.2%}  (goal {GOAL:.0%}), {rate:.2f} images/s")
+    print(f"  host alone   {device_share([each.alone for each in work]):7.2%}")
     print(f"  in a batch   {idle_in_batches(outcome) / seconds:7.2%}", end="")
     print(f", {outcome.accelerator.num_waits} waits for all that is queued,", end=" ")
     print(f"{outcome.num_operations / len(outcome.batches):.0f} operations a batch")
@@ -95,11 +99,12 @@ def show(setup: Setup, outcome: Outcome) -> None:
     print("  timeline     " + ", ".join(f"{each:.2%} {name}" for name, each in shares.items()))
     print("  the accelerator waits between two batches, where these change:")
     for what, gaps in gaps_by_change(outcome).items():
-        total = sum(gaps) / seconds
-        times = f"{1000 * median(gaps):6.1f} ms median {1000 * max(gaps):7.1f} most"
-        print(f"    {what:32} {len(gaps):4} times, {times}, {total:6.2%} of the time")
-    print("  host before a batch's first step: ", end="")
-    print(", ".join(f"{mode} {ms:.1f} ms" for mode, ms in before_first_step(outcome).items()))
+        real, alone = zip(*gaps, strict=True)
+        times = f"{1000 * median(real):6.1f} ms median {1000 * max(real):7.1f} most"
+        cost = f"host alone {1000 * median(alone):5.1f} ms"
+        print(f"    {what:28} {len(gaps):4} x {times}, {cost}, {sum(real) / seconds:6.2%}")
+    print("  the same for each mode that follows: ", end="")
+    print(", ".join(f"{mode} {ms:.1f} ms" for mode, ms in gaps_by_mode(outcome).items()))
     show_costs(setup, outcome)
 
 
@@ -115,16 +120,15 @@ def show_costs(setup: Setup, outcome: Outcome) -> None:
         print(f"  the CPU limits this: the images need {needed:.2f} cores, and the host its own")
 
 
-def device_share(outcome: Outcome) -> float:
+def device_share(work: Sequence[Span]) -> float:
     """The share of time in which the accelerator works, from its first work to its last."""
-    work = outcome.accelerator.done
     return sum(each.ended - each.began for each in work) / (work[-1].ended - work[0].began)
 
 
 def idle_in_batches(outcome: Outcome) -> float:
     """Seconds in which the accelerator waits for the host inside a batch."""
     pairs = pairwise(outcome.accelerator.done)
-    return sum(later.began - one.ended for one, later in pairs if one.batch == later.batch)
+    return sum(two.real.began - one.real.ended for one, two in pairs if one.batch == two.batch)
 
 
 def timeline_shares(outcome: Outcome) -> dict[Activity, float]:
@@ -137,14 +141,31 @@ def timeline_shares(outcome: Outcome) -> dict[Activity, float]:
     return {name: each / (end - start) for name, each in seconds.items() if each}
 
 
-def gaps_by_change(outcome: Outcome) -> dict[str, list[float]]:
-    """What changes from a batch to the next -> seconds in which the accelerator waits then."""
+def gaps(outcome: Outcome) -> Iterator[tuple[Sampled, Sampled, float, float]]:
+    """Each two batches that follow each other, and how long the accelerator waits in between.
+
+    In seconds: really, and if the host had a core to itself.
+    """
+    for one, two in pairwise(outcome.accelerator.done):
+        if one.batch != two.batch:
+            real, alone = two.real.began - one.real.ended, two.alone.began - one.alone.ended
+            yield outcome.batches[one.batch], outcome.batches[two.batch], real, alone
+
+
+def gaps_by_change(outcome: Outcome) -> dict[str, list[tuple[float, float]]]:
+    """What changes from a batch to the next -> how long the accelerator waits then."""
+    found = defaultdict[str, list[tuple[float, float]]](list)
+    for one, two, *seconds in gaps(outcome):
+        found[changes(one, two)].append((seconds[0], seconds[1]))
+    return dict(sorted(found.items(), key=lambda item: -sum(real for real, _ in item[1])))
+
+
+def gaps_by_mode(outcome: Outcome) -> dict[str, float]:
+    """Mode of the later batch -> median milliseconds, if the host had a core to itself."""
     found = defaultdict[str, list[float]](list)
-    batches = outcome.batches
-    for one, later in pairwise(outcome.accelerator.done):
-        if one.batch != later.batch:
-            found[changes(batches[one.batch], batches[later.batch])].append(later.began - one.ended)
-    return dict(sorted(found.items(), key=lambda item: -sum(item[1])))
+    for _, two, _, alone in gaps(outcome):
+        found[two.params.conditioning.mode].append(1000 * alone)
+    return {mode: median(each) for mode, each in found.items()}
 
 
 def changes(one: Sampled, later: Sampled) -> str:
@@ -162,17 +183,6 @@ def changes(one: Sampled, later: Sampled) -> str:
 
     after = settings(later)
     return ", ".join(name for name, value in settings(one).items() if value != after[name]) or "-"
-
-
-def before_first_step(outcome: Outcome) -> dict[str, float]:
-    """Mode -> mean milliseconds from the call of the sampler to the accelerator's first work."""
-    first = dict[int, float]()
-    for work in outcome.accelerator.done:
-        first.setdefault(work.batch, work.began)
-    found = defaultdict[str, list[float]](list)
-    for number, batch in enumerate(outcome.batches):
-        found[batch.params.conditioning.mode].append(1000 * (first[number] - batch.began))
-    return {mode: mean(each) for mode, each in found.items()}
 
 
 def gil_share(seconds: float = 1.0) -> float:

@@ -7,6 +7,7 @@ wait for a GPU: where it reads a value, and where it copies from or to pageable 
 """
 
 import functools
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,13 +34,48 @@ them."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """One piece of work of the accelerator; in seconds of `time.perf_counter`."""
+class Span:
+    """When a piece of work began and ended, in seconds of some clock."""
 
     began: float
     ended: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """One piece of work of the accelerator."""
+
     batch: int
     """The batch to which it belongs."""
+    real: Span
+    """By `time.perf_counter`."""
+    alone: Span
+    """By the clock of a host that has a core to itself; see `HostClock`."""
+
+
+class HostClock:
+    """The CPU time of the thread that queues work, with its waits for the accelerator.
+
+    What else the machine does, and what the thread waits for besides, does not count: so it tells
+    on a busy machine, too, what the host's own work costs the accelerator.
+    """
+
+    def __init__(self) -> None:
+        self._thread, self._offset, self._last = 0, 0.0, 0.0
+
+    def now(self) -> float:
+        """Seconds, which go on where another thread has left them."""
+        cpu = time.thread_time()
+        if threading.get_ident() != self._thread:
+            self._thread, self._offset = threading.get_ident(), self._last - cpu
+        self._last = cpu + self._offset
+        return self._last
+
+    def wait_until(self, moment: float) -> None:
+        """Pass the time until then; ignores threads other than the one that queues work."""
+        if threading.get_ident() == self._thread and (seconds := moment - self.now()) > 0:
+            self._offset += seconds
+            self._last += seconds
 
 
 class Accelerator:
@@ -50,25 +86,31 @@ class Accelerator:
         self.batch = 0
         """The number of the batch whose work is being queued."""
         self.num_waits = 0
-        """How often the host has waited for all work, but for the last time in each batch."""
-
-    @property
-    def busy_until(self) -> float:
-        """When all queued work will be done."""
-        return self.done[-1].ended if self.done else 0.0
+        """How often the host has waited for all that was queued, before the end of a batch."""
+        self.clock = HostClock()
 
     def enqueue(self, seconds: float) -> None:
         """Queue work, once the piece before it has begun."""
         if self.done:
-            wait_until(self.done[-1].began)
-        began = max(time.perf_counter(), self.busy_until)
-        self.done.append(Work(began, began + seconds, self.batch))
+            wait_until(self.done[-1].real.began)
+            self.clock.wait_until(self.done[-1].alone.began)
+        marker = self.marker()
+        real = max(time.perf_counter(), marker.real)
+        alone = max(self.clock.now(), marker.alone)
+        spans = Span(real, real + seconds), Span(alone, alone + seconds)
+        self.done.append(Work(self.batch, *spans))
+
+    def marker(self) -> "Marker":
+        """What is queued now."""
+        if not self.done:
+            return Marker(0.0, 0.0, self.clock)
+        return Marker(self.done[-1].real.ended, self.done[-1].alone.ended, self.clock)
 
     def synchronize(self) -> None:
         """Wait until all queued work is done."""
-        if self.busy_until > time.perf_counter():
-            self.num_waits += 1
-            wait_until(self.busy_until)
+        marker = self.marker()
+        self.num_waits += marker.real > time.perf_counter()
+        marker.synchronize()
 
 
 def wait_until(moment: float) -> None:
@@ -77,15 +119,18 @@ def wait_until(moment: float) -> None:
         time.sleep(seconds)
 
 
+@dataclass(frozen=True)
 class Marker:
-    """Stands for an event of CUDA: what was queued before it was made."""
+    """Stands for an event of CUDA: when what was queued before it will be done."""
 
-    def __init__(self, moment: float) -> None:
-        self._moment = moment
+    real: float
+    alone: float
+    clock: HostClock
 
     def synchronize(self) -> None:
         """Wait until that is done."""
-        wait_until(self._moment)
+        wait_until(self.real)
+        self.clock.wait_until(self.alone)
 
 
 class OnAccelerator(TorchDispatchMode):
@@ -210,7 +255,7 @@ def copied_to_host(accelerator: Accelerator, values: HostValues) -> Iterator[Non
         if not tensor.is_meta:
             return original(stream, tensor)
         host, is_queued = values(tensor)
-        return Copy(host, Marker(accelerator.busy_until if is_queued else 0.0))
+        return Copy(host, accelerator.marker() if is_queued else None)
 
     CopyStream.copy_to_host = copy_to_host  # type: ignore[method-assign]
     try:
