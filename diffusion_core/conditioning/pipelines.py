@@ -71,5 +71,5 @@ class ModePipelines:
             made = pipeline_class(**{k: v for k, v in values.items() if k in accepted})
         add_missing_values(made)
         made.set_progress_bar_config(disable=True)
-        remember_device(made, self._memory)
+        remember_device(made, self._memory, like=self._base)
         return made

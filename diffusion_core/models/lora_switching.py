@@ -130,20 +130,23 @@ def activate(network: Any, adapters: Sequence[Adapter]) -> None:
     """
     names = [each.name for each in adapters]
     for layer in _tuner_layers(network):
-        for name in (*LAYER_STATE, "set_scale"):
-            patching.require(layer, name, SWITCH)
         for each in adapters:
             layer.set_scale(each.name, each.scale)
+        # Not by setattr: a module looks for parameters and modules of that name first.
         if adapters:
-            layer._active_adapter = list(names)
-        layer._disable_adapters = not adapters
+            vars(layer)["_active_adapter"] = list(names)
+        vars(layer)["_disable_adapters"] = not adapters
 
 
 def _tuner_layers(network: Any) -> Sequence[Any]:
     """The layers of a network that hold adapters, found once; see `RowLoras`."""
     if network not in _LAYERS:
         tuner_layer = patching.require("peft.tuners.tuners_utils", "BaseTunerLayer", SWITCH)
-        _LAYERS[network] = [each for each in network.modules() if isinstance(each, tuner_layer)]
+        layers = [each for each in network.modules() if isinstance(each, tuner_layer)]
+        for layer in layers:
+            for name in (*LAYER_STATE, "set_scale"):
+                patching.require(layer, name, SWITCH)
+        _LAYERS[network] = layers
     return _LAYERS[network]
 
 

@@ -83,7 +83,7 @@ def spread_arguments(memory: MemorySpec, device: str) -> dict[str, Any]:
     return {"device_map": "balanced"} if balanced else {}
 
 
-def remember_device(pipeline: Any, memory: MemorySpec) -> None:
+def remember_device(pipeline: Any, memory: MemorySpec, like: Any = None) -> None:
     """Have a pipeline remember the device of its networks, if they stay on one.
 
     In each call diffusers looks for hooks that move networks, in every module of all of them. For
@@ -92,15 +92,20 @@ def remember_device(pipeline: Any, memory: MemorySpec) -> None:
     Read against diffusers 0.42.1. Relies on the property `_execution_device`, by which `__call__`
     knows where its inputs belong.
 
+    Args:
+        pipeline: on its device.
+        memory: how its networks are held.
+        like: a pipeline over the same networks that remembers its device already.
+
     Raises:
         IncompatibleLibrary: there is no such property.
     """
-    if memory.moves_networks:
-        return
     kind = type(pipeline)
-    device = patching.require(pipeline, "_execution_device", KNOW_DEVICE)
-    remembering = {"_execution_device": device, "__module__": kind.__module__}
-    pipeline.__class__ = type(kind.__name__, (kind,), remembering)
+    if memory.moves_networks or vars(kind).get("remembers_device"):
+        return
+    device = patching.require(pipeline if like is None else like, "_execution_device", KNOW_DEVICE)
+    known = {"_execution_device": device, "remembers_device": True, "__module__": kind.__module__}
+    pipeline.__class__ = type(kind.__name__, (kind,), known)
 
 
 def place(pipeline: Any, memory: MemorySpec, device: str) -> None:

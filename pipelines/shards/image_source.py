@@ -128,6 +128,14 @@ class ImageSource(Protocol):
         ...
 
 
+def settled(source: ImageSource) -> list[ImageRecord]:
+    """The records of the batches that must be settled before another is sampled."""
+    records: list[ImageRecord] = []
+    while source.must_settle:
+        records += source.settle()
+    return records
+
+
 class PlannedImages:
     """The images of an attempt as they are planned; each is stored as soon as it is encoded.
 

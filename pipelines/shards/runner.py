@@ -54,7 +54,7 @@ from nightpress.pipelines.shards.events import (
 )
 from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_encoder import ImageEncoder
-from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
+from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages, settled
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
 from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
@@ -303,10 +303,7 @@ class ShardRunner:
                 source.take(outcomes)
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
-                records: list[ImageRecord] = []
-                while source.must_settle:
-                    records += source.settle()
-                yield records, batch_s
+                yield settled(source), batch_s
         finally:
             self.timeline.switch(Activity.INPUT)
             self.accelerator_lock.release(ticket)

@@ -54,7 +54,10 @@ def main() -> None:
     """Measure each rate, and print what is lost where."""
     options = parse()
     silence_process()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    print(f"{cores} cores, load {load:.1f}")
+    if load > cores / 2:
+        print("the machine is busy: figures in real time, and that of the lock, say little")
     print(f"one encoding thread holds the interpreter lock {gil_share():.0%} of the time")
     for images_per_s in options.rates:
         for cores in options.cores:

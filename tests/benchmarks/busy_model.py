@@ -84,6 +84,7 @@ def load(spec: ModelSpec, accelerator: Accelerator, images_per_s: float) -> Load
         each.network.forward = _ControlNet()
     pipeline.vae.decode = _Decoder(accelerator, DECODING * call_s)
     pipeline.vae.encode = _encode
+    pipeline.vae.to = _unchanged
     for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
         encoder.forward = _TextEncoder(encoder)
     return replace(loaded, device="meta")
@@ -119,6 +120,13 @@ class _Decoder:
         self._accelerator.enqueue(self._image_s * _megapixels(latents))
         size, _, height, width = latents.shape
         return (latents.new_empty(size, 3, 8 * height, 8 * width),)
+
+
+def _unchanged(*args: Any, **kwargs: Any) -> None:
+    """Converts no weights: on the meta device that takes many times what it takes on a GPU.
+
+    Two modes of SDXL convert those of the VAE to float32 and back in each batch.
+    """
 
 
 def _encode(images: torch.Tensor) -> Any:

@@ -476,6 +476,7 @@ def the_layers_of_peft_do_not_say_which_adapter_acts(
         if isinstance(layer, BaseTunerLayer):
             patch.delattr(layer, "_active_adapter")
     patch.delattr(BaseTunerLayer, "_active_adapter")
+    patch.setattr(lora_switching, "_LAYERS", {})
     return lambda: model.row_loras.use_for_denoising("ink")
 
 
@@ -484,6 +485,7 @@ def the_layers_of_peft_have_no_scale(models: Models, patch: Patch) -> Callable[[
     model = models.with_row_lora()
     for owner in (LoraLayer, BaseTunerLayer):
         patch.delattr(owner, "set_scale", raising=False)
+    patch.setattr(lora_switching, "_LAYERS", {})
     return lambda: model.row_loras.use_for_denoising("ink")
 
 
