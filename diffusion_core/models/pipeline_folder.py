@@ -290,9 +290,8 @@ def why_not_text_to_image(pipeline_class: Any) -> str | None:
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
     if pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
         foreign += [name for name in ("image", "images") if name in parameters]
-    foreign += [
-        name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name
-    ]
+    takes = inspect.signature(pipeline_class.__init__).parameters
+    foreign += [name for name in takes if "control" in name]
     foreign += [
         name
         for name, parameter in parameters.items()

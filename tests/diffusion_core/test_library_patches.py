@@ -491,9 +491,9 @@ def the_layers_of_peft_have_no_scale(models: Models, patch: Patch) -> Callable[[
 
 @case("_execution_device")
 def pipelines_do_not_say_where_they_are(models: Models, patch: Patch) -> Callable[[], Any]:
-    model = models.loaded("sd")
+    model = models.faster("sd")
     patch.delattr(diffusers.DiffusionPipeline, "_execution_device")
-    return lambda: sample(model)
+    return lambda: Sampler(model, batch_size=2)
 
 
 @case("there is no peft.tuners.tuners_utils.BaseTunerLayer", "peft")
