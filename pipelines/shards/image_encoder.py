@@ -18,8 +18,7 @@ class ImageEncoder:
     """Turns sampled images into files in memory; several threads may share it.
 
     At most as many images are encoded at a time as there are cores; the threads that store
-    are not counted, as they mostly wait. Threads are enough: what encodes, measures and hashes
-    pixels does so without the interpreter's lock.
+    are not counted, as they mostly wait.
 
     Args:
         record: of the run.
