@@ -3,28 +3,38 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.conditioning.uploads import upload_pictures
 from nightpress.diffusion_core.models.modes import OUTPAINT_STRENGTH, PICTURE_MODES
 from nightpress.diffusion_core.models.pipeline_folder import call_default
 
+TAKE_DEVICE = ("StableDiffusion", "Flux")
+"""How the classes begin that prepare a picture on the device where it is.
 
-def arguments(images: Sequence[ConditionImages], conditioning: Conditioning) -> dict[str, Any]:
+Read against diffusers 0.42.1: they preprocess tensors by `VaeImageProcessor`, and only then move
+them. Other classes get pictures in host memory.
+"""
+
+
+def arguments(
+    images: Sequence[ConditionImages], conditioning: Conditioning, device: str = "cpu"
+) -> dict[str, Any]:
     """The arguments for a batch.
 
     Args:
         images: the pictures of each image, at their final sizes, as `checking.check` wants them.
         conditioning: what all images of the batch share.
+        device: torch's name of where the pictures go; see `device_for`.
     """
     found: dict[str, Any] = {}
     if conditioning.base in PICTURE_MODES:
-        found["image"] = _stacked([each.init_image for each in images])
+        found["image"] = _stacked([each.init_image for each in images], device)
         if (strength := strength_of(conditioning)) is not None:
             found["strength"] = strength
     if conditioning.base in ("inpaint", "outpaint"):
-        found["mask_image"] = _stacked([each.mask_image for each in images])
+        found["mask_image"] = _stacked([each.mask_image for each in images], device)
     return found
 
 
@@ -45,7 +55,16 @@ def strength_of(conditioning: Conditioning, pipeline_class: Any = None) -> float
     return None if default is None else float(default)
 
 
-def _stacked(pictures: Sequence[Pixels | None]) -> torch.Tensor:
+def device_for(pipeline_class: str, device: str) -> str:
+    """Where the pictures of a batch go before the pipeline prepares them.
+
+    Args:
+        pipeline_class: name of the diffusers class that samples the batch.
+        device: torch's name of the model's device.
+    """
+    return device if pipeline_class.startswith(TAKE_DEVICE) else "cpu"
+
+
+def _stacked(pictures: Sequence[Pixels | None], device: str) -> torch.Tensor:
     """(B, 3, H, W) float32 in 0..1; (B, 1, H, W) for masks."""
-    given = [each if each.ndim == 3 else each[..., None] for each in pictures if each is not None]
-    return torch.from_numpy(np.stack(given)).permute(0, 3, 1, 2).to(torch.float32) / 255
+    return upload_pictures([each for each in pictures if each is not None], device)

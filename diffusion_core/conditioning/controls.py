@@ -8,6 +8,7 @@ import torch
 
 from nightpress.diffusion_core.conditioning import canny
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
+from nightpress.diffusion_core.conditioning.uploads import upload_pictures
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.controlnets import ControlNet
@@ -127,6 +128,7 @@ def arguments(
     used: Sequence[ControlNet],
     images: Sequence[ConditionImages],
     conditioning: Conditioning,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The arguments of a call that carry the control images of a batch.
 
@@ -135,12 +137,13 @@ def arguments(
         used: its ControlNets; if there are none, neither are there arguments.
         images: the pictures of each image.
         conditioning: what all images share.
+        device: torch's name of where the pictures go; see `arguments.device_for`.
     """
     if not used:
         return {}
     accepted, specs = call_parameters(type(pipeline)), [each.spec for each in used]
     pictures = [
-        _stacked(pipeline, _prepared([each.control_images[index] for each in images], spec))
+        _stacked(pipeline, _prepared([each.control_images[index] for each in images], spec), device)
         for index, spec in enumerate(specs)
     ]
     values: dict[str, Sequence[Any]] = {
@@ -166,7 +169,7 @@ def _prepared(pictures: Sequence[Pixels], spec: ControlNetSpec) -> list[Pixels]:
     return [made[id(picture)] for picture in pictures]
 
 
-def _stacked(pipeline: Any, pictures: Sequence[Pixels]) -> torch.Tensor:
+def _stacked(pipeline: Any, pictures: Sequence[Pixels], device: str) -> torch.Tensor:
     """(B, 3, H, W) float32, in the range that the pipeline takes."""
-    values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(torch.float32) / 255
+    values = upload_pictures(pictures, device)
     return 2 * values - 1 if type(pipeline).__name__.startswith(ENCODED) else values

@@ -11,6 +11,7 @@ from nightpress.diffusion_core.errors import SettingsError, as_model_error
 from nightpress.diffusion_core.models import modes
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.models.pipeline_folder import fixed_arguments
+from nightpress.diffusion_core.models.placement import remember_device
 
 
 class ModePipelines:
@@ -19,7 +20,8 @@ class ModePipelines:
     def __init__(self, model: LoadedModel) -> None:
         self._base = model.pipeline
         self._speed = model.speed
-        self._controlnets = model.controlnets
+        self._controlnets, self._memory = model.controlnets, model.memory
+        remember_device(self._base, self._memory)
         self._made: dict[tuple[str, ...], Any] = {(type(model.pipeline).__name__,): model.pipeline}
 
     def pipeline_for(self, mode: str, control_names: Sequence[str] = ()) -> Any:
@@ -69,4 +71,5 @@ class ModePipelines:
             made = pipeline_class(**{k: v for k, v in values.items() if k in accepted})
         add_missing_values(made)
         made.set_progress_bar_config(disable=True)
+        remember_device(made, self._memory, like=self._base)
         return made

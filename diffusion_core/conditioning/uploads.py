@@ -1,10 +1,14 @@
 """Joining the inputs of a batch, image by image, and copying all of them to the device at once."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
+
+from nightpress.diffusion_core.conditioning.spec import Pixels
 
 ALIGNMENT_BYTES = 512
 """Where tensors begin in a shared buffer: as in torch's own memory on a GPU, so that kernels are
@@ -49,6 +53,28 @@ def upload_rows(
         torch.cat(list(rows), out=places[name].view(buffer))
     sent = buffer.to(device, non_blocking=True)
     return {name: place.view(sent) for name, place in places.items()}
+
+
+def upload_pictures(pictures: Sequence[Pixels], device: str) -> torch.Tensor:
+    """Join pictures and copy them to a device as values in 0..1, (B, C, H, W) float32.
+
+    A GPU gets bytes, a quarter of what the values take, and computes the values itself, with the
+    same bits as a CPU; the host does not wait for it.
+
+    Args:
+        pictures: (H, W, C), or (H, W) for masks, of one shape.
+        device: torch's name of the device.
+    """
+    given = [each if each.ndim == 3 else each[..., None] for each in pictures]
+    if torch.device(device).type == "cpu":
+        return torch.from_numpy(np.stack(given)).permute(0, 3, 1, 2).to(torch.float32) / 255
+    shape = len(given), *given[0].shape
+    buffer = staging_buffer(math.prod(shape), device)
+    np.stack(given, out=buffer.numpy().reshape(shape))
+    sent = buffer.to(device, non_blocking=True).view(shape)
+    # By a number of the host CUDA multiplies with its reciprocal, which may change the last bit.
+    most = torch.full((), 255.0, device=device)
+    return sent.permute(0, 3, 1, 2).to(torch.float32) / most
 
 
 def staging_buffer(num_bytes: int, device: str) -> torch.Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import SettingsError
@@ -17,6 +18,13 @@ ENCODER = "text_encoder"
 """What diffusers calls the networks that encode prompts; further ones end in a number."""
 
 SWITCH = "switch between LoRAs"
+
+
+LAYER_STATE = ("_active_adapter", "_disable_adapters")
+"""What says in a layer of peft which of its adapters act."""
+
+_LAYERS: WeakKeyDictionary[Any, Sequence[Any]] = WeakKeyDictionary()
+"""Network -> its layers that hold adapters."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class RowLoras:
         held = {name: _adapters_in(part, adapters) for name, part in components.items()}
         self._networks = {name: components[name] for name, adapters in held.items() if adapters}
         self._held = {name: held[name] for name in self._networks}
+        for network in self._networks.values():
+            _LAYERS.pop(network, None)  # it may have got further adapters
         self._always = tuple(always)
         self._active: dict[str, tuple[Adapter, ...]] = {}
         self.use_for_denoising(None)
@@ -112,17 +122,32 @@ class RowLoras:
 def activate(network: Any, adapters: Sequence[Adapter]) -> None:
     """Activate these adapters in a network, in this order, and no others.
 
-    Read against diffusers 0.42.1. Relies on `set_weights_and_activate_adapters` and
-    `set_adapter_layers` in `diffusers.utils`, which call peft.
+    `set_adapters` of diffusers looks through all modules and switches the gradients of all weights
+    as well: for SDXL that takes a tenth of a second, in which a GPU waits.
+
+    Read against peft 0.21.2. Relies on `BaseTunerLayer.set_scale`, and on what `set_adapter` and
+    `enable_adapters` change besides gradients: `_active_adapter` and `_disable_adapters`.
     """
-    if adapters:
-        names, scales = [a.name for a in adapters], [a.scale for a in adapters]
-        patching.require("diffusers.utils", "set_weights_and_activate_adapters", SWITCH)(
-            network, names, scales
-        )
-    patching.require("diffusers.utils", "set_adapter_layers", SWITCH)(
-        network, enabled=bool(adapters)
-    )
+    names = [each.name for each in adapters]
+    for layer in _tuner_layers(network):
+        for each in adapters:
+            layer.set_scale(each.name, each.scale)
+        # Not by setattr: a module looks for parameters and modules of that name first.
+        if adapters:
+            vars(layer)["_active_adapter"] = list(names)
+        vars(layer)["_disable_adapters"] = not adapters
+
+
+def _tuner_layers(network: Any) -> Sequence[Any]:
+    """The layers of a network that hold adapters, found once; see `RowLoras`."""
+    if network not in _LAYERS:
+        tuner_layer = patching.require("peft.tuners.tuners_utils", "BaseTunerLayer", SWITCH)
+        layers = [each for each in network.modules() if isinstance(each, tuner_layer)]
+        for layer in layers:
+            for name in (*LAYER_STATE, "set_scale"):
+                patching.require(layer, name, SWITCH)
+        _LAYERS[network] = layers
+    return _LAYERS[network]
 
 
 def num_layers_with(adapter: str, component: Any) -> int:

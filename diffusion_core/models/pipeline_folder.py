@@ -3,6 +3,7 @@
 Owns the rules that describe any text-to-image pipeline of the library without loading a weight.
 """
 
+import functools
 import inspect
 import json
 import math
@@ -289,9 +290,8 @@ def why_not_text_to_image(pipeline_class: Any) -> str | None:
     foreign = [name for name in FOREIGN_INPUTS if name in parameters]
     if pipeline_class.__name__ not in IMAGE_IS_OPTIONAL:
         foreign += [name for name in ("image", "images") if name in parameters]
-    foreign += [
-        name for name in inspect.signature(pipeline_class.__init__).parameters if "control" in name
-    ]
+    takes = inspect.signature(pipeline_class.__init__).parameters
+    foreign += [name for name in takes if "control" in name]
     foreign += [
         name
         for name, parameter in parameters.items()
@@ -303,10 +303,13 @@ def why_not_text_to_image(pipeline_class: Any) -> str | None:
 
 
 def call_parameters(pipeline_class: Any) -> dict[str, inspect.Parameter]:
-    """The parameters of a pipeline class's `__call__`, without self."""
-    parameters = dict(inspect.signature(pipeline_class.__call__).parameters)
-    parameters.pop("self", None)
-    return parameters
+    """The parameters of a pipeline class's `__call__`, without self; cached for every batch."""
+    return dict(_parameters(pipeline_class.__call__))
+
+
+@functools.cache
+def _parameters(call: Any) -> Mapping[str, inspect.Parameter]:
+    return {n: each for n, each in inspect.signature(call).parameters.items() if n != "self"}
 
 
 def call_default(pipeline_class: Any, name: str) -> Any:

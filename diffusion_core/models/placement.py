@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import ModelError, as_model_error
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder
+
+KNOW_DEVICE = "know the device of a pipeline without looking through its networks"
 
 Offload = Literal["none", "model", "group"]
 
@@ -78,6 +81,31 @@ def spread_arguments(memory: MemorySpec, device: str) -> dict[str, Any]:
     """
     balanced = memory.device_map == "balanced" and device != "cpu"
     return {"device_map": "balanced"} if balanced else {}
+
+
+def remember_device(pipeline: Any, memory: MemorySpec, like: Any = None) -> None:
+    """Have a pipeline remember the device of its networks, if they stay on one.
+
+    In each call diffusers looks for hooks that move networks, in every module of all of them. For
+    SDXL with LoRAs these are thousands, and a GPU waits meanwhile.
+
+    Read against diffusers 0.42.1. Relies on the property `_execution_device`, by which `__call__`
+    knows where its inputs belong.
+
+    Args:
+        pipeline: on its device.
+        memory: how its networks are held.
+        like: a pipeline over the same networks that remembers its device already.
+
+    Raises:
+        IncompatibleLibrary: there is no such property.
+    """
+    kind = type(pipeline)
+    if memory.moves_networks or vars(kind).get("remembers_device"):
+        return
+    device = patching.require(pipeline if like is None else like, "_execution_device", KNOW_DEVICE)
+    known = {"_execution_device": device, "remembers_device": True, "__module__": kind.__module__}
+    pipeline.__class__ = type(kind.__name__, (kind,), known)
 
 
 def place(pipeline: Any, memory: MemorySpec, device: str) -> None:

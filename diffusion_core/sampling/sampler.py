@@ -96,6 +96,7 @@ class Sampler:
         self._batch_size = batch_size
         self._conditioner = Conditioner(model, cache_bytes)
         self._references = ReferenceEncoder(model)
+        self._schedulers = schedulers.Schedulers(model.scheduler_config)
         self._copies = CopyStream(model.device)
         self._decoder = decoding.DecoderWatch()
         self._has_prepared = False
@@ -346,7 +347,7 @@ class Sampler:
         return own if params.scheduler == "default" else params.scheduler
 
     def _scheduler(self, params: SamplingParams) -> Any:
-        scheduler = schedulers.make(params.scheduler, self._model.scheduler_config)
+        scheduler = self._schedulers.make(params.scheduler)
         schedulers.check_steps(scheduler, params.num_inference_steps)
         return scheduler if self._on_cpu else no_sync.install(scheduler)
 
@@ -386,9 +387,10 @@ class Sampler:
         }
         accepted = pipeline_folder.call_parameters(type(pipeline))
         images = [each.images for each in batch]
-        pictures = arguments.arguments(images, params.conditioning)
+        device = arguments.device_for(type(pipeline).__name__, self._model.device)
+        pictures = arguments.arguments(images, params.conditioning, device)
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
-        pictures |= controls.arguments(pipeline, used, images, params.conditioning)
+        pictures |= controls.arguments(pipeline, used, images, params.conditioning, device)
         pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         if self.clips is not None:
             generators, speed = settings["generator"], self._model.speed

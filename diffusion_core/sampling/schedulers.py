@@ -1,5 +1,6 @@
 """Make the diffusers scheduler that a sampler's name stands for, and check its steps."""
 
+import copy
 import inspect
 import math
 from collections.abc import Mapping
@@ -38,6 +39,27 @@ def make(name: str, config: Mapping[str, Any]) -> Any:
     settings = settings_of(name, config)
     class_name, _ = SCHEDULERS[solver_and_suffix(name)[0]]
     return _build(getattr(diffusers, class_name), config, settings)
+
+
+class Schedulers:
+    """Makes the schedulers of one model.
+
+    Each is a copy of one that was never used: making one from a configuration takes ten times as
+    long, and an accelerator waits for it.
+
+    Args:
+        config: as for `make`.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+        self._unused: dict[str, Any] = {}
+
+    def make(self, name: str) -> Any:
+        """A fresh scheduler; see the function `make`."""
+        if name not in self._unused:
+            self._unused[name] = make(name, self._config)
+        return copy.deepcopy(self._unused[name])
 
 
 def max_steps(name: str, num_train_timesteps: int) -> int:

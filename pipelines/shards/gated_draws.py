@@ -21,7 +21,7 @@ from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.draw_queue import DrawQueue
 from nightpress.pipelines.shards.drawn import Drawn, Ended
 from nightpress.pipelines.shards.events import DrawsJudged
-from nightpress.pipelines.shards.image_source import Encode, Outcome, Size
+from nightpress.pipelines.shards.image_source import PENDING_BATCHES, Encode, Outcome, Size
 from nightpress.pipelines.shards.judging import JudgedBatch, Judging
 from nightpress.pipelines.shards.sinks import ImageSink
 
@@ -119,6 +119,14 @@ class GatedDraws:
     def num_pending(self) -> int:
         """See `ImageSource`."""
         return len(self._pending)
+
+    @property
+    def must_settle(self) -> bool:
+        """See `ImageSource`: after so many batches, whatever the threads have done by then.
+
+        Which draws are made next depends on it.
+        """
+        return len(self._pending) > PENDING_BATCHES
 
     def settle(self) -> list[ImageRecord]:
         """See `ImageSource`: judge the oldest batch, record what lost, and store what won."""

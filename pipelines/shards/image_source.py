@@ -1,8 +1,10 @@
 """Where the batches of a shard come from, and what becomes of the images that are sampled."""
 
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -19,8 +21,51 @@ Outcome = SampledImages | UnsampledImage
 Encode = Callable[[SampledImages, int], EncodedImage | ImageRecord]
 """Encodes and scores one image of a batch; returns its record if it fails."""
 
+PENDING_BATCHES = 2
+"""Batches that may always wait until they are stored, before sampling waits for them."""
+
+PENDING_S = 2.0
+"""More may wait if all of them together took no longer than this to sample: at a high rate, a
+request of the store that takes long must not stop the sampling."""
+
+PENDING_BYTES = 512 * 2**20
+"""And if their pixels take no more memory than this."""
+
 Size = Callable[[PlannedImage], int]
 """The size of the batch that an image is sampled in."""
+
+
+@dataclass(frozen=True)
+class PendingBatch:
+    """A batch that was sampled, and that threads encode and store."""
+
+    records: Sequence[Future[ImageRecord]]
+    seconds: float = 0.0
+    """What it took to sample."""
+    num_bytes: int = 0
+    """Of its pixels."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of its images are stored, or have failed."""
+        return all(record.done() for record in self.records)
+
+
+def pixel_bytes(image: PlannedImage) -> int:
+    """The bytes of the pixels of an image, or of all frames of a clip."""
+    return 3 * image.width * image.height * (1 if image.clip is None else image.clip.num_frames)
+
+
+def waits_too_long(pending: Collection[PendingBatch]) -> bool:
+    """Whether so much waits to be stored that sampling must wait for it.
+
+    So at most the pixels of PENDING_BYTES, or of PENDING_BATCHES if these are more, wait in memory,
+    and of what is sampled, at most PENDING_S or so many batches are lost with the process.
+    """
+    if len(pending) <= PENDING_BATCHES:
+        return False
+    seconds = sum(batch.seconds for batch in pending)
+    return seconds > PENDING_S or sum(batch.num_bytes for batch in pending) > PENDING_BYTES
 
 
 class ImageSource(Protocol):
@@ -65,6 +110,11 @@ class ImageSource(Protocol):
         """How many batches were taken and not settled."""
         ...
 
+    @property
+    def must_settle(self) -> bool:
+        """Whether the oldest batch must be settled before another is sampled."""
+        ...
+
     def settle(self) -> list[ImageRecord]:
         """Wait for the oldest batch; returns records that are complete by then."""
         ...
@@ -76,6 +126,14 @@ class ImageSource(Protocol):
     def judged(self) -> Iterator[DrawsJudged]:
         """What the gates have said since the last call."""
         ...
+
+
+def settled(source: ImageSource) -> list[ImageRecord]:
+    """The records of the batches that must be settled before another is sampled."""
+    records: list[ImageRecord] = []
+    while source.must_settle:
+        records += source.settle()
+    return records
 
 
 class PlannedImages:
@@ -94,7 +152,7 @@ class PlannedImages:
         self._missing: list[PlannedImage] = []
         self._batches: Iterator[list[PlannedImage]] = iter(())
         self._next: list[PlannedImage] = []
-        self._pending = deque[list[Future[ImageRecord]]]()
+        self._pending = deque[PendingBatch]()
 
     def known(self, images: Mapping[int, PlannedImage]) -> dict[int, ImageRecord]:
         """See `ImageSource`."""
@@ -126,17 +184,27 @@ class PlannedImages:
 
     def take(self, outcomes: Iterable[Outcome]) -> None:
         """See `ImageSource`."""
+        began = time.perf_counter()
         # map, unlike a loop variable, does not keep pixels alive while more are sampled.
-        self._pending.append(list(chain.from_iterable(map(self._submit, outcomes))))
+        submitted = list(map(self._submit, outcomes))
+        records = list(chain.from_iterable(each.records for each in submitted))
+        seconds = time.perf_counter() - began
+        self._pending.append(PendingBatch(records, seconds, sum(b.num_bytes for b in submitted)))
 
     @property
     def num_pending(self) -> int:
         """See `ImageSource`."""
         return len(self._pending)
 
+    @property
+    def must_settle(self) -> bool:
+        """See `ImageSource`: it is stored, or too much waits."""
+        pending = self._pending
+        return bool(pending) and (pending[0].is_done or waits_too_long(pending))
+
     def settle(self) -> list[ImageRecord]:
         """See `ImageSource`."""
-        return [future.result() for future in self._pending.popleft()]
+        return [future.result() for future in self._pending.popleft().records]
 
     def finish(self) -> list[ImageRecord]:
         """See `ImageSource`."""
@@ -146,12 +214,14 @@ class PlannedImages:
         """See `ImageSource`."""
         yield from ()
 
-    def _submit(self, outcome: Outcome) -> list[Future[ImageRecord]]:
+    def _submit(self, outcome: Outcome) -> PendingBatch:
+        """Have the threads deal with a batch, or with an image that was not sampled."""
         if isinstance(outcome, UnsampledImage):
             failure = outcome.image, outcome.error_type, outcome.error, outcome.inputs
-            return [self._pool.submit(self._attempt.failed, *failure)]
+            return PendingBatch([self._pool.submit(self._attempt.failed, *failure)])
         numbers = range(len(outcome.images))
-        return [self._pool.submit(self._make, outcome, number) for number in numbers]
+        records = [self._pool.submit(self._make, outcome, number) for number in numbers]
+        return PendingBatch(records, num_bytes=sum(map(pixel_bytes, outcome.images)))
 
     def _make(self, sampled: SampledImages, index: int) -> ImageRecord:
         encoded = self._encode(sampled, index)

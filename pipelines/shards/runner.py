@@ -8,16 +8,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 
 import pyarrow as pa
 
 from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.pipelines.image_files.clips.frames import first_frame, frames_sha256, is_clip
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
-from nightpress.pipelines.records import FailureType, ImageRecord
+from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.run_directory.commit import (
     amend_commit,
     commit_shard,
@@ -31,7 +29,6 @@ from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
 from nightpress.pipelines.shards.attempt import (
     Attempt,
-    EncodedImage,
     LostText,
     NamedEmbeddings,
     none_named,
@@ -55,11 +52,10 @@ from nightpress.pipelines.shards.events import (
     ShardEvent,
     ShardLeft,
 )
-from nightpress.pipelines.shards.faults import FAILURES
 from nightpress.pipelines.shards.gated_draws import GatedDraws
-from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages
+from nightpress.pipelines.shards.image_encoder import ImageEncoder
+from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages, settled
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
-from nightpress.pipelines.shards.kept_frames import encoded_frame
 from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
 from nightpress.pipelines.shards.shard_scores import ShardScores
@@ -69,8 +65,9 @@ from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
-PENDING_BATCHES = 2
-"""Batches that may wait for their upload before sampling waits for them."""
+MAX_THREADS = 32
+"""Threads that encode and store. One is started when an image finds all others at work, so they
+are as many as the rate asks for: images/s times the seconds from pixels to a stored image."""
 
 SCORING_HANG_S = 300.0
 """How long one scorer may take for one image before its process counts as hung."""
@@ -84,7 +81,7 @@ class ShardRunner:
         sampler: samples single batches.
         worker: the name of this process in the metadata, `host:pid`.
         fence: checked before every commit.
-        threads: how many threads encode and upload.
+        threads: the most threads that encode and upload.
         timeline: records what the process does; a new one by default.
         inputs: what it shares with other processes about the pictures of rows.
         scorers: name in the job -> scorer.
@@ -99,7 +96,7 @@ class ShardRunner:
         sampler: Sampler,
         worker: str,
         fence: FencingToken | None = None,
-        threads: int = 4,
+        threads: int = MAX_THREADS,
         timeline: Timeline | None = None,
         inputs: InputSession | None = None,
         scorers: Mapping[str, LoadedScorer] = NO_SCORERS,
@@ -110,7 +107,7 @@ class ShardRunner:
             raise ValueError("a runner makes the shards of one model; see RunRecord.of_model")
         self.store = store
         self.record = record
-        self._encode_file = record.file_format.encoder(key)
+        self._encoder = ImageEncoder(record, key)
         self._supports_per_image_guidance = sampler.supports_per_image_guidance
         cuts = record.spec.model.prompts.long == "cut"
         self._lost: LostText = sampler.lost_text if cuts else nothing_lost
@@ -255,7 +252,7 @@ class ShardRunner:
 
     def _source(self, attempt: Attempt, sink: ImageSink) -> ImageSource:
         """What hands the images of an attempt out; a damaged one is made again without gates."""
-        encode, gates = partial(self._encode, attempt), self.record.spec.gates
+        encode, gates = partial(self._encoder.encode, attempt), self.record.spec.gates
         if gates is None or attempt.work.replaces:
             return PlannedImages(attempt, sink, encode, self._pool)
         return GatedDraws(attempt, sink, encode, self._pool, gates)
@@ -306,7 +303,7 @@ class ShardRunner:
                 source.take(outcomes)
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
-                yield source.settle() if source.num_pending > PENDING_BATCHES else [], batch_s
+                yield settled(source), batch_s
         finally:
             self.timeline.switch(Activity.INPUT)
             self.accelerator_lock.release(ticket)
@@ -326,29 +323,6 @@ class ShardRunner:
             return None
         usable = without(batch, pictures.failed)
         return chain(pictures.failed, self._batch_sampler.sample(usable, pictures.prepared))
-
-    def _encode(
-        self, attempt: Attempt, sampled: SampledImages, index: int
-    ) -> EncodedImage | ImageRecord:
-        """Encode and score an image of a batch; returns its record if it fails."""
-        image, fault = sampled.images[index], sampled.batch.faults[index]
-        inputs = sampled.inputs.get(image.image_id, ())
-        if fault is not None:
-            return attempt.failed(image, FAILURES[fault], fault.value, inputs)
-        facts = attempt.facts(image, sampled.batch_size, inputs)
-        pixels = sampled.batch.pixels[index]  # a device error here ends the shard, not the image
-        if is_clip(pixels):
-            facts = replace(facts, frames_sha256=frames_sha256(pixels))
-        try:
-            data = self._encode_file(pixels, facts)
-            frame = encoded_frame(self.record, pixels, facts)
-        except Exception as error:  # whatever an image does to its encoder, it must fail alone
-            reason = f"{type(error).__name__}: {error}"
-            return attempt.failed(image, FailureType.ENCODING, reason, inputs)
-        scores = attempt.scores.of_encoded(image, data, first_frame(pixels))
-        times = sampled.started_at, sampled.sampling_s
-        thumbs = None if attempt.thumbs is None else attempt.thumbs.of_pixels(pixels)
-        return EncodedImage(image, facts, data, scores, *times, thumbs, frame)
 
     def _commit(
         self,

@@ -25,7 +25,7 @@ from support.fakes.faulty_proxy import LIST, Trouble
 from nightpress.pipelines import open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.verify import orphan_images, verify
-from nightpress.pipelines.shards.runner import PENDING_BATCHES
+from nightpress.pipelines.shards.image_source import PENDING_BATCHES, PENDING_S
 from nightpress.pipelines.storage import Store
 
 NUM_HEALTHY = 48
@@ -33,7 +33,13 @@ NUM_HEALTHY = 48
 
 BATCH_SIZE = 2
 SHARD_SIZE = 8
-WINDOW = (1 + PENDING_BATCHES) * BATCH_SIZE
+SHORTEST_BATCH_S = 0.5
+"""How long sampling a batch takes at least."""
+
+PENDING = 1 + max(PENDING_BATCHES, int(PENDING_S / SHORTEST_BATCH_S))
+"""Batches that may wait for their upload."""
+
+WINDOW = (1 + PENDING) * BATCH_SIZE
 """How many images an actor may have begun to sample and not stored: those of the current batch and
 of the batches that wait for their upload."""
 

@@ -76,5 +76,5 @@ def plain(saved: Callable[[str], Path]) -> Callable[..., Any]:
 @pytest.fixture
 def no_sync_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install the no-sync patches on a CPU too, where a sampler leaves schedulers as they are."""
-    make = schedulers.make
-    monkeypatch.setattr(schedulers, "make", lambda *args: no_sync.install(make(*args)))
+    make = schedulers.Schedulers.make
+    monkeypatch.setattr(schedulers.Schedulers, "make", lambda *args: no_sync.install(make(*args)))

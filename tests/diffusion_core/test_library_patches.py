@@ -467,17 +467,33 @@ def the_loader_of_flux_is_gone(models: Models, patch: Patch) -> Callable[[], Any
     return lambda: lora_files._overwritten_weights(model.pipeline)
 
 
-@case("there is no diffusers.utils.set_adapter_layers")
-def adapter_layers_cannot_be_switched(models: Models, patch: Patch) -> Callable[[], Any]:
-    patch.delattr(diffusers.utils, "set_adapter_layers")
-    return lambda: models.with_row_lora()
-
-
-@case("there is no diffusers.utils.set_weights_and_activate_adapters")
-def adapters_cannot_be_activated(models: Models, patch: Patch) -> Callable[[], Any]:
+@case("_active_adapter", "peft")
+def the_layers_of_peft_do_not_say_which_adapter_acts(
+    models: Models, patch: Patch
+) -> Callable[[], Any]:
     model = models.with_row_lora()
-    patch.delattr(diffusers.utils, "set_weights_and_activate_adapters")
+    for layer in model.pipeline.unet.modules():
+        if isinstance(layer, BaseTunerLayer):
+            patch.delattr(layer, "_active_adapter")
+    patch.delattr(BaseTunerLayer, "_active_adapter")
+    patch.setattr(lora_switching, "_LAYERS", {})
     return lambda: model.row_loras.use_for_denoising("ink")
+
+
+@case("set_scale", "peft")
+def the_layers_of_peft_have_no_scale(models: Models, patch: Patch) -> Callable[[], Any]:
+    model = models.with_row_lora()
+    for owner in (LoraLayer, BaseTunerLayer):
+        patch.delattr(owner, "set_scale", raising=False)
+    patch.setattr(lora_switching, "_LAYERS", {})
+    return lambda: model.row_loras.use_for_denoising("ink")
+
+
+@case("_execution_device")
+def pipelines_do_not_say_where_they_are(models: Models, patch: Patch) -> Callable[[], Any]:
+    model = models.faster("sd")
+    patch.delattr(diffusers.DiffusionPipeline, "_execution_device")
+    return lambda: Sampler(model, batch_size=2)
 
 
 @case("there is no peft.tuners.tuners_utils.BaseTunerLayer", "peft")

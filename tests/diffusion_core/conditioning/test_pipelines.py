@@ -1,14 +1,18 @@
 """The pipelines of the modes share the model's own components and settings."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.loading import LoadedModel, load
+from nightpress.diffusion_core.models.placement import MemorySpec
 from nightpress.diffusion_core.models.spec import ModelSpec
 
 Loaded = Callable[[str], LoadedModel]
@@ -63,3 +67,32 @@ def test_a_mode_that_a_model_lacks_is_refused_with_those_it_has(
 ) -> None:
     with pytest.raises(SettingsError, match=f"has the modes {allowed}$"):
         ModePipelines(loaded(family)).pipeline_for(mode)
+
+
+def test_no_pipeline_looks_for_its_device_in_its_networks(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(saved("sdxl"), ModelSpec(source="sdxl"), "cpu")
+    pipelines, kind = ModePipelines(model), type(model.pipeline)
+
+    def searched(self: Any) -> Any:
+        raise AssertionError("it looked through its networks")
+
+    monkeypatch.setattr(DiffusionPipeline, "_execution_device", property(searched))
+    for mode in ("text", "image", "inpaint"):
+        pipeline = pipelines.pipeline_for(mode)
+        assert pipeline._execution_device == torch.device("cpu")
+    assert kind.__name__ == "StableDiffusionXLPipeline"
+    assert isinstance(model.pipeline, StableDiffusionXLPipeline)
+    ModePipelines(model)
+    assert type(model.pipeline) is kind
+
+
+def test_a_pipeline_whose_networks_are_moved_does_not_remember_where_they_were(
+    saved: Callable[[str], Path],
+) -> None:
+    model = load(saved("sd"), ModelSpec(source="sd"), "cpu")
+    moved = replace(model, memory=MemorySpec(offload="model"))
+    kind = type(moved.pipeline)
+    ModePipelines(moved)
+    assert type(moved.pipeline) is kind

@@ -1,12 +1,19 @@
 """The inputs of a batch reach the device in one copy, with the values that they had."""
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nightpress.diffusion_core.conditioning import uploads
-from nightpress.diffusion_core.conditioning.uploads import ALIGNMENT_BYTES, upload_rows
+from nightpress.diffusion_core.conditioning.spec import Pixels
+from nightpress.diffusion_core.conditioning.uploads import (
+    ALIGNMENT_BYTES,
+    upload_pictures,
+    upload_rows,
+)
 
 
 def columns() -> dict[str, list[torch.Tensor]]:
@@ -69,3 +76,40 @@ def test_rows_of_different_shapes_cannot_be_joined(monkeypatch: pytest.MonkeyPat
     for device in ("cpu", "cuda"):
         with pytest.raises((RuntimeError, ValueError)):
             upload_rows({"prompt_embeds": rows}, device)
+
+
+def pictures(*shape: int) -> list[Pixels]:
+    """Two pictures that together have every value, and cannot be written to."""
+    made = [np.resize(np.arange(256, dtype=np.uint8)[::step], shape) for step in (1, -1)]
+    for each in made:
+        each.flags.writeable = False
+    return made
+
+
+@pytest.mark.parametrize("shape", [(20, 32, 3), (20, 32)])
+def test_pictures_become_values_between_0_and_1(shape: tuple[int, ...]) -> None:
+    values = upload_pictures(pictures(*shape), "cpu")
+    assert values.shape == (2, 3 if len(shape) == 3 else 1, 20, 32)
+    assert values.dtype == torch.float32
+    for value, picture in zip(values, pictures(*shape), strict=True):
+        expected = picture.reshape(20, 32, -1).transpose(2, 0, 1).astype(np.float32)
+        assert np.array_equal(value.numpy(), expected / np.float32(255))
+
+
+@pytest.mark.parametrize("shape", [(20, 32, 3), (20, 32)])
+def test_an_accelerator_gets_the_bytes_of_pictures_and_computes_the_same_values(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, full = Device(monkeypatch), torch.full
+    monkeypatch.setattr(torch, "full", lambda size, value, device: full(size, value))
+    values = upload_pictures(pictures(*shape), "cuda")
+    assert [each.numel() for each in device.sent] == [2 * math.prod(shape)]
+    expected = upload_pictures(pictures(*shape), "cpu")
+    assert torch.equal(values, expected)
+    assert values.stride() == expected.stride()
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_the_bits_of_a_cpu() -> None:
+    on_gpu = upload_pictures(pictures(20, 32, 3), "cuda")
+    assert torch.equal(on_gpu.cpu(), upload_pictures(pictures(20, 32, 3), "cpu"))

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -326,3 +327,30 @@ def test_a_sampler_saved_as_a_models_own_gets_a_name_of_the_same_scheduler(name:
     saved = {**made.config, "_class_name": type(made).__name__}
     found = samplers.own_sampler(saved, names_for(saved))
     assert values_of(schedulers.make(found, saved)) == values_of(made)
+
+
+@pytest.mark.parametrize("name", [each for each in SAMPLER_NAMES if each != "flow-euler"])
+def test_a_copied_scheduler_is_as_good_as_one_that_is_made_from_the_configuration(
+    name: str,
+) -> None:
+    made = schedulers.Schedulers(SD_CONFIG)
+    with torch.inference_mode():
+        made.make(name).set_timesteps(7)  # nothing of its use is in the next one
+        copied, fresh = made.make(name), schedulers.make(name, SD_CONFIG)
+        assert type(copied) is type(fresh)
+        assert copied.config == fresh.config
+        assert vars(copied).keys() == vars(fresh).keys()
+        for scheduler in (copied, fresh):
+            scheduler.set_timesteps(5)
+        assert torch.equal(copied.timesteps, fresh.timesteps)
+        sample = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        steps = [
+            each.step(sample, each.timesteps[0], sample, return_dict=False, **_generator(each))[0]
+            for each in (copied, fresh)
+        ]
+        assert torch.equal(*steps)
+
+
+def _generator(scheduler: Any) -> dict[str, torch.Generator]:
+    takes = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": torch.Generator().manual_seed(2)} if takes else {}

@@ -8,19 +8,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 from support.fakes.fake_runs import FakeSampler, prepare, work_on
 from support.fakes.faulty_proxy import proxy
+from support.plans import MODEL
 from support.servers import Folder
 
 from nightpress.diffusion_core.sampling.sampler import ImageRequest, SampledBatch, SamplingParams
 from nightpress.pipelines.run_directory.commit import read_commit
-from nightpress.pipelines.shards.runner import PENDING_BATCHES, ShardRunner
+from nightpress.pipelines.shards import image_source
+from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Activity
 from nightpress.pipelines.storage import Store
 
 BYTES_PER_S = 20e6
 SIDE = 384
 BATCH, SHARDS = 4, 3
+PENDING_BATCHES = 3
+"""That many batches fill the memory that pending images may take."""
 
 
 class NoiseSampler(FakeSampler):
@@ -59,8 +64,10 @@ class Counting(Store):
 
 
 def test_a_connection_of_20_mb_per_second_is_waited_for_and_images_do_not_pile_up(
-    tmp_path: Path, bucket: Folder
+    tmp_path: Path, bucket: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    planned_bytes = 3 * (MODEL.width or 0) * (MODEL.height or 0)
+    monkeypatch.setattr(image_source, "PENDING_BYTES", PENDING_BATCHES * BATCH * planned_bytes)
     prompts = [f"picture {i}" for i in range(4 * BATCH * SHARDS)]
     _, record, rows = prepare(tmp_path, prompts, shard_size=4 * BATCH)
     shards = [rows.filter(pc.equal(rows.column("shard"), number)) for number in range(SHARDS)]
