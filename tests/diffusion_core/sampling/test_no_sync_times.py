@@ -82,7 +82,7 @@ def num_reads(
     watch = denoiser.register_forward_hook(lambda _, inputs, output: accelerator.put(output[0]))
     params = SamplingParams(64, 32, num_steps, 4.0, sampler)
     with pytest.MonkeyPatch.context() as patch:
-        make = schedulers.make
+        make = schedulers.Schedulers.make
 
         def made(*arguments: Any) -> Any:
             scheduler = install(make(*arguments))
@@ -96,7 +96,7 @@ def num_reads(
             scheduler.set_timesteps = on_the_accelerator
             return scheduler
 
-        patch.setattr(schedulers, "make", made)
+        patch.setattr(schedulers.Schedulers, "make", made)
         try:
             with accelerator:
                 Sampler(loaded, 1).sample([ImageRequest("a red fox", "", 1)], params)

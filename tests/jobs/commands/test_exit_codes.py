@@ -11,6 +11,7 @@ from support.fakes.fake_runs import finished_run
 from nightpress import jobs
 from nightpress.diffusion_core.errors import ModelError
 from nightpress.jobs.cli import command, exit_code
+from nightpress.jobs.cluster.local_start import LocalStart
 from nightpress.jobs.dispatch.first_actor import FirstActor
 from nightpress.jobs.errors import ClusterError, NightpressError, RunBlocked, RunStopped
 from nightpress.jobs.runs import repair, runner
@@ -76,7 +77,8 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[NightpressError], None]:
             raise error
 
         monkeypatch.setattr(FirstActor, "start", start)
-        monkeypatch.setattr(runner, "cluster_for", lambda spec, store: nullcontext())
+        monkeypatch.setattr(runner, "cluster_for", lambda *_: nullcontext())
+        monkeypatch.setattr(LocalStart, "begin", lambda start: None)
         monkeypatch.setattr(repair, "cluster", lambda spec: nullcontext(True))
         monkeypatch.setattr(repair, "require_store_on_every_node", lambda spec, store: None)
         for module in (runner, repair):
