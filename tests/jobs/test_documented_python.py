@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 from support.fakes.fake_runs import finished_run
 from support.servers import Folder
+from support.slow_cases import slow_except
 from test_docs import Block
 
 from nightpress.pipelines.storage import Store
@@ -52,6 +53,7 @@ def reach(server: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset does not close its files
+@pytest.mark.parametrize("run_url", slow_except(["local", "s3"], "local"), indirect=True)
 @pytest.mark.parametrize(("block", "packing"), READING, ids=[str(block) for block, _ in READING])
 def test_a_block_that_reads_a_run_works_as_it_stands(
     block: Block,
