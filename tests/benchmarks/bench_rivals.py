@@ -11,8 +11,8 @@ nightpress make the same images, which is checked: the same rows, seeds, weights
 scheduler, steps, guidance and batches, with the same number of sampling threads in total, written
 to a local folder. For each `--way`, a group of job settings such as `nightpress tune` finds,
 nightpress runs once more beside the same rivals; its images then differ, and the difference is
-printed. Every rival stores a PNG per image, with Pillow's defaults, and a record of each; the bare
-loop stores nothing.
+printed. `--way model.speed=auto` is what nightpress does by default. Every rival stores a PNG per
+image, with Pillow's defaults, and a record of each; the bare loop stores nothing.
 
 Each rival runs in its own processes directly before or after nightpress, and the two form a pair;
 the next pair runs in the opposite order. There are two figures for each:
@@ -282,6 +282,7 @@ def run_nightpress(job: Job, output: Path, variant: Variant) -> Figures:
         "model": {
             "source": job.model,
             "dtype": job.dtype,
+            "speed": "exact",  # the same pictures as the other programs'
             "prompts": {"long": "cut"},  # as the other programs do
         },
         "sampling": job.sampling,

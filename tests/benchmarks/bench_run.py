@@ -76,7 +76,7 @@ def job(options: argparse.Namespace, scratch: str, pair: int) -> RunSpec:
             "name": f"pair-{pair}",
             "manifest": str(manifest),
             "output": options.output or f"{scratch}/runs",
-            "model": options.model,
+            "model": {"source": options.model, "speed": "exact"},
             "batch": {"size": options.batch_size, "shard_size": 4 * options.batch_size},
             "cluster": {"actors": options.actors},
         }

@@ -238,7 +238,7 @@ def write_job(trial: Trial, place: "Folder") -> None:
         "manifest": str(folder / "prompts.txt"),
         "output": place.url,
         "storage": place.options,
-        "model": "simulated",
+        "model": {"source": "simulated", "speed": "exact"},
         "batch": {"size": BATCH_SIZE, "shard_size": SHARD_SIZE},
         "cluster": {"actors": trial.actors},
     }
