@@ -43,7 +43,7 @@ class PendingBatch:
     seconds: float = 0.0
     """What it took to sample."""
     num_bytes: int = 0
-    """Of its pixels."""
+    """How many bytes its pixels take."""
 
     @property
     def is_done(self) -> bool:

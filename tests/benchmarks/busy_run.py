@@ -32,7 +32,7 @@ from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 SIZES = ((1024, 1024), (1152, 896), (896, 1152), (1216, 832), (832, 1216), (1344, 768))
-"""Of the sizes that SDXL was trained with, those next to a square: all have about 1024^2 pixels."""
+"""Six of the sizes that SDXL was trained with, nearest to a square, of about 1024^2 pixels each."""
 
 SAMPLERS = ("euler", "dpmsolver++", "ddim")
 LORAS = (None, "a", "b")
@@ -83,7 +83,7 @@ class Outcome:
     costs: Costs = field(default_factory=Costs)
     num_ok: int = 0
     spans: tuple[Span, ...] = ()
-    """Of the timeline, in seconds of `time.perf_counter`."""
+    """The spans of the timeline, in seconds of `time.perf_counter`."""
     cpu_s: float = 0.0
     wall_s: float = 0.0
 
