@@ -192,6 +192,8 @@ UNUSED = {
         "nightpress.pipelines.planning.checking",
         "nightpress.pipelines.image_files.encoding",
     ),
+    "plan": ("jinja2",),
+    "run": ("jinja2",),
 }
 """What a command that answers at once has no use for, beside the frameworks; each import of these
 costs more than all that the command does."""

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import jinja2
-
 from nightpress.diffusion_core.conditioning.passes import PassSpec
 from nightpress.diffusion_core.conditioning.spec import TEXT
 from nightpress.pipelines.errors import StoreError
@@ -125,6 +123,8 @@ def expected_report_s(num_commits: int) -> float:
 
 def render(run: Run, found: Collected, picks: Picks = NO_PICKS) -> str:
     """The report as HTML, given what was collected from the metadata, and what was picked."""
+    import jinja2  # a second start of a finished run, and a plan, do without
+
     total = Summary.total(each.summary for each in found.totals.values())
     starts, starts_facts = _starts(run.store)
     progress = run.progress_of(total, found.totals)
