@@ -4,8 +4,7 @@ import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from nightpress.jobs.cluster import worker_template
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:  # it imports Ray, which the thread does
 
 
 class LocalStart:
-    """Starts the Ray of a job in a thread; a context manager that leaves no Ray behind.
+    """Starts the Ray of a job in a thread; `close` leaves no Ray behind.
 
     Linux ends Ray's processes with the thread that has started them, so one thread starts Ray,
     waits, and stops it.
@@ -54,17 +53,6 @@ class LocalStart:
         if thread is not None:
             with thread:
                 thread.submit(self._ray.close).result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _start(self) -> None:
         from nightpress.jobs.cluster.connection import cluster  # imports Ray

@@ -180,13 +180,13 @@ class _Session:
         self._take_over, self._deadline_at = take_over, log.options.deadline_at
         self._growing, self._trace = growing, trace
         self._maker = Maker(log)
-        self._ray = LocalStart(spec.cluster)
         self._stack = ExitStack()
-        """Closed with the start: holds a temporary copy of a table."""
+        """Closed with the start: holds a Ray of its own, and a temporary copy of a table."""
+        self._ray = self._stack.enter_context(closing(LocalStart(spec.cluster)))
 
     def carry_out(self) -> RunResult:
         """Carry out the run, and show its events."""
-        with self._stack, self._ray, self.reporting_time(), closing(self.events()) as events:
+        with self._stack, self.reporting_time(), closing(self.events()) as events:
             for event in events:
                 self.log.show(event)
         return self.result()

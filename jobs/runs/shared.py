@@ -98,7 +98,7 @@ def cluster_for(spec: RunSpec, store: Store, begun: LocalStart | None = None) ->
     from nightpress.jobs.cluster.connection import cluster
     from nightpress.jobs.cluster.preflight import require_store_on_every_node
 
-    with nullcontext() if begun is None else begun, ExitStack() as stack:
+    with nullcontext() if begun is None else closing(begun), ExitStack() as stack:
         if begun is None or not begun.wait():
             stack.enter_context(cluster(spec.cluster))
         require_store_on_every_node(spec.cluster, store)

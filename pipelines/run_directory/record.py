@@ -183,9 +183,9 @@ class RunRecord:
 
     def to_json(self) -> bytes:
         """As written to `run.json`; `columns` says what each column is read as, for people."""
-        layout = self.layout.sections[0]
         from nightpress.pipelines.manifest.columns import column_uses  # only writing needs it
 
+        layout = self.layout.sections[0]
         values = {
             "format_version": FORMAT_VERSION if self.models else 1,
             "nightpress": self.versions["nightpress"],

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +49,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
 
 
 def test_ray_is_started_and_stopped_by_one_other_thread_which_lives_as_long(fake: FakeRay) -> None:
-    with LocalStart(HERE) as start:
+    with closing(LocalStart(HERE)) as start:
         start.begin()
         assert fake.done == []
         fake.may_start.set()
@@ -63,7 +63,7 @@ def test_ray_is_started_and_stopped_by_one_other_thread_which_lives_as_long(fake
 
 def test_a_ray_that_still_starts_when_the_checks_fail_is_stopped(fake: FakeRay) -> None:
     def check() -> None:
-        with LocalStart(HERE) as start:
+        with closing(LocalStart(HERE)) as start:
             start.begin()
             threading.Timer(0.05, fake.may_start.set).start()
             raise ValueError("the job is wrong")
@@ -79,7 +79,7 @@ def test_a_ray_that_does_not_start_says_so_to_who_waits_for_it(
     fake = FakeRay(ClusterUnavailable("Ray on this machine did not start in time"))
     monkeypatch.setattr(connection, "cluster", fake.cluster)
     fake.may_start.set()
-    with LocalStart(HERE) as start:
+    with closing(LocalStart(HERE)) as start:
         start.begin()
         with pytest.raises(ClusterUnavailable, match="did not start in time"):
             start.wait()
@@ -109,7 +109,7 @@ def test_no_ray_is_started_where_a_cluster_is_named_or_joined(
             monkeypatch.setenv("RAY_ADDRESS", "head:6379")
         case _:
             monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with LocalStart(spec) as start:
+    with closing(LocalStart(spec)) as start:
         start.begin()
         assert not start.wait()
     assert fake.done == []
