@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,11 @@ hypothesis.settings.load_profile("untimed")  # no test asserts a time
 # where PYTHONDONTWRITEBYTECODE is set, as pytest would the tests.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # it has the folder of the process that started it
+    # What tests keep in the cache folder is not for the person's own runs, nor the reverse.
+    CACHE = tempfile.TemporaryDirectory(prefix="nightpress-tests-", ignore_cleanup_errors=True)
+    os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

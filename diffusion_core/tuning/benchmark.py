@@ -77,6 +77,10 @@ class CandidateResult:
 class Candidate:
     """A model loaded with one configuration; it is warm once it has been constructed.
 
+    Attributes:
+        first: the first batch, sampled in full.
+        warm_s: seconds until the model was warm.
+
     Raises:
         SettingsError, SamplingError: as `Sampler.sample` does.
     """
@@ -91,15 +95,21 @@ class Candidate:
 
     def _warm_up(self, workload: Workload) -> None:
         first, *others = workload.batches
-        self._sampler.sample(first, self._params)
+        self.first = self._sampler.sample(first, self._params)
         steps = min(WARM_UP_STEPS, self._params.num_inference_steps)
         for batch in others:
             self._sampler.sample(batch, replace(self._params, num_inference_steps=steps))
 
-    def sample(self, batch: Sequence[ImageRequest]) -> tuple[SampledBatch, float]:
-        """The images of a batch, and the seconds they took."""
+    def sample(
+        self, batch: Sequence[ImageRequest], params: SamplingParams | None = None
+    ) -> tuple[SampledBatch, float]:
+        """The images of a batch, and the seconds they took.
+
+        Args:
+            params: other settings than the workload's, with tensors of the same shapes.
+        """
         start = self._clock()
-        sampled = self._sampler.sample(batch, self._params)
+        sampled = self._sampler.sample(batch, params or self._params)
         return sampled, self._clock() - start
 
 
@@ -128,6 +138,35 @@ def sample_in_turn(workload: Workload, candidates: Sequence[Candidate]) -> list[
     return [_result(workload, candidate, batches) for candidate, batches in pairs]
 
 
+def time_in_turn(
+    workload: Workload, candidates: Sequence[Candidate], few: SamplingParams
+) -> list[CandidateResult]:
+    """Time a few steps of the first batch with every candidate in turn; for one batch of images.
+
+    The pixels are those of the first batch as each candidate has sampled it in full, and the
+    seconds are what all of its steps would take.
+
+    Args:
+        few: the workload's settings with fewer steps.
+
+    Raises:
+        SamplingError: as `Sampler.sample` does.
+    """
+    scale = workload.params.cost / few.cost
+    timed: list[list[float]] = [[] for _ in candidates]
+    for _ in range(MIN_TIMINGS):
+        for candidate, seconds in zip(candidates, timed, strict=True):
+            seconds.append(candidate.sample(workload.batches[0], few)[1] * scale)
+    pairs = zip(candidates, timed, strict=True)
+    return [first_result(candidate, seconds) for candidate, seconds in pairs]
+
+
+def first_result(candidate: Candidate, batch_s: Sequence[float] = ()) -> CandidateResult:
+    """The first batch of a candidate, with the times of others if there are any."""
+    first = candidate.first
+    return CandidateResult(first.pixels, first.faults, tuple(batch_s), candidate.warm_s)
+
+
 def _result(
     workload: Workload, candidate: Candidate, timed: Sequence[tuple[SampledBatch, float]]
 ) -> CandidateResult:
@@ -141,12 +180,18 @@ def _result(
     )
 
 
-def compare(
-    workload: Workload, config: TuningConfig, result: CandidateResult, reference: CandidateResult
-) -> ConfigTrial:
-    """How fast a configuration is, and how close its images are to the reference's.
+@dataclass(frozen=True)
+class Likeness:
+    """How close the images of a configuration are to those of the reference."""
 
-    Images that are faulty in the reference are left out.
+    psnr_db: tuple[float, ...]
+    """PSNR of each image that is sound in the reference."""
+    fault: str | None
+    """What is wrong with one of these images."""
+
+
+def likeness(result: CandidateResult, reference: CandidateResult) -> Likeness:
+    """Compare the images, without those that are faulty in the reference.
 
     Raises:
         ValueError: every image of the reference is faulty.
@@ -154,15 +199,30 @@ def compare(
     sound = [index for index, fault in enumerate(reference.faults) if fault is None]
     if not sound:
         raise ValueError("every image of the reference is faulty")
-    images_per_batch = workload.num_images / len(workload.batches)
     faults = (result.faults[index] for index in sound)
+    return Likeness(
+        tuple(image_psnrs_db(result.pixels[sound], reference.pixels[sound])),
+        next((fault.value for fault in faults if fault is not None), None),
+    )
+
+
+def compare(
+    workload: Workload, config: TuningConfig, result: CandidateResult, reference: CandidateResult
+) -> ConfigTrial:
+    """How fast a configuration is, and how close its images are to the reference's.
+
+    Raises:
+        ValueError: every image of the reference is faulty.
+    """
+    close = likeness(result, reference)
+    images_per_batch = workload.num_images / len(workload.batches)
     return ConfigTrial(
         config=config,
         images_per_s=images_per_batch / statistics.median(result.batch_s),
         ratio=statistics.median(
             before / now for before, now in zip(reference.batch_s, result.batch_s, strict=True)
         ),
-        psnr_db=tuple(image_psnrs_db(result.pixels[sound], reference.pixels[sound])),
+        psnr_db=close.psnr_db,
         warm_s=result.warm_s,
-        fault=next((fault.value for fault in faults if fault is not None), None),
+        fault=close.fault,
     )

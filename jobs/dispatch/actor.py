@@ -26,10 +26,11 @@ from nightpress.diffusion_core.tuning.batch_size import (
     padding_efficiency,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.dispatch.memory_needs import Footprint
 from nightpress.jobs.dispatch.metrics import ActorMetrics
-from nightpress.jobs.dispatch.trial_images import TrialImages
+from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.job_models import ModelInfos
@@ -107,7 +108,6 @@ class SamplerActor:
         scorers: JobScorers = NO_SCORERS,
         share: float = 1.0,
     ) -> None:
-
         from nightpress.jobs.dispatch.held_models import HeldModels
         from nightpress.pipelines.shards.overlap import TicketLock
 
@@ -155,8 +155,8 @@ class SamplerActor:
         of_scorers = sum(info.weight_bytes for info in self._scorers.describe().values())
         return self._models.footprint(memory, of_scorers)
 
-    def begin_trials(self, trial: TrialImages) -> float:
-        """Get ready to try faster ways; returns the seconds of a batch with plain sampling.
+    def begin_trials(self, trial: TrialImages) -> TrialStart:
+        """Get ready to try faster ways; returns what is known before.
 
         Raises:
             SamplingError, ModelError: the images cannot be sampled.
@@ -164,13 +164,13 @@ class SamplerActor:
         from nightpress.jobs.dispatch.speed_trials import SpeedTrials
 
         self._trials = SpeedTrials(self._models, trial, self._device)
-        return self._trials.batch_s()
+        return self._trials.start()
 
-    def try_speed(self, config: TuningConfig) -> ConfigTrial | str:
-        """Try a way to sample faster; returns why it cannot be used, if it cannot."""
+    def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> ConfigTrial | str:
+        """Try a way to sample faster; see `SpeedTrials.measure`."""
         if self._trials is None:
             raise RuntimeError("the actor must begin trials first")
-        return self._trials.measure(config)
+        return self._trials.measure(config, known)
 
     def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         """Load a model and the scorers, unless they are loaded already, and use the model.

@@ -1,9 +1,9 @@
 """Decide `model.speed: auto` for a new run, with the first actor, before its record is written."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.sampling.request import SamplingParams
@@ -12,13 +12,16 @@ from nightpress.diffusion_core.tuning.auto_speed import (
     LOWEST_DB,
     MAX_SHAPES,
     ActorWork,
+    Attempt,
+    attempt_of_known,
+    attempt_of_unknown,
     choose,
     is_long_enough,
-    is_worth_trying,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try
-from nightpress.jobs.dispatch.trial_images import TrialImages
+from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec
@@ -144,70 +147,167 @@ def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpee
     loading = work.model.info.identity, size, work.model.name
     yield from first.finish_loading(first.begin_loading(*loading), *loading)
     pending = first.handle.begin_trials.remote(work.trial(most.settings, size))
-    batch_s = yield from first.try_faster(pending, first.load_timeout_s)
-    if batch_s is None:
+    start: TrialStart | None = yield from first.try_faster(pending, first.load_timeout_s)
+    if start is None:
         return work.decided("exact; the first images could not be measured")
-    actor = work.of_an_actor(first, most, batch_s)
-    if reason := _reason_to_leave(actor):
-        return work.decided(reason)
-    trials, tried = yield from _try_all(actor, first)
-    best = choose(actor, trials)
+    actor = work.of_an_actor(first, most, start.batch_s)
+    trials = _Trials(actor, first, start.kept)
+    reason = yield from trials.make()
+    if reason is not None:
+        return work.decided(reason, tried=trials.tried)
+    best = yield from trials.confirm_best()
     if best is None:
-        return work.decided(f"exact; {_why_none(trials)}", tried=tried)
-    return work.decided(_praise(best), best.config.speed, tried)
-
-
-def _reason_to_leave(work: ActorWork) -> str | None:
-    """Why nothing is tried in a run of this length; None if it is."""
-    if is_worth_trying(work):
-        return None
-    if work.num_shapes > MAX_SHAPES:
-        return (
-            f"exact; its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
-            f"faster ways are tried with up to {MAX_SHAPES}"
-        )
-    return (
-        f"exact; an actor will sample for about {duration(work.sampling_s)}, and trying faster "
-        f"ways pays from about {duration(work.worthwhile_s)}"
-    )
+        return work.decided(f"exact; {trials.why_none}", tried=trials.tried)
+    return work.decided(_praise(best), best.config.speed, trials.tried)
 
 
 Found = dict[TuningConfig, ConfigTrial | None]
 
 
-def _try_all(
-    work: ActorWork, first: "FirstActor"
-) -> Generator[Event, None, tuple[Found, list[TriedWay]]]:
-    """Try one way after the other, and what is faster together; stop if an actor is lost."""
-    yield Message(
-        f"model.speed auto: an actor will sample for about {duration(work.sampling_s)}; trying "
-        "faster ways first"
-    )
-    trials: Found = {}
-    tried: list[TriedWay] = []
-    for config in configs_to_try(last_bit_candidates(), trials, LOWEST_DB):
-        pending = first.handle.try_speed.remote(config)
-        found = yield from first.try_faster(pending, work.limit_s)
-        trials[config] = found if _is_trial(found) else None
-        if found is None:
-            tried.append(TriedWay(config.name, reason="the actor was lost, or took too long"))
-            return trials, tried
-        way = _tried(config, found)
-        tried.append(way)
+@dataclass
+class _Trials:
+    """Trials of faster ways, those that earlier runs have made among them."""
+
+    work: ActorWork
+    first: "FirstActor"
+    kept: Mapping[TuningConfig, KeptTrial]
+    found: Found = field(default_factory=dict, init=False)
+    tried: list[TriedWay] = field(default_factory=list, init=False)
+    """In this run and in earlier ones, in that order for each way."""
+    _unconfirmed: set[TuningConfig] = field(default_factory=set, init=False)
+
+    def make(self) -> Generator[Event, None, str | None]:
+        """Try what was never tried, if the run is long enough; returns why not even what is known
+        to be faster is used, if so."""
+        unknown = [config for config in last_bit_candidates() if config not in self.kept]
+        attempt = attempt_of_unknown(self.work, unknown)
+        if unknown and attempt.pays(self.work):
+            yield Message(
+                f"model.speed auto: an actor will sample for about "
+                f"{duration(self.work.sampling_s)}; trying faster ways first"
+            )
+            yield from self._try_all(attempt)
+            return None
+        self._recall(self.kept)
+        best = choose(self.work, self.found)
+        if best is not None and attempt_of_known(self.work, best).pays(self.work):
+            yield Message(f"model.speed auto: {_announcement(self.kept[best.config])}")
+            return None
+        if best is None and not unknown:
+            return f"exact; {_why_none(self.found)}, as earlier runs have measured here"
+        return _reason_to_leave(self.work, attempt, best)
+
+    def confirm_best(self) -> Generator[Event, None, ConfigTrial | None]:
+        """The way that the run keeps, whose images were compared in this run; None for none."""
+        while True:
+            best = choose(self.work, self.found)
+            if best is None or best.config not in self._unconfirmed:
+                return best
+            self._unconfirmed.discard(best.config)
+            limit_s = attempt_of_known(self.work, best).limit_s(self.work)
+            yield from self._try(best.config, limit_s, self.kept[best.config])
+
+    @property
+    def why_none(self) -> str:
+        """Why no way is used."""
+        return _why_none(self.found)
+
+    def _try_all(self, attempt: Attempt) -> Generator[Event, None, None]:
+        """Try one way after the other, and what is faster together; stop if an actor is lost."""
+        self._recall(
+            {key: each for key, each in self.kept.items() if key not in last_bit_candidates()}
+        )
+        for config in configs_to_try(last_bit_candidates(), self.found, LOWEST_DB):
+            if known := self.kept.get(config):
+                self._recall({config: known})
+            elif not (yield from self._try(config, attempt.limit_s(self.work))):
+                return
+
+    def _recall(self, kept: Mapping[TuningConfig, KeptTrial]) -> None:
+        """Take over what earlier runs have found."""
+        for config, known in kept.items():
+            self.found[config] = known.as_trial(self.work.batch_s)
+            self._unconfirmed.add(config)
+            self.tried.append(_recalled(known))
+
+    def _try(
+        self, config: TuningConfig, limit_s: float, known: KeptTrial | None = None
+    ) -> Generator[Event, None, bool]:
+        """Try a way; returns False if the actor was lost."""
+        pending = self.first.handle.try_speed.remote(config, known)
+        found = yield from self.first.try_faster(pending, limit_s)
+        self.found[config] = found if isinstance(found, ConfigTrial) else None
+        way = _tried(config, found, known)
+        self.tried = [each for each in self.tried if each.name != way.name] + [way]
+        if found is None:  # a new actor knows nothing of these trials
+            for each in self._unconfirmed:
+                del self.found[each]
+            self._unconfirmed.clear()
+            return False
         yield Message(f"model.speed auto: {_line(way)}")
-    return trials, tried
+        return True
 
 
-def _is_trial(found: object) -> TypeGuard[ConfigTrial]:
-    return isinstance(found, ConfigTrial)
+def _reason_to_leave(work: ActorWork, attempt: Attempt, best: ConfigTrial | None) -> str:
+    """Why a run of this length tries nothing.
+
+    Args:
+        attempt: of the ways that no run has tried.
+        best: the best of those that one has tried.
+    """
+    if work.num_shapes > MAX_SHAPES:
+        return (
+            f"exact; its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
+            f"faster ways are tried with up to {MAX_SHAPES}"
+        )
+    what = "trying faster ways"
+    if best is not None:
+        known = attempt_of_known(work, best)
+        if not attempt.ways or known.worthwhile_s < attempt.worthwhile_s:
+            attempt, what = (
+                known,
+                f"{best.config.name}, known to be {best.ratio:.2f} times as fast,",
+            )
+    return (
+        f"exact; an actor will sample for about {duration(work.sampling_s)}, and {what} pays from "
+        f"about {duration(attempt.worthwhile_s)}"
+    )
 
 
-def _tried(config: TuningConfig, found: ConfigTrial | str) -> TriedWay:
-    if isinstance(found, str):
-        return TriedWay(config.name, reason=found)
+def _tried(
+    config: TuningConfig, found: ConfigTrial | str | None, known: KeptTrial | None
+) -> TriedWay:
+    """What a trial has found, for the record.
+
+    Args:
+        found: why the way cannot be used, if it is text; None if the actor was lost.
+        known: the earlier trial that has timed it.
+    """
+    if not isinstance(found, ConfigTrial):
+        return TriedWay(config.name, reason=found or "the actor was lost, or took too long")
     lowest = None if found.lowest_db == float("inf") else round(found.lowest_db, 1)
+    measured_on = None if known is None else known.measured_on
+    seconds = round(found.warm_s, 1)
+    return TriedWay(config.name, round(found.ratio, 3), lowest, seconds, found.fault, measured_on)
+
+
+def _announcement(known: KeptTrial) -> str:
+    """That the images of a known way are compared now."""
+    return (
+        f"{known.config.name} was {known.ratio:.2f} times as fast here on {known.measured_on}; "
+        "comparing its images"
+    )
+
+
+def _recalled(known: KeptTrial) -> TriedWay:
+    """What an earlier run has found."""
     return TriedWay(
-        config.name, round(found.ratio, 3), lowest, round(found.warm_s, 1), reason=found.fault
+        known.config.name,
+        known.ratio,
+        known.lowest_db,
+        round(known.expected_loading_s, 1),
+        known.fault,
+        known.measured_on,
     )
 
 

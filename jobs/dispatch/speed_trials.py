@@ -2,8 +2,12 @@
 
 import logging
 import time
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from functools import cached_property
+from importlib.metadata import version
 
+import torch
 from pydantic import ValidationError
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -31,12 +35,16 @@ from nightpress.diffusion_core.tuning.benchmark import (
     Workload,
     clock_for,
     compare,
-    sample_in_turn,
+    first_result,
+    likeness,
+    time_in_turn,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.device_name import device_name
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial, KeptTrials
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.dispatch.held_models import HeldModels
-from nightpress.jobs.dispatch.trial_images import TrialImages
+from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
@@ -64,35 +72,63 @@ class SpeedTrials:
         self._spec = models.spec(trial.model)
         params = trial.images[0].params
         self._workload = Workload.of(_requests(trial), params, trial.batch_size)
+        self._few = trial_settings(params, TRIAL_STEPS)
         self._plain: Candidate | None = None
+        self._alone: CandidateResult | None = None
         self._tried: SpeedSpec | None = None
+        self._batch_s = 0.0
 
-    def batch_s(self) -> float:
-        """Seconds that a whole batch takes with plain sampling, estimated from a few steps.
+    def start(self) -> TrialStart:
+        """Time plain sampling, and look up what earlier runs have found.
 
         Raises:
             SamplingError, ModelError: the images cannot be sampled at all.
         """
+        self._batch_s = self._time_batch()
+        return TrialStart(self._batch_s, self._kept.read(_today()))
+
+    def _time_batch(self) -> float:
+        """Seconds that a whole batch takes with plain sampling, estimated from a few steps."""
         (batch,) = self._workload.batches
-        params, few = self._workload.params, trial_settings(self._workload.params, TRIAL_STEPS)
-        trial = self._trial
+        trial, few = self._trial, self._few
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
         clock, seconds = clock_for(self._device), []
         for _ in range(ROUNDS):
             started_at = clock()
             held.sampler.sample(batch, few, trial.batch_size)
             seconds.append(clock() - started_at)
-        return min(seconds) * params.cost / few.cost
+        return min(seconds) * self._workload.params.cost / few.cost
 
-    def measure(self, config: TuningConfig) -> ConfigTrial | str:
+    @cached_property
+    def _kept(self) -> KeptTrials:
+        """The trials of earlier runs with all on which the speed of a way depends."""
+        params, conditioning = self._workload.params, self._workload.params.conditioning
+        shapes = (
+            *(params.width, params.height, self._trial.batch_size, params.guidance_scale > 1),
+            *(conditioning.mode, conditioning.controls, conditioning.num_references),
+            params.lora is not None,
+        )
+        settings = self._spec.model_dump(mode="json", exclude={"source", "speed"})
+        versions = {name: version(name) for name in ("torch", "diffusers")}
+        return KeptTrials(
+            {"model": self._trial.fingerprint, "settings": settings, "versions": versions}
+            | {"device": device_name(self._device), "threads": torch.get_num_threads()}
+            | {"shapes": shapes}
+        )
+
+    def measure(self, config: TuningConfig, known: KeptTrial | None = None) -> ConfigTrial | str:
         """Try one way; returns why it cannot be used, if it cannot.
+
+        Args:
+            known: an earlier trial of the way. Its images are compared, and it is not timed.
 
         Raises:
             DeviceError: the device failed, so that this process is of no more use.
         """
         began = time.monotonic()
+        found: ConfigTrial | str
         try:
-            found: ConfigTrial | str = self._measure(config)
+            trial = self._measure(config, known)
         except DeviceError as error:
             if not isinstance(error, OutOfMemory):
                 raise
@@ -101,24 +137,49 @@ class SpeedTrials:
             found = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         except (ModelError, SettingsError, SamplingError) as error:
             found = one_line(error)
+        else:
+            self._keep(trial, known)
+            found = trial
         LOG.info("tried %s in %.1f s: %s", config.name, time.monotonic() - began, found)
         return found
 
-    def _measure(self, config: TuningConfig) -> ConfigTrial:
+    def _measure(self, config: TuningConfig, known: KeptTrial | None) -> ConfigTrial:
         self._require_supported(config)
-        reference = self._reference
+        reference = self._alone or self._reference
         if self._tried is not None:
             self._models.drop(self._trial.model, self._tried)
         if not self._models.has_room_for(self._trial.model):
-            self._plain = None  # otherwise it would stay in memory although it is dropped
-            self._models.drop(self._trial.model, PLAIN)
+            self._drop_plain()
         candidate = self._candidate(config.speed)
         self._tried = config.speed
-        if self._plain is None:
-            (result,) = sample_in_turn(self._workload, [candidate])
+        if known is not None:
+            close = likeness(first_result(candidate), reference)
+            trial = known.as_trial(self._batch_s)
+            return replace(trial, warm_s=candidate.warm_s, psnr_db=close.psnr_db, fault=close.fault)
+        if self._plain is not None:
+            reference, result = time_in_turn(self._workload, [self._plain, candidate], self._few)
         else:
-            reference, result = sample_in_turn(self._workload, [self._plain, candidate])
+            (result,) = time_in_turn(self._workload, [candidate], self._few)
         return compare(self._workload, config, result, reference)
+
+    def _keep(self, trial: ConfigTrial, known: KeptTrial | None) -> None:
+        """Keep a trial for later runs, where the cache folder can be written."""
+        today, batch_s = _today(), self._batch_s
+        if known is None:
+            kept = KeptTrial.of(trial, batch_s, today)
+        else:
+            kept = known.confirmed(trial, batch_s)
+        try:
+            self._kept.keep(kept, today)
+        except OSError as error:
+            LOG.warning("later runs will try %s again: %s", trial.config.name, error)
+
+    def _drop_plain(self) -> None:
+        """Take plain sampling out of memory, and time it alone before that."""
+        if self._plain is not None:
+            (self._alone,) = time_in_turn(self._workload, [self._plain], self._few)
+        self._plain = None  # otherwise it would stay in memory although it is dropped
+        self._models.drop(self._trial.model, PLAIN)
 
     def _require_supported(self, config: TuningConfig) -> None:
         """Check a way without loading a weight.
@@ -133,9 +194,9 @@ class SpeedTrials:
 
     @cached_property
     def _reference(self) -> CandidateResult:
-        """The images of plain sampling, timed alone."""
+        """The images of plain sampling."""
         self._plain = self._candidate(PLAIN)
-        (result,) = sample_in_turn(self._workload, [self._plain])
+        result = first_result(self._plain)
         if all(result.faults):
             raise SamplingError(f"every image of the first batch is faulty: {result.faults[0]}")
         return result
@@ -145,6 +206,10 @@ class SpeedTrials:
         with as_model_error("cannot load the model"):
             held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, ways)
         return Candidate(held.model, self._workload)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 def _requests(trial: TrialImages) -> list[ImageRequest]:

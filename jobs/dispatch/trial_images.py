@@ -1,8 +1,10 @@
-"""The images on which faster ways to sample are compared with plain sampling."""
+"""What trials of faster ways begin with: their images, and what an actor knows of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.shards.batching import PlannedImage
 
@@ -22,3 +24,13 @@ class TrialImages:
     """The `identity` of their model."""
     model: str | None = None
     """The name of their model, if the job has several."""
+
+
+@dataclass(frozen=True)
+class TrialStart:
+    """What an actor knows before it tries anything."""
+
+    batch_s: float
+    """Seconds of a batch with plain sampling."""
+    kept: Mapping[TuningConfig, KeptTrial]
+    """What earlier runs have found on its node, with the same model, device and shapes."""

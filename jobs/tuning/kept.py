@@ -1,8 +1,6 @@
 """What `tune` has measured on this machine, kept in the cache folder for the summaries of runs."""
 
 import json
-import os
-import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -10,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
-from nightpress.diffusion_core.cache_folder import cache_folder
+from nightpress.diffusion_core.cache_folder import cache_folder, replace_text
+from nightpress.diffusion_core.tuning.device_name import device_name
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.pipelines.run_directory.record import RunRecord
 
@@ -46,27 +45,6 @@ class KeptTuning:
         )
 
 
-def device_name(device: str) -> str | None:
-    """What processes here call the device: the model of the processor or of the first GPU.
-
-    Args:
-        device: `cpu` or `cuda`.
-
-    Returns:
-        None if this machine has no such device.
-    """
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
-
-
 def keep(tuning: "Tuning") -> Path | None:
     """Keep what a tuning has found; an earlier result for the same model and device is replaced.
 
@@ -90,10 +68,7 @@ def keep(tuning: "Tuning") -> Path | None:
         _lowest(best),
     )
     path = _path(kept.fingerprint, device)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(asdict(kept)), encoding="utf-8")
-    os.replace(partial, path)
+    replace_text(path, json.dumps(asdict(kept)))
     return path
 
 

@@ -27,6 +27,8 @@ class TriedWay:
     """Seconds to compile and to sample a first batch."""
     reason: str | None = None
     """Why it could not be used."""
+    measured_on: str | None = None
+    """Date, as YYYY-MM-DD in UTC, of the earlier run that has timed it; None if this run has."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@
     python tests/benchmarks/bench_auto_speed.py --images 64 --floor 0 --pairs 1
 
 Each pair is one run with `exact` and one with `auto`, in turn, of the built-in model on prompts of
-this file. With `--floor 0` even a short run tries faster ways, which shows what that costs. The
-compiled code is kept in a folder of the benchmark, so the first pair compiles and the others load.
+this file. With `--floor 0` even a short run tries faster ways, which shows what that costs. What
+trials find and the compiled code are kept in folders of the benchmark, so the first pair tries and
+compiles, and the others know the result and load.
 """
 
 import argparse
@@ -39,11 +40,12 @@ def main() -> None:
     parser.add_argument("--floor", type=float, default=1.0, help="times the usual shortest run")
     options = parser.parse_args()
     rules.COMPILE_S *= options.floor
-    rules.BATCHES_OF_A_TRIAL = round(rules.BATCHES_OF_A_TRIAL * options.floor)
+    rules.BATCHES_OF_A_WAY = round(rules.BATCHES_OF_A_WAY * options.floor)
     if not options.floor:
-        rules.FEWEST_STEPS = 0
+        rules.FEWEST_STEPS, rules.BATCHES_TO_CONFIRM, rules.SHORTEST_LIMIT_S = 0, 0, 600.0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "code"))
+        os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))
         manifest = Path(folder, "prompts.txt")
         lines = (
             f"{THINGS[n % len(THINGS)]} {PLACES[n % len(PLACES)]}, {n}"

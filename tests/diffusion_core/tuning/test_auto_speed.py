@@ -3,12 +3,16 @@
 import pytest
 
 from nightpress.diffusion_core.tuning.auto_speed import (
+    BATCHES_OF_A_WAY,
+    COMPILE_S,
     FEWEST_STEPS,
     MAX_SHAPES,
     ActorWork,
+    Attempt,
+    attempt_of_known,
+    attempt_of_unknown,
     choose,
     is_long_enough,
-    is_worth_trying,
     pays,
     saving_s,
 )
@@ -36,24 +40,44 @@ def test_a_run_just_long_enough_is_measured_and_one_step_less_is_not() -> None:
     assert not is_long_enough(FEWEST_STEPS - 1)
 
 
+def unknown(num_shapes: int, batch_s: float = 2.0) -> Attempt:
+    """Trying all ways with so many shapes, as if none was known."""
+    return attempt_of_unknown(ActorWork(0.0, batch_s, num_shapes), last_bit_candidates())
+
+
 @pytest.mark.parametrize("num_shapes", [1, 3])
 def test_trying_pays_from_the_length_that_is_named_and_not_just_below(num_shapes: int) -> None:
-    floor = ActorWork(0.0, 2.0, num_shapes).worthwhile_s
-    assert is_worth_trying(ActorWork(floor, 2.0, num_shapes))
-    assert not is_worth_trying(ActorWork(floor - 0.1, 2.0, num_shapes))
+    attempt = unknown(num_shapes)
+    assert attempt.pays(ActorWork(attempt.worthwhile_s, 2.0, num_shapes))
+    assert not attempt.pays(ActorWork(attempt.worthwhile_s - 0.1, 2.0, num_shapes))
 
 
 def test_more_shapes_and_slower_batches_need_longer_runs() -> None:
-    floor = ActorWork(0.0, 2.0, 1).worthwhile_s
-    assert ActorWork(0.0, 2.0, 2).worthwhile_s > floor
-    assert ActorWork(0.0, 20.0, 1).worthwhile_s > floor
-    assert not is_worth_trying(ActorWork(1e9, 2.0, MAX_SHAPES + 1))
+    assert unknown(2).worthwhile_s > unknown(1).worthwhile_s
+    assert unknown(1, 20.0).worthwhile_s > unknown(1).worthwhile_s
+    assert not unknown(1).pays(ActorWork(1e9, 2.0, MAX_SHAPES + 1))
 
 
 def test_what_is_hoped_for_pays_for_the_trial_twice() -> None:
-    work = ActorWork(ActorWork(0.0, 2.0, 1).worthwhile_s, 2.0, 1)
-    assert work.expected_saving_s == pytest.approx(2 * work.expected_cost_s)
-    assert work.limit_s == work.expected_saving_s
+    attempt = unknown(1)
+    work = ActorWork(attempt.worthwhile_s, 2.0, 1)
+    assert attempt.limit_s(work) == pytest.approx(2 * attempt.cost_s)
+    assert attempt.cost_s == COMPILE_S + 5 * BATCHES_OF_A_WAY * 2.0
+
+
+def test_ways_that_do_not_compile_cost_their_batches_alone() -> None:
+    attempt = attempt_of_unknown(ActorWork(0.0, 2.0, 9), [LAST])
+    assert attempt.cost_s == 2 * BATCHES_OF_A_WAY * 2.0
+
+
+def test_a_known_way_pays_much_earlier_than_what_was_never_tried() -> None:
+    # Each of 3 shapes loads in 60 s, and two batches of 1 s are compared.
+    work = ActorWork(0.0, 1.0, 3)
+    attempt = attempt_of_known(work, trial(FULL, 1.25))
+    assert attempt.cost_s == 182.0
+    assert attempt.worthwhile_s == pytest.approx(910.0)
+    assert attempt.worthwhile_s < unknown(3, 1.0).worthwhile_s / 2
+    assert attempt.ways == (FULL,)
 
 
 def test_a_speed_up_of_two_saves_half_of_the_time() -> None:

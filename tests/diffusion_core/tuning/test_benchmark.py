@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from nightpress.diffusion_core.tuning.benchmark import (
     CandidateResult,
     Workload,
     compare,
+    first_result,
     sample_in_turn,
+    time_in_turn,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
@@ -33,9 +36,12 @@ class Slow(Candidate):
 
     def __init__(self, name: str, seconds: Sequence[float], diary: list[str]) -> None:
         self.warm_s = 0.5
+        self.first = SampledBatch(np.zeros((1, 2, 2, 3), np.uint8), (None,))
         self._name, self._seconds, self._diary = name, iter(seconds), diary
 
-    def sample(self, batch: Sequence[ImageRequest]) -> tuple[SampledBatch, float]:
+    def sample(
+        self, batch: Sequence[ImageRequest], params: SamplingParams | None = None
+    ) -> tuple[SampledBatch, float]:
         self._diary.append(f"{self._name} {batch[0].seed}")
         pixels = np.zeros((len(batch), 2, 2, 3), np.uint8)
         return SampledBatch(pixels, (None,) * len(batch)), next(self._seconds)
@@ -117,6 +123,38 @@ def test_the_timed_images_are_those_of_a_sampler(loaded: Loaded) -> None:
     assert len(timed.batch_s) == 3
     assert min(timed.batch_s) > 0
     assert timed.warm_s > 0
+
+
+def test_a_few_steps_are_timed_and_the_pixels_are_those_of_all_steps(loaded: Loaded) -> None:
+    params = replace(PARAMS, num_inference_steps=6)
+    workload, few = Workload.of(IMAGES[:2], params, 2), replace(params, num_inference_steps=2)
+    one, other = (Candidate(loaded("sd"), workload) for _ in range(2))
+    taken = list[int]()
+
+    def counted(candidate: Candidate) -> None:
+        sample = candidate._sampler.sample
+
+        def count(batch: Sequence[ImageRequest], given: SamplingParams) -> SampledBatch:
+            taken.append(given.num_inference_steps)
+            return sample(batch, given)
+
+        candidate._sampler.sample = count  # type: ignore[method-assign,assignment]
+
+    counted(one)
+    counted(other)
+    first, second = time_in_turn(workload, [one, other], few)
+    assert taken == [2] * 6
+    assert len(first.batch_s) == len(second.batch_s) == 3
+    expected = Sampler(loaded("sd"), 2).sample(IMAGES[:2], params).pixels
+    assert (first.pixels == expected).all()
+    assert first_result(one).batch_s == ()
+
+
+def test_the_time_of_a_few_steps_is_told_as_that_of_all() -> None:
+    workload = Workload.of(IMAGES[:1], replace(PARAMS, num_inference_steps=6), 1)
+    slow = Slow("slow", (1.0, 2.0, 3.0), [])
+    (timed,) = time_in_turn(workload, [slow], replace(PARAMS, num_inference_steps=2))
+    assert timed.batch_s == (3.0, 6.0, 9.0)
 
 
 def test_a_reference_compared_with_itself_has_ratio_one_and_no_difference(loaded: Loaded) -> None:

@@ -11,14 +11,18 @@ import pytest
 import torch
 from support import tiny_models
 
+from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning import auto_speed as rules
+from nightpress.diffusion_core.tuning import benchmark
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.jobs.cluster import connection
-from nightpress.jobs.dispatch import auto_speed
+from nightpress.jobs.dispatch import auto_speed, speed_trials
 from nightpress.jobs.dispatch.auto_speed import TriedJob, decide_speeds, reason_from_plan
 from nightpress.jobs.dispatch.held_models import HeldModels
-from nightpress.jobs.dispatch.speed_trials import SpeedTrials, TrialImages
+from nightpress.jobs.dispatch.speed_trials import SpeedTrials
+from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.files import ModelFiles
@@ -38,16 +42,19 @@ class InProcessActor:
     def __init__(self, spec: RunSpec) -> None:
         self.models = HeldModels(spec.model, {}, "cpu")
         self.tried: list[TuningConfig] = []
+        """The ways that were timed."""
+        self.confirmed: list[TuningConfig] = []
+        """The ways whose images alone were compared."""
         self.trials: SpeedTrials | None = None
 
-    def begin_trials(self, trial: TrialImages) -> float:
+    def begin_trials(self, trial: TrialImages) -> TrialStart:
         self.trials = SpeedTrials(self.models, trial, "cpu")
-        return self.trials.batch_s()
+        return self.trials.start()
 
-    def try_speed(self, config: TuningConfig) -> Any:
-        self.tried.append(config)
+    def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> Any:
+        (self.tried if known is None else self.confirmed).append(config)
         assert self.trials is not None
-        return self.trials.measure(config)
+        return self.trials.measure(config, known)
 
 
 @dataclass
@@ -70,8 +77,8 @@ class InProcessFirst:
             begin_trials=remote(actor.begin_trials), try_speed=remote(self._try_speed)
         )
 
-    def _try_speed(self, config: TuningConfig) -> Any:
-        return None if config in self.deadly else self.actor.try_speed(config)
+    def _try_speed(self, config: TuningConfig, known: KeptTrial | None) -> Any:
+        return None if config in self.deadly else self.actor.try_speed(config, known)
 
     def begin_loading(self, *loading: Any) -> None:
         assert loading[1] == BATCH
@@ -92,6 +99,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known of earlier runs but those of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +136,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try ways in a run of any length, on a cluster with room for two actors."""
     monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
     monkeypatch.setattr(rules, "COMPILE_S", 0.0)
-    monkeypatch.setattr(rules, "BATCHES_OF_A_TRIAL", 0)
+    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 0)
+    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 0)
     monkeypatch.setattr(connection, "room", lambda *size: 2)
 
 
@@ -227,6 +241,145 @@ def test_without_room_for_two_models_plain_sampling_is_timed_before(
     decision, _ = decide(job, first)
     assert decision.tried[0].ratio is not None
     assert first.actor.models.names == (None,)
+
+
+@pytest.fixture
+def faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One way is tried, and found to be 1.5 times as fast, whatever the clock says."""
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
+    monkeypatch.setattr(speed_trials, "compare", fast_as(1.5))
+
+
+def fast_as(ratio: float) -> Callable[..., Any]:
+    """`compare`, with another result of the clock."""
+
+    def compare(*given: Any) -> Any:
+        return replace(benchmark.compare(*given), ratio=ratio)
+
+    return compare
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_later_run_compares_the_images_of_the_fastest_way_and_times_nothing(
+    job: tuple[RunSpec, ModelInfo, PlanLayout],
+) -> None:
+    decision, _ = decide(job, first_of(job))
+    assert decision.speed == LAST.speed
+    assert [(each.name, each.measured_on) for each in decision.tried] == [("channels_last", None)]
+
+    first = first_of(job)
+    again, said = decide(job, first)
+    assert (first.actor.tried, first.actor.confirmed) == ([], [LAST])
+    assert again.speed == LAST.speed
+    assert again.reason == "channels_last; 1.50 times as fast as plain sampling"
+    (way,) = again.tried
+    assert (way.name, way.ratio) == ("channels_last", 1.5)
+    assert way.measured_on in said[0]
+    assert "channels_last was 1.50 times as fast here on" in said[0]
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_run_too_short_to_try_anything_is_long_enough_for_a_known_way(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(job, first_of(job))
+    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 1_000)
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert (first.actor.tried, first.actor.confirmed) == ([], [LAST])
+    assert decision.speed == LAST.speed
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_run_too_short_for_what_is_known_says_from_when_it_pays(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(job, first_of(job))
+    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 1_000)
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert (first.actor.tried, first.actor.confirmed) == ([], [])
+    assert decision.speed == SpeedSpec()
+    assert ", and channels_last, known to be 1.50 times as fast, pays from about" in decision.reason
+    assert decision.tried[0].measured_on is not None
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_where_earlier_runs_found_nothing_faster_no_second_model_is_loaded(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed_trials, "compare", fast_as(1.0))
+    assert decide(job, first_of(job))[0].reason == "exact; nothing that was tried is faster"
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert decision.reason == (
+        "exact; nothing that was tried is faster, as earlier runs have measured here"
+    )
+    assert first.actor.models.num_loaded == 1
+    assert (first.actor.tried, first.actor.confirmed) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager", "faster")
+def test_only_what_is_not_known_is_timed(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(job, first_of(job))
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    monkeypatch.setattr(speed_trials, "compare", fast_as(1.1))
+    first = first_of(job)
+    decision, _ = decide(job, first)
+    assert first.actor.tried[0] == FUSED
+    assert LAST not in first.actor.tried
+    assert first.actor.confirmed == [LAST]
+    assert decision.speed == LAST.speed
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_known_way_whose_images_now_differ_is_not_used(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(job, first_of(job))
+    far = benchmark.Likeness((99.0, 60.0), None)
+    monkeypatch.setattr(speed_trials, "likeness", lambda *results: far)
+    decision, said = decide(job, first_of(job))
+    assert decision.speed == SpeedSpec()
+    assert decision.reason == (
+        "exact; what is faster changes more than the last bits (below 70 dB)"
+    )
+    assert "channels_last is 1.50 times as fast, lowest PSNR 60.0 dB" in said[1]
+    first = first_of(job)
+    assert decide(job, first)[0].speed == SpeedSpec()
+    assert first.actor.confirmed == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_known_way_that_kills_the_actor_costs_no_run_and_leaves_it_exact(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    decide(job, first_of(job))
+    deadly = first_of(job, LAST, FUSED)
+    decision, _ = decide(job, deadly)
+    assert decision.speed == SpeedSpec()
+    assert len(deadly.limits) == 2  # the start, and one way: the new actor is asked nothing
+    assert "the actor was lost, or took too long" in {each.reason for each in decision.tried}
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_cache_folder_that_cannot_be_written_is_said_in_the_log(
+    job: tuple[RunSpec, ModelInfo, PlanLayout],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    decision, _ = decide(job, first_of(job))
+    assert decision.speed == LAST.speed
+    assert "later runs will try channels_last again: " in caplog.text
 
 
 @pytest.mark.parametrize("speed", ["exact", {}, {"channels_last": True}])

@@ -1,6 +1,7 @@
 """`model.speed: auto`: decided once when a run begins, recorded, and used by all that follow."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from support.fakes.odd_actors import DyingInTrialsActor, FactoryOf
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs
+from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch import auto_speed
@@ -27,12 +29,19 @@ RECORDED = '{"channels_last":true}'
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_known() -> None:
+    """Earlier runs have tried nothing on this machine."""
+    shutil.rmtree(cache_folder() / "auto_speed", ignore_errors=True)
+
+
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even short runs try one way that compiles nothing, and use what could be tried."""
     monkeypatch.setattr(rules, "FEWEST_STEPS", 10)
     monkeypatch.setattr(rules, "COMPILE_S", 0.0)
-    monkeypatch.setattr(rules, "BATCHES_OF_A_TRIAL", 0)
+    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 0)
+    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 0)
     monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
     monkeypatch.setattr(
         auto_speed, "choose", lambda work, trials: next(filter(None, trials.values()), None)
@@ -105,6 +114,17 @@ def test_what_is_decided_is_recorded_and_used_by_every_later_start(
     assert same.comparison.same_file
     with pytest.raises(ChangedRunError, match=r"model\.speed\.channels_last: True -> None"):
         jobs.run(make_spec(model={"source": spec.model.source, "speed": "exact"}))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_the_next_run_on_the_machine_knows_what_this_one_has_measured(make_spec: MakeSpec) -> None:
+    jobs.run(make_spec())
+    spec, seen = make_spec(name="next"), list[Event]()
+    jobs.run(spec, seen.append)
+    (way,) = recorded(spec)["tried"]
+    assert way["measured_on"] is not None
+    assert way["measured_on"] in said(seen)[0] or "channels_last, known to be" in said(seen)[0]
 
 
 @pytest.mark.usefixtures("eager")

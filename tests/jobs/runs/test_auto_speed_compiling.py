@@ -23,7 +23,8 @@ from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch import auto_speed
 
-rules.FEWEST_STEPS, rules.COMPILE_S, rules.BATCHES_OF_A_TRIAL = 1, 0.0, 0
+rules.FEWEST_STEPS, rules.COMPILE_S, rules.BATCHES_OF_A_WAY = 1, 0.0, 0
+rules.BATCHES_TO_CONFIRM = 0
 rules.SHORTEST_LIMIT_S = 1_000.0
 auto_speed.last_bit_candidates = lambda: [TuningConfig.of(compile="regional")]
 auto_speed.choose = lambda work, trials: next(

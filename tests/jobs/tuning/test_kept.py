@@ -12,7 +12,7 @@ from support.made_runs import record_of
 
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial
-from nightpress.jobs.tuning.kept import device_name, gain_line, keep
+from nightpress.jobs.tuning.kept import gain_line, keep
 from nightpress.pipelines.run_directory.record import RunRecord
 
 DEEP = TuningConfig.of(deep_features={"interval": 2})
@@ -70,11 +70,3 @@ def test_a_file_that_is_not_what_this_version_writes_is_left_alone(
     assert json.loads(path.read_text())["ratio"] == 1.8
     path.write_text(text)
     assert gain_line(record) is None
-
-
-def test_a_cpu_has_a_name_and_a_gpu_that_is_not_there_has_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert device_name("cpu")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert device_name("cuda") is None

@@ -15,6 +15,7 @@ from nightpress.diffusion_core.errors import ModelError, SettingsError
 from nightpress.diffusion_core.tuning import device_memory
 from nightpress.diffusion_core.tuning.batch_size import BestBatchSize
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.jobs.dispatch.actor import CONTROL, ActorFactory, SamplerActor, remote_actor
 from nightpress.pipelines.shards.events import BatchDone
 from nightpress.pipelines.shards.work import ShardWork
@@ -109,7 +110,7 @@ class HangingActor(SamplerActor):
 class DyingInTrialsActor(SamplerActor):
     """Its process is killed by the first way to sample faster that it tries."""
 
-    def try_speed(self, config: TuningConfig) -> Any:
+    def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
