@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 from support.fakes.fake_runs import finished_run
 
@@ -13,11 +14,13 @@ from nightpress.pipelines.run_directory.thumbs import (
     THUMBS_FOLDER,
     digest_of,
     is_atlas,
+    read_indexes,
     read_thumbs,
     store_atlas,
     store_index,
 )
 from nightpress.pipelines.run_directory.verify import orphan_images
+from nightpress.pipelines.storage import READ_THREADS, Store
 
 
 def run_with_thumbs(tmp_path: Path) -> Run:
@@ -71,3 +74,29 @@ def test_thumbs_and_marks_are_no_orphaned_images(tmp_path: Path) -> None:
     run = run_with_thumbs(tmp_path)
     run.store.create("review/marks/anna/s1-0.json", b"{}")
     assert orphan_images(run) == []
+
+
+class CountingStore:
+    """A store that counts the indexes that were read, and how many more than were looked at."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.num_read = self.num_looked_at = self.most_ahead = 0
+
+    def read_if_any(self, path: str) -> bytes | None:
+        """Read, and note how far ahead that is."""
+        self.num_read += 1
+        self.most_ahead = max(self.most_ahead, self.num_read - self.num_looked_at)
+        return self._store.read_if_any(path)
+
+
+def test_indexes_are_read_a_few_ahead_however_many_there_are(tmp_path: Path) -> None:
+    run = run_with_thumbs(tmp_path)
+    (index, *_) = [path for path in run.store.list(THUMBS_FOLDER) if not is_atlas(path)]
+    counting = CountingStore(run.store)
+    for path, read in read_indexes(cast("Store", counting), [index] * 1_000):
+        counting.num_looked_at += 1
+        assert path == index
+        assert isinstance(read, tuple)
+    assert counting.num_looked_at == 1_000
+    assert 1 < counting.most_ahead <= 6 * READ_THREADS
