@@ -250,9 +250,8 @@ class SamplerActor:
             model: the name of the model, if the run has several.
         """
         record = record.of_model(model)
-        self._models.use_dtype(model, record.dtype)
         self._trials = None
-        self._models.settle(model, record.spec.model.ways)
+        self._models.settle(model, record.dtype, record.spec.model.ways)
         self.load(record.model.identity, record.batch_size, model)
         self._metrics.set_run(record.spec.name)
         require_same(self._loaded_scorers or {}, record.scorers)

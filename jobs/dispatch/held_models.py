@@ -127,24 +127,21 @@ class HeldModels:
         sizes = files.weight_sizes(spec)[files.dtype(spec, self._device)]
         return sizes.on_device(spec.memory.offload if self._device == "cuda" else "none")
 
-    def use_dtype(self, name: str | None, dtype: str) -> None:
-        """Have a model in the precision that its run has decided on, whatever GPU this is."""
-        spec = self._specs[name]
-        self._specs[name] = spec.model_copy(update={"dtype": cast("DType", dtype)})
-        for key in [key for key, held in self._held.items() if key[0] == name]:
-            if self._held[key].model.dtype != dtype:
-                self._drop(key)
+    def settle(self, name: str | None, dtype: str, ways: SpeedSpec) -> None:
+        """Sample with a model as its run has decided, on whatever GPU this is, from now on.
 
-    def settle(self, name: str | None, ways: SpeedSpec) -> None:
-        """Sample with a model in these ways from now on; it is dropped where it is held in others.
+        It is dropped where it is held otherwise.
 
         Args:
             name: of the model.
-            ways: those that a run has recorded.
+            dtype: the precision of its weights.
+            ways: those to sample faster.
         """
-        self._ways[name] = ways
-        for key in [key for key in self._held if key[0] == name and key[1] != ways]:
-            self._drop(key)
+        decided = self._specs[name].model_copy(update={"dtype": cast("DType", dtype)})
+        self._specs[name], self._ways[name] = decided, ways
+        for key in [key for key in self._held if key[0] == name]:
+            if key[1] != ways or self._held[key].model.dtype != dtype:
+                self._drop(key)
 
     def use(
         self,

@@ -213,7 +213,7 @@ def test_each_way_is_compared_with_plain_sampling_and_the_chosen_one_stays_loade
     assert "model.speed.attention_backend" in str(decision.tried[0].reason)
     assert any(text.startswith("model.speed auto: channels_last is ") for text in said)
     loaded = first.actor.models.num_loaded
-    first.actor.models.settle(None, LAST.speed)
+    first.actor.models.settle(None, "float32", LAST.speed)
     first.actor.models.use(None, job[1].identity, BATCH)
     assert first.actor.models.num_loaded - loaded in (0, 1)  # 1 if combinations came after it
     assert first.actor.models.names == (None,)

@@ -68,8 +68,8 @@ def test_a_model_is_held_in_the_precision_of_its_run(specs: dict[str, ModelSpec]
     """Another GPU than the first actor's may stand for another one."""
     models = HeldModels(specs, {}, "cpu")
     use(models, specs, "sd", "lcm")
-    models.use_dtype("sd", "float32")
-    models.use_dtype("lcm", "bfloat16")
+    models.settle("sd", "float32", SpeedSpec())
+    models.settle("lcm", "bfloat16", SpeedSpec())
     assert models.names == ("sd",)
     held = models.use("lcm", identity(specs["lcm"]), 2)
     assert (held.model.dtype, models.num_loaded) == ("bfloat16", 3)
