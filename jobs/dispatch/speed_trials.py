@@ -145,7 +145,7 @@ class SpeedTrials:
 
     def _measure(self, config: TuningConfig, known: KeptTrial | None) -> ConfigTrial:
         self._require_supported(config)
-        reference = self._alone or self._reference
+        reference = self._reference
         if self._tried is not None:
             self._models.drop(self._trial.model, self._tried)
         if not self._models.has_room_for(self._trial.model):
@@ -157,10 +157,11 @@ class SpeedTrials:
             trial = known.as_trial(self._batch_s)
             return replace(trial, warm_s=candidate.warm_s, psnr_db=close.psnr_db, fault=close.fault)
         if self._plain is not None:
-            reference, result = time_in_turn(self._workload, [self._plain, candidate], self._few)
+            timed, result = time_in_turn(self._workload, [self._plain, candidate], self._few)
         else:
+            timed = self._alone or reference
             (result,) = time_in_turn(self._workload, [candidate], self._few)
-        return compare(self._workload, config, result, reference)
+        return compare(self._workload, config, result, timed)
 
     def _keep(self, trial: ConfigTrial, known: KeptTrial | None) -> None:
         """Keep a trial for later runs, where the cache folder can be written."""
