@@ -27,7 +27,7 @@ from nightpress.pipelines.planning import (
     rewrite_plan_part,
     shards_in_order,
 )
-from nightpress.pipelines.reporting.report import expected_report_s
+from nightpress.pipelines.reporting.expected_time import expected_report_s
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
     FreeLease,
