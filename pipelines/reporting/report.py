@@ -114,7 +114,7 @@ def write_report(run: Run, store: Store, rates: PickRates | None = None) -> RunS
 
 def render(run: Run, found: Collected, picks: Picks = NO_PICKS) -> str:
     """The report as HTML, given what was collected from the metadata, and what was picked."""
-    import jinja2  # a second start of a finished run, and a plan, do without
+    import jinja2  # a run needs it at its end, not before its first image
 
     total = Summary.total(each.summary for each in found.totals.values())
     starts, starts_facts = _starts(run.store)
