@@ -5,6 +5,7 @@ called, so `--help` responds at once.
 """
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -69,6 +70,9 @@ COMMANDS = {
     "schema": "Print the JSON Schema of a job file, for editors.",
 }
 
+COLLECT_AFTER = 200_000
+"""How many new objects Python's garbage collector waits for, instead of 700: imports make a quarter
+of a million that all stay, and going through them takes a tenth of a quick command's time."""
 
 AS_JSON = "nightpress.as_json"
 """Key in the metadata of click's context: whether the command line has --json."""
@@ -244,6 +248,7 @@ def main() -> None:
     # Handle SIGTERM from the first moment, while slow imports are still under way.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     silence_process()
+    gc.set_threshold(COLLECT_AFTER)
     if starts_ray_here(sys.argv[1:]) and not seems_finished(sys.argv[1:]):
         worker_template.begin()
     try:

@@ -101,9 +101,7 @@ def _values(tokenizer: PromptTokenizer) -> dict[str, Any]:
 
 
 def _tokenizer(folder: Path, values: dict[str, Any]) -> PromptTokenizer:
-    from tokenizers import Tokenizer
-
-    text = Tokenizer.from_file(str(folder / values["name"] / "tokenizer.json")).to_str()
+    text = Path(folder, values["name"], "tokenizer.json").read_text(encoding="utf-8")
     clip = None if values["clip"] is None else ClipTokens(**values["clip"])
     return PromptTokenizer(**{**values, "packed": packed_tokenizer(text), "clip": clip})
 

@@ -310,12 +310,16 @@ def _clip_tokens(tokenizer: Any) -> ClipTokens | None:
 
 def packed_tokenizer(text: str) -> bytes:
     """The JSON of a tokenizer as `PromptTokenizer.packed`, which cuts and pads nothing."""
-    return zlib.compress(json.dumps(_untruncated(text)).encode(), 1)
+    return _packed(_untruncated(text))
 
 
 def _untruncated(text: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(text)
     return values | {"truncation": None, "padding": None}
+
+
+def _packed(values: Mapping[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(values).encode(), 1)
 
 
 def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> PromptTokenizer:
@@ -330,13 +334,12 @@ def prompt_tokenizer(tokenizer: Any, max_length: int, lowercases: bool) -> Promp
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not hasattr(backend, "to_str"):
         return PromptTokenizer(most, b"", tokenizer, lowercases)
-    text = backend.to_str()
-    values = _untruncated(text)
+    values = _untruncated(backend.to_str())
     parts = [values[key] for key in ("normalizer", "pre_tokenizer", "model") if values[key]]
     split = json.dumps(values["pre_tokenizer"])
     return PromptTokenizer(
         max_tokens=most,
-        packed=packed_tokenizer(text),
+        packed=_packed(values),
         lowercases=lowercases,
         is_bounded=all(map(_keeps_length, parts)),
         splits_at_spaces='"WhitespaceSplit"' in split or json.dumps(CLIP_WORDS)[1:-1] in split,

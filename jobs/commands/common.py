@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -19,10 +19,12 @@ from nightpress.pipelines.job.reader import apply_overrides, read_yaml
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.storage import Options, is_url
-from nightpress.pipelines.training.record import TRAIN_FILE
-from nightpress.pipelines.training.spec import TrainSpec, read_train_spec
+from nightpress.pipelines.training.layout import TRAIN_FILE
 
-S = TypeVar("S", RunSpec, TrainSpec)
+if TYPE_CHECKING:  # most commands are given jobs that make images
+    from nightpress.pipelines.training.spec import TrainSpec
+
+S = TypeVar("S", RunSpec, "TrainSpec")
 
 TONIGHT = Night()
 
@@ -185,7 +187,7 @@ def run_target(
     run: str,
     storage_overrides: tuple[str, ...],
     night: Night = TONIGHT,
-) -> str | RunSpec | TrainSpec:
+) -> "str | RunSpec | TrainSpec":
     """What RUN means: the job in a file, or the URL of a run directory.
 
     Raises:
@@ -197,6 +199,8 @@ def run_target(
         return image_target(run, storage_overrides, night)
     if night.given is not None:
         raise SpecError(f"--night: {run} is a training job, which has no {PLACEHOLDER}")
+    from nightpress.pipelines.training.spec import read_train_spec
+
     return read_train_spec(path, _of_storage(storage_overrides))
 
 

@@ -19,6 +19,7 @@ from nightpress.jobs.commands.common import (
     read_job,
     set_option,
 )
+from nightpress.jobs.commands.holder_lines import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.model_lines import (
     batch_values,
@@ -26,7 +27,6 @@ from nightpress.jobs.commands.model_lines import (
     model_values,
     weight_values,
 )
-from nightpress.jobs.commands.status import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.times import (
     Night,
     PlannedDeadline,

@@ -12,12 +12,12 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
+from nightpress.jobs.commands.holder_lines import holder_line, holder_values, not_in_manifest
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.jobs.commands.score_lines import score_lines
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.runs.status import RunStatus, TrainingStatus, status
 from nightpress.pipelines.formatting import duration, plural, size
-from nightpress.pipelines.run_directory.lease import Holder
 from nightpress.pipelines.training.runs import Checkpoint, age_s
 
 
@@ -77,16 +77,6 @@ def as_values(found: RunStatus | TrainingStatus) -> dict[str, object]:
         "models": [asdict(each) for each in found.models],
     }
     return values | asdict(found.progress) | {"num_done": found.progress.num_done} | spent
-
-
-def holder_values(holder: Holder) -> dict[str, object]:
-    """The process that may be working on the run as JSON-ready values."""
-    return {name: getattr(holder, name) for name in ("host", "user", "pid", "since", "beats")}
-
-
-def holder_line(holder: Holder | None) -> str:
-    """Which process may be working on the run, by its last heartbeat in the store."""
-    return "nobody" if holder is None else f"{holder}, heartbeat {holder.beats:,}"
 
 
 def describe(found: RunStatus) -> str:
@@ -176,12 +166,6 @@ def extended_line(found: RunStatus) -> str:
     """`2 times; 3 images are not in the manifest any more`."""
     times = plural(found.num_editions, "time")
     return times + (f"; {not_in_manifest(found.num_gone)}" if found.num_gone else "")
-
-
-def not_in_manifest(num_gone: int) -> str:
-    """`3 images are not in the manifest any more`."""
-    are = "is" if num_gone == 1 else "are"
-    return f"{plural(num_gone, 'image')} {are} not in the manifest any more"
 
 
 def spent_line(found: RunStatus) -> str:

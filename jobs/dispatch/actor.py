@@ -37,9 +37,8 @@ from nightpress.pipelines.manifest.job_models import ModelInfos
 from nightpress.pipelines.planning import read_shard
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.job_scorers import JobScorers, require_same
-from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScorerInfo
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.events import BatchBegun, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.input_history import InputSession

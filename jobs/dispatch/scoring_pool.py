@@ -14,8 +14,8 @@ from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.errors import ClusterError
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.job_scorers import JobScorers
+from nightpress.pipelines.scoring.scorer import LoadedScorer
 from nightpress.pipelines.shards.late_scoring import LateScorer, ShardScored
 from nightpress.pipelines.storage import Store
 

@@ -10,8 +10,7 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.gates_section import GatesSpec
 from nightpress.pipelines.job.scores_section import MEASURED
 from nightpress.pipelines.run_directory.estimate import DrawsOfImage
-from nightpress.pipelines.scoring.loading import score_names
-from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.scoring.scorer import ScorerInfo, score_names
 from nightpress.pipelines.shards.events import DrawsJudged
 
 MIN_HOPELESS = 16

@@ -9,11 +9,8 @@ from nightpress.pipelines.job.scores_section import ScorerSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import column_uses
 from nightpress.pipelines.manifest.file_records import ManifestFile
-from nightpress.pipelines.scoring.image_scorer import ScorerNote
-from nightpress.pipelines.scoring.loading import check_templates
-from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.scoring.scorer import ScorerInfo, ScorerNote
 from nightpress.pipelines.shards.events import BatchDone
-from nightpress.pipelines.shards.shard_scores import PROMPTS
 from nightpress.pipelines.storage.urls import public
 
 
@@ -24,6 +21,9 @@ def check_scored_columns(spec: RunSpec, files: Sequence[ManifestFile]) -> None:
         ScorerError: one of them uses another.
     """
     if spec.scores:
+        from nightpress.pipelines.scoring.loading import check_templates
+        from nightpress.pipelines.shards.shard_scores import PROMPTS
+
         carried = (use.stored_as for use in column_uses(spec, files))
         check_templates(spec.scores, [*PROMPTS, *(name for name in carried if name)])
 

@@ -1,11 +1,12 @@
 """What running, previewing and repairing share: actors, create-only stores, and dispatching."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nightpress.diffusion_core.models.references import ReferenceSpec
 from nightpress.diffusion_core.models.spec import ModelSpec
@@ -26,7 +27,7 @@ from nightpress.pipelines.planning import (
     rewrite_plan_part,
     shards_in_order,
 )
-from nightpress.pipelines.reporting.report import expected_report_s
+from nightpress.pipelines.reporting.expected_time import expected_report_s
 from nightpress.pipelines.run_directory.lease import (
     SILENCE_S,
     FreeLease,
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # they import Ray, and commands that sample nothing start wit
     from nightpress.jobs.dispatch.actor import ActorFactory
     from nightpress.jobs.dispatch.dispatcher import Dispatcher
     from nightpress.jobs.dispatch.held_models import ModelSpecs
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 OnEvent = Callable[[Event], None]
 OnMessage = Callable[[Message], None]
@@ -182,10 +186,22 @@ def _absolute_reference(adapter: ReferenceSpec) -> ReferenceSpec:
 
 def planning_mapper(spec: RunSpec) -> Mapper:
     """`map` over Ray tasks, unless the manifest is on a disk that only this machine may have."""
-    from nightpress.jobs.cluster.connection import alive_nodes, spread_map
+    from nightpress.jobs.cluster.connection import alive_nodes
 
     local = any(is_local(url) for url in spec.manifests)
-    return map if local and len(alive_nodes()) > 1 else spread_map
+    return map if local and len(alive_nodes()) > 1 else spread_several
+
+
+def spread_several(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`spread_map`; a single item is worked on in this process, which waits for no worker."""
+    from nightpress.jobs.cluster.connection import spread_map
+
+    left = iter(items)
+    first_two = tuple(islice(left, 2))
+    if len(first_two) == 1:
+        yield function(first_two[0])
+    else:
+        yield from spread_map(function, chain(first_two, left))
 
 
 def dispatch_until(deadline_at: float | None, num_shards: int) -> float | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.jobs.runs.targets import Target, open_any
+from nightpress.jobs.runs.any_targets import Target, open_any
 from nightpress.pipelines.errors import PipelineError, StoreError
 from nightpress.pipelines.job.cost_section import Cost
 from nightpress.pipelines.reporting.pick_rates import PickRates, pick_rates

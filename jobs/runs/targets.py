@@ -1,4 +1,4 @@
-"""Opening the run that a caller names by URL or job."""
+"""Opening the run of images that a caller names by URL or job."""
 
 import json
 
@@ -7,15 +7,10 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
 from nightpress.pipelines.storage import Options, Store
-from nightpress.pipelines.training.record import TRAIN_FILE
-from nightpress.pipelines.training.runs import TrainingRun, open_training
-from nightpress.pipelines.training.spec import TrainSpec
+from nightpress.pipelines.training.layout import TRAIN_FILE
 
 ImageTarget = str | Run | RunSpec
 """A run of images: the URL of its directory, the opened run, or its job."""
-
-Target = ImageTarget | TrainingRun | TrainSpec
-"""A run of images, or a training run."""
 
 
 def open_images(target: ImageTarget, storage: Options | None = None) -> Run:
@@ -29,31 +24,27 @@ def open_images(target: ImageTarget, storage: Options | None = None) -> Run:
         RunNotFound: there is no run, or it is a training run.
         StoreError: the store does not answer.
     """
-    opened = open_any(target, storage)
-    if isinstance(opened, TrainingRun):
-        raise RunNotFound(f"{opened.url}: this is a training run, not a run of images")
-    return opened
-
-
-def open_any(target: Target, storage: Options | None = None) -> Run | TrainingRun:
-    """Open a run of images or a training run; see `open_images`."""
     match target:
-        case Run() | TrainingRun():
+        case Run():
             return target
         case RunSpec():
             return _open_job(target)
-        case TrainSpec():
-            return _open_training_job(target)
     store = Store(target, storage or {})
     store.require_answer()
     record = read_record(store)
-    found = Run(store, record) if record is not None else open_training(store)
-    if found is None:
-        raise RunNotFound(
-            f"{store.url}: no run here (found neither {RUN_FILE} nor {TRAIN_FILE}); give the URL "
-            "of a run directory, which is <output>/<name>, or the job file"
-        )
-    return found
+    if record is not None:
+        return Run(store, record)
+    if store.present([TRAIN_FILE]):
+        raise RunNotFound(f"{store.url}: this is a training run, not a run of images")
+    raise no_run(store)
+
+
+def no_run(store: Store) -> RunNotFound:
+    """The error about a folder that holds no run at all."""
+    return RunNotFound(
+        f"{store.url}: no run here (found neither {RUN_FILE} nor {TRAIN_FILE}); give the URL of a "
+        "run directory, which is <output>/<name>, or the job file"
+    )
 
 
 def failure_limit(limit: int | str | None, where: str) -> int | str | None:
@@ -84,14 +75,3 @@ def _open_job(job: RunSpec) -> Run:
             f"{store.url}: no run here ({RUN_FILE} is missing); nightpress run starts it"
         )
     return Run(store, record)
-
-
-def _open_training_job(job: TrainSpec) -> TrainingRun:
-    store = Store(job.url, job.storage)
-    store.require_answer()
-    found = open_training(store)
-    if found is None:
-        raise RunNotFound(
-            f"{job.url}: no training run here ({TRAIN_FILE} is missing); nightpress train starts it"
-        )
-    return found

@@ -1,27 +1,18 @@
 """Manifest files: detect their format, scan them once, and read any range of rows again.
 
 Turns a URL into Arrow tables of the file's own columns. A file is read block by block, so memory
-stays bounded.
+stays bounded. What reads campaigns is imported for the first of them, as most manifests are none.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nightpress.diffusion_core.errors import one_line
-from nightpress.pipelines.campaign.axes import AxisTable
 from nightpress.pipelines.errors import ManifestError, Problem
-from nightpress.pipelines.manifest.campaigns import (
-    LoadedCampaign,
-    LoadedTable,
-    campaign_rows,
-    load_campaign,
-    read_campaign,
-    scan_campaign,
-)
 from nightpress.pipelines.manifest.file_records import Block, ManifestFile, RowRange
 from nightpress.pipelines.manifest.formats import CAMPAIGN, format_of, is_campaign
 from nightpress.pipelines.manifest.parquet import conformed, read_parquet, scan_parquet
@@ -46,6 +37,9 @@ from nightpress.pipelines.manifest.text_scan import (
 from nightpress.pipelines.manifest.types import first_bad_text, to_text, what_is_not_utf8
 from nightpress.pipelines.storage import Options, Source, find, parsing
 
+if TYPE_CHECKING:
+    from nightpress.pipelines.manifest.campaigns import LoadedCampaign, LoadedTable
+
 MALFORMED = (pa.ArrowException, UnicodeDecodeError, EOFError)
 """What parsers raise about a file's bytes: malformed, an unsupported kind, not UTF-8, truncated."""
 
@@ -65,6 +59,8 @@ def scan(source: Source, options: Options) -> ManifestFile:
     if kind is None:
         raise ValueError(f"{source.url} is not a manifest")
     if kind[0] == CAMPAIGN:
+        from nightpress.pipelines.manifest.campaigns import load_campaign
+
         return campaign_file(source, options, load_campaign(source.url, options, load_table))
     with _parsing(source.url, kind[0]):
         content = Content.of(source.url, options)
@@ -93,6 +89,8 @@ def scan(source: Source, options: Options) -> ManifestFile:
 def sha256_of(url: str, options: Options) -> str:
     """The SHA-256 of the stored file, in hexadecimal; a campaign's covers all that it reads."""
     if is_campaign(url):
+        from nightpress.pipelines.manifest.campaigns import load_campaign
+
         return load_campaign(url, options, load_table).sha256
     return Content.of(url, options).sha256
 
@@ -106,6 +104,8 @@ def read_rows(rows: RowRange, columns: Sequence[str], options: Options) -> Itera
     file = rows.file
     schema = pa.schema([field for field in file.stored_schema if field.name in set(columns)])
     if file.format == CAMPAIGN:
+        from nightpress.pipelines.manifest.campaigns import campaign_rows, read_campaign
+
         made = campaign_rows(file.url, file.sha256, options, load_table)
         for table in read_campaign(made, rows.first_row, rows.num_rows):
             yield with_partition(conformed(table, schema), file.partition, columns)
@@ -161,12 +161,14 @@ def lines_of_rows(file: ManifestFile, rows: Iterable[int], options: Options) -> 
         return line_numbers_of_rows(open_text, form, file.blocks, rows)
 
 
-def campaign_file(source: Source, options: Options, loaded: LoadedCampaign) -> ManifestFile:
+def campaign_file(source: Source, options: Options, loaded: "LoadedCampaign") -> ManifestFile:
     """A loaded campaign as a manifest.
 
     Raises:
         ManifestError: the rows repeat each other, or too few are left.
     """
+    from nightpress.pipelines.manifest.campaigns import scan_campaign
+
     found, notes = scan_campaign(source.url, options, loaded)
     return ManifestFile(
         source.url,
@@ -181,13 +183,16 @@ def campaign_file(source: Source, options: Options, loaded: LoadedCampaign) -> M
     )
 
 
-def load_table(url: str, options: Options) -> LoadedTable:
+def load_table(url: str, options: Options) -> "LoadedTable":
     """Read a table that a campaign makes an axis from: its values, and the same values as text.
 
     Raises:
         ManifestError: the file cannot be read, or is no table.
         StoreError: the store fails.
     """
+    from nightpress.pipelines.campaign.axes import AxisTable
+    from nightpress.pipelines.manifest.campaigns import LoadedTable
+
     found = find([url], options)
     if len(found) != 1:
         message = f"an axis is one table, but these are {len(found)} files; name one of them"

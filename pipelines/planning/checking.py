@@ -17,12 +17,12 @@ from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.manifest.columns import Columns, reserved_columns, resolve_columns
 from nightpress.pipelines.manifest.file_records import ManifestFile
 from nightpress.pipelines.manifest.files import scan
+from nightpress.pipelines.manifest.formats import CAMPAIGN
 from nightpress.pipelines.manifest.job_models import JobModel, ModelInfos, job_models
 from nightpress.pipelines.manifest.prompt_checks import PromptChecker
 from nightpress.pipelines.manifest.prompt_counts import PromptCounts
 from nightpress.pipelines.manifest.row_problems import first_problems, with_lines
 from nightpress.pipelines.manifest.rows import Defaults
-from nightpress.pipelines.planning.campaign_checks import check_campaigns
 from nightpress.pipelines.planning.clips import check_clips
 from nightpress.pipelines.planning.duplicates import Mapper, duplicates
 from nightpress.pipelines.planning.layout import PlanLayout, PlanPart, SettingsCount, part_path
@@ -91,7 +91,10 @@ def check_files(
         check_clips(model.spec, model.info, columns.settings)
         _check_sizes(model, columns)
     planner = Planner(spec, info, columns)
-    files = check_campaigns(models, planner.template, files)
+    if any(file.format == CAMPAIGN for file in files):
+        from nightpress.pipelines.planning.campaign_checks import check_campaigns
+
+        files = check_campaigns(models, planner.template, files)
     order = tuple(map(str, order_of(spec, columns)))
     units = split_into_units(planner, files)
     if not units:

@@ -40,10 +40,6 @@ REVIEW_PAGE = "review.html"
 LIMITS = Limits(images=200, failures=100)
 MAX_SETTINGS = 100
 MAX_SCORES = 40
-REPORT_S, REPORT_S_PER_COMMIT = 20.0, 0.03
-"""What writing a report may take; the first is mostly for the images that thumbnails are made of.
-Measured on two busy cores: 10 ms a commit from a local disk, 18 ms from an S3 server beside it."""
-
 UNKNOWN = "\N{EM DASH}"
 
 
@@ -116,14 +112,9 @@ def write_report(run: Run, store: Store, rates: PickRates | None = None) -> RunS
     return found.run_scores
 
 
-def expected_report_s(num_commits: int) -> float:
-    """Seconds that `write_report` may take on a run of so many commits: a generous estimate."""
-    return REPORT_S + REPORT_S_PER_COMMIT * num_commits
-
-
 def render(run: Run, found: Collected, picks: Picks = NO_PICKS) -> str:
     """The report as HTML, given what was collected from the metadata, and what was picked."""
-    import jinja2  # a second start of a finished run, and a plan, do without
+    import jinja2  # a run needs it at its end, not before its first image
 
     total = Summary.total(each.summary for each in found.totals.values())
     starts, starts_facts = _starts(run.store)

@@ -21,20 +21,12 @@ from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
 from nightpress.pipelines.scoring.scorer import (
     Embedding,
     HasEmbedding,
+    LoadedScorer,
     ScoredImage,
-    Scorer,
+    ScorerNote,
     full_name,
     remarks_of,
 )
-
-
-@dataclass(frozen=True)
-class LoadedScorer:
-    """A scorer that is ready, and the labels of its scores."""
-
-    scorer: Scorer
-    labels: tuple[str, ...] = ("",)
-
 
 NO_SCORERS: Mapping[str, LoadedScorer] = {}
 
@@ -69,18 +61,6 @@ class _Answers:
     scores: dict[str, float | None] = field(default_factory=dict)
     embeddings: dict[str, bytes | None] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class ScorerNote:
-    """What a person should know about a scorer."""
-
-    scorer: str
-    """Its name in the job."""
-    text: str
-    num_images: int
-    has_failed: bool
-    """Whether it gave these images no score; `text` then is why it failed on the first of them."""
 
 
 class ImageScorer:

@@ -9,9 +9,8 @@ from typing import Self
 from nightpress.pipelines.errors import ScorerError
 from nightpress.pipelines.job.scores_section import NO_SCORERS, ScorerSpec
 from nightpress.pipelines.scoring.fetch import Fetch
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
 from nightpress.pipelines.scoring.loading import describe_scorers, load_scorers, located
-from nightpress.pipelines.scoring.scorer import ScorerInfo
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScorerInfo
 from nightpress.pipelines.storage import Options
 
 

@@ -20,7 +20,7 @@ from nightpress.pipelines.job.scores_section import (
 )
 from nightpress.pipelines.models.location import absolute_source
 from nightpress.pipelines.scoring.fetch import Fetch
-from nightpress.pipelines.scoring.scorer import Scorer, ScorerInfo, full_name
+from nightpress.pipelines.scoring.scorer import Scorer, ScorerInfo
 from nightpress.pipelines.scoring.scorers.classifier import ClassifierScorer
 from nightpress.pipelines.scoring.scorers.clip import ClipScorer
 from nightpress.pipelines.scoring.scorers.embedding import EmbeddingScorer
@@ -89,11 +89,6 @@ def load_scorers(
         with _naming(name):
             loaded[name] = KINDS[type(spec)].load(spec, fetch, device)
     return loaded
-
-
-def score_names(infos: Mapping[str, ScorerInfo]) -> tuple[str, ...]:
-    """The names of all scores that scorers give, as they are in the metadata."""
-    return tuple(full_name(name, label) for name, info in infos.items() for label in info.labels)
 
 
 def check_templates(specs: Mapping[str, ScorerSpec], columns: Collection[str]) -> None:

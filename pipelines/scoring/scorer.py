@@ -19,6 +19,18 @@ class ScoredImage:
     """prompt, negative_prompt, and every carried column of its row."""
 
 
+@dataclass(frozen=True)
+class ScorerNote:
+    """What a person should know about a scorer."""
+
+    scorer: str
+    """Its name in the job."""
+    text: str
+    num_images: int
+    has_failed: bool
+    """Whether it gave these images no score; `text` then is why it failed on the first of them."""
+
+
 class Scorer(Protocol):
     """Gives an image its scores, which depend on nothing but the image and its row.
 
@@ -70,6 +82,14 @@ class HasEmbedding(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LoadedScorer:
+    """A scorer that is ready, and the labels of its scores."""
+
+    scorer: Scorer
+    labels: tuple[str, ...] = ("",)
+
+
 def full_name(name: str, label: str) -> str:
     """The name of a score in the metadata: `kind.cat`, or `clip` for the label ""."""
     return f"{name}.{label}" if label else name
@@ -87,3 +107,8 @@ class ScorerInfo:
 
     weight_bytes: int = 0
     """Bytes of its weights once loaded; 0 for a class of one's own, whose size is not known."""
+
+
+def score_names(infos: Mapping[str, ScorerInfo]) -> tuple[str, ...]:
+    """The names of all scores that scorers give, as they are in the metadata."""
+    return tuple(full_name(name, label) for name, info in infos.items() for label in info.labels)

@@ -7,7 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from nightpress.pipelines.records import FailureType, ImageRecord
-from nightpress.pipelines.scoring.image_scorer import ScorerNote
+from nightpress.pipelines.scoring.scorer import ScorerNote
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from nightpress.pipelines.run_directory.embeddings import (
     write_embeddings,
 )
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.scoring.image_scorer import ImageScores, ScorerNote
+from nightpress.pipelines.scoring.image_scorer import ImageScores
+from nightpress.pipelines.scoring.scorer import ScorerNote
 
 Row = Mapping[str, Any]
 

@@ -22,14 +22,9 @@ from nightpress.pipelines.run_directory.late_scores import (
 )
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.reader import Run
-from nightpress.pipelines.scoring.image_scorer import (
-    ImageScorer,
-    ImageScores,
-    LoadedScorer,
-    ScorerNote,
-)
+from nightpress.pipelines.scoring.image_scorer import ImageScorer, ImageScores
 from nightpress.pipelines.scoring.measurements import MEASUREMENTS
-from nightpress.pipelines.scoring.scorer import HasEmbedding, full_name
+from nightpress.pipelines.scoring.scorer import HasEmbedding, LoadedScorer, ScorerNote, full_name
 from nightpress.pipelines.shards.late_embedding import embed_missing
 from nightpress.pipelines.shards.shard_scores import PROMPTS
 from nightpress.pipelines.storage import READ_THREADS

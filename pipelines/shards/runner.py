@@ -26,7 +26,8 @@ from nightpress.pipelines.run_directory.commit import (
 from nightpress.pipelines.run_directory.embeddings import write_records_embeddings
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
+from nightpress.pipelines.scoring.scorer import LoadedScorer
 from nightpress.pipelines.shards.attempt import (
     Attempt,
     LostText,

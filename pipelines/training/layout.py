@@ -9,6 +9,9 @@ from nightpress.pipelines.storage import Store
 CHECKPOINTS_FOLDER = "checkpoints"
 SAMPLES_FOLDER = "samples"
 MODEL_FOLDER = "model"
+TRAIN_FILE = "train.json"
+"""The job, the fingerprint of the data, and package versions."""
+
 FINISHED_FILE = "finished.json"
 """The step whose complete model is in `model/`; written after the last of its files."""
 

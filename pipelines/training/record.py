@@ -9,9 +9,8 @@ from nightpress.pipelines.errors import Change, ChangedRunError, RunNotFound, Un
 from nightpress.pipelines.run_directory.json_files import json_file, what_is_wrong
 from nightpress.pipelines.run_directory.versions import package_versions
 from nightpress.pipelines.storage import Store
+from nightpress.pipelines.training.layout import TRAIN_FILE
 from nightpress.pipelines.training.spec import TrainSpec, train_spec
-
-TRAIN_FILE = "train.json"
 
 FORMAT_VERSION = 1
 """Increased when an older nightpress could no longer resume or report a training run."""

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from support.servers import Folder
 from nightpress import jobs
 from nightpress.jobs.cli import exit_code
 from nightpress.jobs.cluster import connection, preflight
-from nightpress.jobs.cluster.connection import connect, spread_map
+from nightpress.jobs.cluster.connection import connect
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.runs import shared
 from nightpress.pipelines import Run, open_run
@@ -131,7 +131,25 @@ def test_a_manifest_on_a_local_disk_is_planned_on_this_machine(
 ) -> None:
     monkeypatch.setattr(connection, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
     assert shared.planning_mapper(make_spec()) is map
-    assert shared.planning_mapper(make_spec(manifest="s3://b/*.parquet")) is spread_map
+    mapper = shared.planning_mapper(make_spec(manifest="s3://b/*.parquet"))
+    assert mapper is shared.spread_several
+
+
+def test_what_is_planned_in_one_piece_is_planned_in_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[list[int]] = []
+
+    def send(function: Callable[[int], int], items: Iterable[int]) -> Iterator[int]:
+        sent.append(list(items))
+        return map(function, sent[-1])
+
+    monkeypatch.setattr(connection, "spread_map", send)
+    assert list(shared.spread_several(abs, [-1])) == [1]
+    assert not sent
+    assert list(shared.spread_several(abs, iter([-1, -2, -3]))) == [1, 2, 3]
+    assert list(shared.spread_several(abs, [])) == []
+    assert sent == [[-1, -2, -3], []]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,10 @@ from nightpress.jobs.cluster.worker_template import PROGRAM, WorkerTemplate
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of this kind need Linux")
 
 PROBE = """
-import json, os, sys
+import gc, json, os, sys
+if sys.argv[1:] == ["--collector"]:
+    print(json.dumps([gc.isenabled(), gc.get_freeze_count() > 1000]))
+    raise SystemExit(0)
 print(json.dumps([sys.argv[1:], os.getcwd(), os.environ.get("SHARE"), "colorsys" in sys.modules]))
 raise SystemExit(7)
 """
@@ -42,11 +45,13 @@ def template(worker_program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     made.close()
 
 
-def started(address: str, packages: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
+def started(
+    address: str, packages: Path, folder: Path, *arguments: str
+) -> "subprocess.CompletedProcess[str]":
     """What Ray's raylet does to start a worker."""
     environment = {**os.environ, "PYTHONPATH": str(packages), ADDRESS: address, "SHARE": "half"}
     return subprocess.run(
-        [sys.executable, PROGRAM, "--node", "a b"],
+        [sys.executable, PROGRAM, *(arguments or ("--node", "a b"))],
         env=environment,
         cwd=folder,
         capture_output=True,
@@ -70,6 +75,13 @@ def test_a_fork_gets_the_arguments_folder_environment_and_output_of_its_request(
     done = started(template.address, worker_program, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f'[["--node", "a b"], "{tmp_path}", "half", true]\n'
+
+
+def test_a_fork_collects_garbage_but_nothing_that_was_imported_before_it(
+    template: WorkerTemplate, worker_program: Path, tmp_path: Path
+) -> None:
+    done = started(template.address, worker_program, tmp_path, "--collector")
+    assert done.stdout == "[true, true]\n", done.stderr
 
 
 def test_without_a_template_the_worker_program_itself_is_started(

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from support.fakes.fake_runs import finished_run
 
-from nightpress.jobs.runs.targets import failure_limit, open_any, open_images
+from nightpress.jobs.runs.targets import failure_limit, open_images
 from nightpress.pipelines import Run, RunSpec
 from nightpress.pipelines.errors import RunNotFound, SpecError
 from nightpress.pipelines.job.sections import ClusterSpec
+from nightpress.pipelines.training.layout import TRAIN_FILE
 
 
 @pytest.fixture
@@ -31,7 +32,13 @@ def test_a_run_is_opened_by_url_by_job_and_as_it_is(run: Run) -> None:
 
 def test_a_place_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunNotFound, match=rf"{tmp_path}: no run here \(found neither run\.json"):
-        open_any(str(tmp_path))
+        open_images(str(tmp_path))
+
+
+def test_a_training_run_is_no_run_of_images(tmp_path: Path) -> None:
+    Path(tmp_path, TRAIN_FILE).write_text("{}")
+    with pytest.raises(RunNotFound, match=rf"{tmp_path}: this is a training run, not a run of im"):
+        open_images(str(tmp_path))
 
 
 @pytest.mark.parametrize(("limit", "read"), [(5, 5), ("5", 5), ("5%", "5%"), (None, None)], ids=str)

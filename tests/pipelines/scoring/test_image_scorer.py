@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 from support.fakes.fake_scorers import Function, loaded
 
-from nightpress.pipelines.scoring.image_scorer import (
-    ImageScorer,
-    ImageScores,
-    LoadedScorer,
-    ScorerNote,
-)
+from nightpress.pipelines.scoring.image_scorer import ImageScorer, ImageScores
 from nightpress.pipelines.scoring.measurements import MEASUREMENTS, measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
-from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScoredImage, ScorerNote
 
 PIXELS = np.random.default_rng(7).integers(0, 256, (48, 64, 3), np.uint8)
 

@@ -33,9 +33,8 @@ from nightpress.pipelines.scoring.loading import (
     describe_scorers,
     load_scorers,
     located,
-    score_names,
 )
-from nightpress.pipelines.scoring.scorer import Scorer, full_name
+from nightpress.pipelines.scoring.scorer import Scorer, full_name, score_names
 
 LOGO = "class Logo:\n    def score(self, image):\n        return float(image.pixels.mean())\n"
 

@@ -18,8 +18,7 @@ from nightpress.pipelines.run_directory.embeddings import (
 )
 from nightpress.pipelines.run_directory.stored_scores import score_names
 from nightpress.pipelines.run_directory.verify import verify
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
-from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScoredImage
 from nightpress.pipelines.shards.late_scoring import LateScorer
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import Amendment

@@ -19,8 +19,7 @@ from nightpress.pipelines.records import ADDED_AFTER_PASSES
 from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.late_scores import late_parts, register_scorer
 from nightpress.pipelines.run_directory.verify import verify
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
-from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScoredImage
 from nightpress.pipelines.shards.late_scoring import LateScorer
 from nightpress.pipelines.shards.work import Amendment
 from nightpress.pipelines.storage import Store

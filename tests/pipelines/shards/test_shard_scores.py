@@ -23,10 +23,9 @@ from nightpress.pipelines.run_directory.commit import read_commit, shard_path
 from nightpress.pipelines.run_directory.metadata_rows import metadata_rows
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring import image_scorer
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer, ScorerNote
 from nightpress.pipelines.scoring.measurements import measure
 from nightpress.pipelines.scoring.perceptual_hash import perceptual_hash
-from nightpress.pipelines.scoring.scorer import ScoredImage
+from nightpress.pipelines.scoring.scorer import LoadedScorer, ScoredImage, ScorerNote
 from nightpress.pipelines.shards import runner as runner_module
 from nightpress.pipelines.shards.events import BatchDone, BatchSampled
 from nightpress.pipelines.shards.runner import ShardRunner

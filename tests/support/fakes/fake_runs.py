@@ -19,7 +19,8 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import Sig
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import check, plan_part, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, RunRecord, new_record
-from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer, LoadedScorer
+from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
+from nightpress.pipelines.scoring.scorer import LoadedScorer
 from nightpress.pipelines.shards.attempt import Attempt
 from nightpress.pipelines.shards.events import BatchSampled, ShardBegun, ShardEvent
 from nightpress.pipelines.shards.runner import ShardRunner

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nightpress.pipelines.scoring.image_scorer import LoadedScorer
-from nightpress.pipelines.scoring.scorer import Embedding, ScoredImage
+from nightpress.pipelines.scoring.scorer import Embedding, LoadedScorer, ScoredImage
 
 Function = Callable[[ScoredImage], Mapping[str, float]]
 
