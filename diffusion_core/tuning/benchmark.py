@@ -91,15 +91,15 @@ class Candidate:
 
     def _warm_up(self, workload: Workload) -> None:
         first, *others = workload.batches
-        self._sampler.sample(first, self._params)
+        self._sampler.sample(first, self._params).settled()
         steps = min(WARM_UP_STEPS, self._params.num_inference_steps)
         for batch in others:
-            self._sampler.sample(batch, replace(self._params, num_inference_steps=steps))
+            self._sampler.sample(batch, replace(self._params, num_inference_steps=steps)).settled()
 
     def sample(self, batch: Sequence[ImageRequest]) -> tuple[SampledBatch, float]:
         """The images of a batch, and the seconds they took."""
         start = self._clock()
-        sampled = self._sampler.sample(batch, self._params)
+        sampled = self._sampler.sample(batch, self._params).settled()
         return sampled, self._clock() - start
 
 

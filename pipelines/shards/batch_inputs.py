@@ -12,8 +12,8 @@ from nightpress.pipelines.inputs.preparing import InputPreparer, PreparedInputs
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import FailureType, ImageRecord
-from nightpress.pipelines.shards.batch_sampler import UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.in_flight import UnsampledImage
 from nightpress.pipelines.shards.input_history import InputHistory, InputSession
 from nightpress.pipelines.shards.run_images import EarlierRuns
 

@@ -35,7 +35,7 @@ from nightpress.pipelines.shards.attempt import (
     nothing_lost,
 )
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
+from nightpress.pipelines.shards.batch_sampler import BatchSampler
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
     batches,
@@ -55,6 +55,7 @@ from nightpress.pipelines.shards.events import (
 from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_encoder import ImageEncoder
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages, settled
+from nightpress.pipelines.shards.in_flight import Outcome
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
 from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
@@ -287,6 +288,7 @@ class ShardRunner:
             while not (source.is_finished or self._draining.is_set()):
                 batch = source.next_batch()
                 if not batch:  # which one it is depends on those that are not settled
+                    self._batch_sampler.settle()
                     yield source.settle(), 0.0
                     continue
                 if names:  # what ends the process from now on is this batch
@@ -301,10 +303,14 @@ class ShardRunner:
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
                 source.take(outcomes)
+                if names or not source.coming():  # nothing is queued behind it
+                    self._batch_sampler.settle()
                 self.timeline.switch(Activity.OUTPUT)
                 batch_s = time.perf_counter() - clock
                 yield settled(source), batch_s
+            self._batch_sampler.settle()
         finally:
+            self._batch_sampler.drop()
             self.timeline.switch(Activity.INPUT)
             self.accelerator_lock.release(ticket)
         while source.num_pending:
@@ -312,9 +318,7 @@ class ShardRunner:
         if records := source.finish():
             yield records, 0.0
 
-    def _outcomes(
-        self, batch: list[PlannedImage]
-    ) -> Iterator[SampledImages | UnsampledImage] | None:
+    def _outcomes(self, batch: list[PlannedImage]) -> Iterator[Outcome] | None:
         """Wait for the pictures of a batch; returns what samples it, None if it is drained."""
         if not self._inputs.are_ready(batch):
             self.timeline.switch(Activity.INPUT)

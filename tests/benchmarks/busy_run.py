@@ -194,8 +194,9 @@ def simulated(outcome: Outcome, pixels: dict[tuple[int, int], np.ndarray]) -> It
         if tensor.dtype == torch.uint8:
             number, height, width, _ = tensor.shape
             return torch.from_numpy(pixels[width, height][:number]), True
-        if tensor.dtype == torch.bool:  # finite, blank, still
-            return torch.tensor([True, False, False])[:, None].expand(tensor.shape), True
+        if tensor.dtype == torch.bool:  # finite, blank, still, overflowed
+            facts = torch.tensor([True, False, False, False])
+            return facts[:, None].expand(tensor.shape), True
         return torch.zeros(tensor.shape, dtype=tensor.dtype), False
 
     def upload(tensor: torch.Tensor, device: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.sampling.decoding import DecoderWatch
+from nightpress.diffusion_core.sampling.decoding import Decoded, DecoderWatch
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,
     ImageRequest,
@@ -109,9 +109,9 @@ def decoded_on_a_device_without_values(
     """What is found on a device whose tensors have no values to read."""
     latents = torch.zeros(2, 4, 8, 8, device="meta")
     vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
-    with watch.around_call(SimpleNamespace(vae=vae), 2) as finite:
+    with watch.around_call(SimpleNamespace(vae=vae), 2) as decoded:
         vae.decode(latents)
-    return finite
+    return decoded.finite
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -121,7 +121,6 @@ def test_watching_a_decoder_does_not_wait_for_the_device_before_one_overflows(
     watch = DecoderWatch()
     (finite,) = decoded_on_a_device_without_values(dtype, watch)
     assert finite.device.type == "meta"
-    assert not watch.begins_repairs([None, Fault.BLANK])
     overflow(watch)
     if dtype != torch.float32:
         with pytest.raises(RuntimeError, match="meta"):
@@ -131,26 +130,47 @@ def test_watching_a_decoder_does_not_wait_for_the_device_before_one_overflows(
 def overflow(watch: DecoderWatch) -> None:
     """Let a decoder overflow, so that repairs begin."""
     vae = SimpleNamespace(dtype=torch.bfloat16, decode=lambda given: (given * float("nan"),))
-    with watch.around_call(SimpleNamespace(vae=vae), 1):
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
         vae.decode(torch.ones(1, 4, 8, 8))
-    assert watch.begins_repairs([Fault.NON_FINITE])
-    assert not watch.begins_repairs([Fault.NON_FINITE])
+    assert not begins_repairs(watch, decoded, None, Fault.BLANK)
+    assert begins_repairs(watch, decoded, Fault.NON_FINITE)
+
+
+def begins_repairs(watch: DecoderWatch, decoded: Decoded, *faults: Fault | None) -> bool:
+    """What a watch says of a batch whose values are in host memory."""
+    return watch.begins_repairs(decoded, faults, any(map(bool, map(torch.any, decoded.overflowed))))
+
+
+def test_a_batch_is_repeated_once_and_so_is_one_that_was_queued_before_repairs_began() -> None:
+    watch = DecoderWatch()
+    vae: Any = SimpleNamespace(dtype=torch.bfloat16)
+    vae.to = lambda dtype: setattr(vae, "dtype", dtype)
+    vae.decode = lambda given: (given / (vae.dtype == torch.float32),)
+    calls = []
+    for _ in range(2):
+        with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
+            vae.decode(torch.ones(1, 4, 8, 8))
+        calls.append(decoded)
+    assert [begins_repairs(watch, each, Fault.NON_FINITE) for each in calls] == [True, True]
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
+        assert vae.decode(torch.ones(1, 4, 8, 8))[0].isfinite().all()
+    assert not begins_repairs(watch, decoded, Fault.NON_FINITE)
 
 
 def test_a_flagged_image_that_is_not_finite_is_repaired_before_it_is_judged() -> None:
     watch = DecoderWatch()
     vae = SimpleNamespace(dtype=torch.float16, decode=lambda given: (given * float("inf"),))
-    with watch.around_call(SimpleNamespace(vae=vae), 2):
+    with watch.around_call(SimpleNamespace(vae=vae), 2) as decoded:
         vae.decode(torch.ones(2, 4, 8, 8))
-    assert watch.begins_repairs([None, Fault.FLAGGED])
+    assert begins_repairs(watch, decoded, None, Fault.FLAGGED)
 
 
 def test_an_image_whose_latents_are_not_finite_cannot_be_repaired() -> None:
     watch = DecoderWatch()
     vae = SimpleNamespace(dtype=torch.float16, decode=lambda given: (given,))
-    with watch.around_call(SimpleNamespace(vae=vae), 1):
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as found:
         vae.decode(torch.full((1, 4, 8, 8), float("nan")))
-    assert not watch.begins_repairs([Fault.NON_FINITE])
+    assert not begins_repairs(watch, found, Fault.NON_FINITE)
 
 
 def test_each_image_that_is_repaired_gets_its_own_arguments() -> None:
@@ -168,11 +188,11 @@ def test_each_image_that_is_repaired_gets_its_own_arguments() -> None:
     vae.decode, watch = decode, DecoderWatch()
     overflow(watch)
     latents = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16).view(3, 1, 1, 1)
-    with watch.around_call(SimpleNamespace(vae=vae), 3) as finite:
+    with watch.around_call(SimpleNamespace(vae=vae), 3) as found:
         decoded = vae.decode(latents, torch.tensor([7, 8, 9]), generator=["a", "b", "c"])[0]
     assert seen == [([1.0], [7], ["a"]), ([3.0], [9], ["c"])]
     assert decoded.flatten().tolist() == [1.0, 2.0, 3.0]
-    assert finite[0].tolist() == [True, True, True]
+    assert found.finite[0].tolist() == [True, True, True]
 
 
 def test_a_second_decoding_that_runs_out_of_memory_says_so_too() -> None:
