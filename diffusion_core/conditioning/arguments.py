@@ -17,6 +17,9 @@ Read against diffusers 0.42.1: they preprocess tensors by `VaeImageProcessor`, a
 them. Other classes get pictures in host memory.
 """
 
+IN_0_TO_1 = ("image", "mask_image")
+"""The arguments made here whose values are in 0..1."""
+
 
 def arguments(
     images: Sequence[ConditionImages], conditioning: Conditioning, device: str = "cpu"

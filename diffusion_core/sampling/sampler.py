@@ -12,7 +12,7 @@ product by its rows, and then the last bits of an image depend on its place in t
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -39,6 +39,7 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import (
+    call_uploads,
     clips,
     decoding,
     no_sync,
@@ -305,10 +306,21 @@ class Sampler:
                 decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
                 self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded,
                 np.errstate(invalid="ignore"),
+                self._uploading(pipeline, values) as call,
             ):
-                output = pipeline(**without_nones(values, pipeline))
+                output = call(**without_nones(values, pipeline))
             images = images_of(output, (len(batch), *frames, 3, params.height, params.width))
         return images, decoded, flags_of(output, len(batch))
+
+    def _uploading(
+        self, pipeline: Any, values: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[Callable[..., Any]]:
+        """What calls the pipeline with these arguments; on a GPU it waits for no upload."""
+        if self._on_cpu:
+            return contextlib.nullcontext(pipeline)
+        given = (values.get(name) for name in arguments.IN_0_TO_1)
+        pictures = [each for each in given if isinstance(each, torch.Tensor)]
+        return call_uploads.around_call(pipeline, pictures)
 
     def _use_lora(self, params: SamplingParams) -> None:
         """Activate the batch's LoRA; in the text encoders too if the pipeline itself encodes."""
