@@ -16,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from nightpress.diffusion_core import patching
+from nightpress.diffusion_core.conditioning.arguments import IN_0_TO_1
 from nightpress.diffusion_core.sampling import no_sync
 
 PROCESSORS = ("image_processor", "mask_processor", "control_image_processor")
@@ -69,22 +70,28 @@ def _leaves_host(tensor: torch.Tensor, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
-def around_call(pipeline: Any, pictures: Sequence[torch.Tensor]) -> Iterator[Callable[..., Any]]:
+def around_call(
+    pipeline: Any, values: Mapping[str, Any], device: str
+) -> Iterator[Callable[..., Any]]:
     """Within the block, one call of a pipeline waits for no upload; yields what to call.
 
-    Uploads are watched until the first step, and whenever the scheduler noises a picture.
+    Uploads are watched until the first step, and whenever the scheduler noises a picture. On a CPU
+    the pipeline is called as it is.
 
     Read against diffusers 0.42.1. Relies on `progress_bar` being called right before the first
     step; a pipeline that does not call it is called as it is.
 
     Args:
-        pipeline: the one that is called, on a device other than the CPU, with a scheduler that
-            `no_sync.install` has patched.
-        pictures: the tensors among its arguments whose values are in 0..1.
+        pipeline: the one that is called, with a scheduler that `no_sync.install` has patched.
+        values: the arguments that it is called with.
+        device: torch's name of its device.
     """
-    if not patching.refers_to(type(pipeline).__call__, "progress_bar"):
+    is_watched = patching.refers_to(type(pipeline).__call__, "progress_bar")
+    if torch.device(device).type == "cpu" or not is_watched:
         yield pipeline
         return
+    given = (values.get(name) for name in IN_0_TO_1)
+    pictures = [each for each in given if isinstance(each, torch.Tensor)]
     progress_bar = patching.require(pipeline, "progress_bar", BEGIN)
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_first_step:
 

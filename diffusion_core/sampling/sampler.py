@@ -12,7 +12,7 @@ product by its rows, and then the last bits of an image depend on its place in t
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from nightpress.diffusion_core.conditioning.network_configs import any_number_of
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
+from nightpress.diffusion_core.conditioning.uploads import PictureStage
 from nightpress.diffusion_core.errors import (
     SamplingError,
     SettingsError,
@@ -56,7 +57,11 @@ from nightpress.diffusion_core.sampling.batch_result import (
     images_of,
     merge,
 )
-from nightpress.diffusion_core.sampling.call_arguments import guidance_scales, without_nones
+from nightpress.diffusion_core.sampling.call_arguments import (
+    guidance_scales,
+    padded,
+    without_nones,
+)
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.prompt_embeddings import (
@@ -101,6 +106,7 @@ class Sampler:
         self._references = ReferenceEncoder(model)
         self._schedulers = schedulers.Schedulers(model.scheduler_config)
         self._copies = CopyStream(model.device)
+        self._stage = PictureStage()
         self._decoder = decoding.DecoderWatch()
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
@@ -216,10 +222,31 @@ class Sampler:
         with as_sampling_error(self._name):
             self._conditioner.prepare(*self._prompts(requests, params))
 
+    def join_pictures(
+        self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
+    ) -> None:
+        """Prepare the pictures of a later batch for their upload, so that `sample` finds that done.
+
+        May run in one thread while `sample` runs in another. Does nothing on a CPU.
+
+        Args:
+            requests, params, batch_size: as `sample` will be given.
+
+        Raises:
+            SettingsError: `sample` will raise it too.
+        """
+        conditioning = params.conditioning
+        pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
+        device = arguments.device_for(type(pipeline).__name__, self._model.device)
+        images = [each.images for each in padded(requests, batch_size)]
+        arguments.join(images, conditioning, device, self._stage)
+        used = controls.used_by(self._model.controlnets, conditioning.controls)
+        controls.join(used, images, device, self._stage)
+
     def _sample_padded(
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> SampledBatch:
-        batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
+        batch = padded(requests, batch_size)
         num_chunks = self.num_chunks(requests[0], params)
         with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
             images, decoded, flagged = self._run_without_damaged_code(batch, params)
@@ -306,21 +333,11 @@ class Sampler:
                 decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
                 self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded,
                 np.errstate(invalid="ignore"),
-                self._uploading(pipeline, values) as call,
+                call_uploads.around_call(pipeline, values, self._model.device) as call,
             ):
                 output = call(**without_nones(values, pipeline))
             images = images_of(output, (len(batch), *frames, 3, params.height, params.width))
         return images, decoded, flags_of(output, len(batch))
-
-    def _uploading(
-        self, pipeline: Any, values: Mapping[str, Any]
-    ) -> contextlib.AbstractContextManager[Callable[..., Any]]:
-        """What calls the pipeline with these arguments; on a GPU it waits for no upload."""
-        if self._on_cpu:
-            return contextlib.nullcontext(pipeline)
-        given = (values.get(name) for name in arguments.IN_0_TO_1)
-        pictures = [each for each in given if isinstance(each, torch.Tensor)]
-        return call_uploads.around_call(pipeline, pictures)
 
     def _use_lora(self, params: SamplingParams) -> None:
         """Activate the batch's LoRA; in the text encoders too if the pipeline itself encodes."""
@@ -370,9 +387,10 @@ class Sampler:
         accepted = pipeline_folder.call_parameters(type(pipeline))
         images = [each.images for each in batch]
         device = arguments.device_for(type(pipeline).__name__, self._model.device)
-        pictures = arguments.arguments(images, params.conditioning, device)
+        pictures = arguments.arguments(images, params.conditioning, device, self._stage)
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
-        pictures |= controls.arguments(pipeline, used, images, params.conditioning, device)
+        conditioned = images, params.conditioning, device, self._stage
+        pictures |= controls.arguments(pipeline, used, *conditioned)
         pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         if self.clips is not None:
             generators, speed = settings["generator"], self._model.speed

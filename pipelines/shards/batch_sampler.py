@@ -95,6 +95,19 @@ class BatchSampler:
         finally:  # the pictures are large
             self._inputs = NONE_GIVEN
 
+    def join_pictures(
+        self, images: Sequence[PlannedImage], inputs: Mapping[str, PreparedInputs]
+    ) -> None:
+        """Prepare the pictures of a later batch for their upload; called from any thread.
+
+        Args:
+            images: of the batch.
+            inputs: image id -> its pictures.
+        """
+        requests = [each.request(inputs[each.image_id].images) for each in images]
+        size = self.size_for(images[0])
+        self._sampler.join_pictures(requests, images[0].params, size)
+
     def settle(self) -> None:
         """Wait until the device is done with the batch in flight; sample it again if it must be.
 

@@ -272,7 +272,7 @@ class ShardRunner:
             cut = batches(missing.images, size, self._supports_per_image_guidance)
             first = next(cut, [])
             self._prompts.prefetch(first)
-            self._inputs.prefetch(first, missing.history)
+            self._prepare_pictures(first, missing)
 
     def _make_images(
         self, missing: Missing, attempt: Attempt, source: ImageSource, ticket: int
@@ -299,7 +299,7 @@ class ShardRunner:
                 outcomes = self._outcomes(batch)
                 if outcomes is None:
                     break
-                self._inputs.prefetch(ahead, missing.history)
+                self._prepare_pictures(ahead, missing)
                 clock = time.perf_counter()
                 self.timeline.switch(Activity.BUSY)
                 source.take(outcomes)
@@ -317,6 +317,11 @@ class ShardRunner:
             yield source.settle(), 0.0
         if records := source.finish():
             yield records, 0.0
+
+    def _prepare_pictures(self, images: list[PlannedImage], missing: Missing) -> None:
+        """Start to read the pictures of a later batch, and then to join them for its upload."""
+        self._inputs.prefetch(images, missing.history)
+        self._inputs.follow(images, partial(self._batch_sampler.join_pictures, images))
 
     def _outcomes(self, batch: list[PlannedImage]) -> Iterator[Outcome] | None:
         """Wait for the pictures of a batch; returns what samples it, None if it is drained."""

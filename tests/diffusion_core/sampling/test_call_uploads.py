@@ -62,7 +62,7 @@ def test_what_is_uploaded_before_the_first_step_and_while_noising_waits_for_noth
 ) -> None:
     pipeline, host = Pipeline(), torch.arange(3.0)
     picture = torch.empty(2, 3, 8, 8, device="meta")  # reading a value of it would fail
-    with call_uploads.around_call(pipeline, [picture]) as call:
+    with call_uploads.around_call(pipeline, {"image": picture}, "meta") as call:
         made = call(picture, host)
     types = [each.dtype for each in uploaded]
     assert types == [torch.float32, torch.bfloat16, torch.float32, torch.int64]
@@ -76,7 +76,10 @@ def test_what_is_uploaded_before_the_first_step_and_while_noising_waits_for_noth
 def test_a_picture_that_is_not_known_to_be_in_0_to_1_is_read() -> None:
     pipeline, host = Pipeline(), torch.arange(3.0)
     picture = torch.empty(2, 3, 8, 8, device="meta")
-    with call_uploads.around_call(pipeline, []) as call, pytest.raises(RuntimeError, match="meta"):
+    with (
+        call_uploads.around_call(pipeline, {}, "meta") as call,
+        pytest.raises(RuntimeError, match="meta"),
+    ):
         call(picture, host)
 
 
@@ -84,7 +87,7 @@ def test_a_call_that_fails_before_its_first_step_leaves_nothing_behind(
     uploaded: list[torch.Tensor],
 ) -> None:
     pipeline = Pipeline()
-    with pytest.raises(AttributeError), call_uploads.around_call(pipeline, []) as call:
+    with pytest.raises(AttributeError), call_uploads.around_call(pipeline, {}, "meta") as call:
         call(torch.empty(1, device="meta"), None)
     torch.arange(3.0).to("meta")
     assert uploaded == []
@@ -139,6 +142,12 @@ def test_the_sigmas_that_a_scheduler_keeps_in_host_memory_stay_there(loaded: Loa
 def always_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a sampler on a CPU call its pipelines as on a GPU, and upload to the CPU."""
     monkeypatch.setattr(call_uploads, "_leaves_host", lambda tensor, device: True)
+    around_call = call_uploads.around_call
+    monkeypatch.setattr(
+        call_uploads,
+        "around_call",
+        lambda pipeline, values, _: around_call(pipeline, values, "meta"),
+    )
     init = Sampler.__init__
 
     def made(sampler: Sampler, *args: Any) -> None:
