@@ -294,19 +294,9 @@ class ShardRunner:
                 if names:  # what ends the process from now on is this batch
                     yield InHand(list(dict.fromkeys(image.image_id for image in batch)))
                 ahead = [] if names else source.coming()
-                self._inputs.prefetch(batch, missing.history)
-                self._prompts.prefetch(ahead)
-                outcomes = self._outcomes(batch)
-                if outcomes is None:
+                batch_s = self._sample_next(batch, ahead, missing, source)
+                if batch_s is None:
                     break
-                self._prepare_pictures(ahead, missing)
-                clock = time.perf_counter()
-                self.timeline.switch(Activity.BUSY)
-                source.take(outcomes)
-                if names or not source.coming():  # nothing is queued behind it
-                    self._batch_sampler.settle()
-                self.timeline.switch(Activity.OUTPUT)
-                batch_s = time.perf_counter() - clock
                 yield settled(source), batch_s
             self._batch_sampler.settle()
         finally:
@@ -317,6 +307,32 @@ class ShardRunner:
             yield source.settle(), 0.0
         if records := source.finish():
             yield records, 0.0
+
+    def _sample_next(
+        self,
+        batch: list[PlannedImage],
+        ahead: list[PlannedImage],
+        missing: Missing,
+        source: ImageSource,
+    ) -> float | None:
+        """Sample a batch, and prepare the one after it, if that may be prepared.
+
+        Returns:
+            How many seconds it took; None if it was drained, and not sampled.
+        """
+        self._inputs.prefetch(batch, missing.history)
+        self._prompts.prefetch(ahead)
+        outcomes = self._outcomes(batch)
+        if outcomes is None:
+            return None
+        self._prepare_pictures(ahead, missing)
+        clock = time.perf_counter()
+        self.timeline.switch(Activity.BUSY)
+        source.take(outcomes)
+        if not ahead:  # nothing will be queued right behind it
+            self._batch_sampler.settle()
+        self.timeline.switch(Activity.OUTPUT)
+        return time.perf_counter() - clock
 
     def _prepare_pictures(self, images: list[PlannedImage], missing: Missing) -> None:
         """Start to read the pictures of a later batch, and then to join them for its upload."""
