@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.conditioning.arguments import IN_0_TO_1
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import no_sync
 
 PROCESSORS = ("image_processor", "mask_processor", "control_image_processor")
@@ -66,17 +67,23 @@ def _target(arguments: Sequence[Any]) -> tuple[torch.device | None, torch.dtype 
 
 
 def _leaves_host(tensor: torch.Tensor, device: torch.device) -> bool:
-    return tensor.device.type == "cpu" and device.type != "cpu"
+    """Whether a tensor goes from host memory to another device, and has no gaps or overlaps.
+
+    Weights are not meant: page-locked copies of a network that moves would fill the host's memory.
+    """
+    if tensor.device.type != "cpu" or device.type == "cpu":
+        return False
+    return tensor.is_contiguous() and not isinstance(tensor, torch.nn.Parameter)
 
 
 @contextlib.contextmanager
 def around_call(
-    pipeline: Any, values: Mapping[str, Any], device: str
+    pipeline: Any, values: Mapping[str, Any], model: LoadedModel
 ) -> Iterator[Callable[..., Any]]:
     """Within the block, one call of a pipeline waits for no upload; yields what to call.
 
-    Uploads are watched until the first step, and whenever the scheduler noises a picture. On a CPU
-    the pipeline is called as it is.
+    Uploads are watched until the first step, and whenever the scheduler noises a picture. On a CPU,
+    and where networks are moved to the device in turn, the pipeline is called as it is.
 
     Read against diffusers 0.42.1. Relies on `progress_bar` being called right before the first
     step; a pipeline that does not call it is called as it is.
@@ -84,10 +91,10 @@ def around_call(
     Args:
         pipeline: the one that is called, with a scheduler that `no_sync.install` has patched.
         values: the arguments that it is called with.
-        device: torch's name of its device.
+        model: whose pipeline it is.
     """
-    is_watched = patching.refers_to(type(pipeline).__call__, "progress_bar")
-    if torch.device(device).type == "cpu" or not is_watched:
+    as_it_is = torch.device(model.device).type == "cpu" or model.memory.offload != "none"
+    if as_it_is or not patching.refers_to(type(pipeline).__call__, "progress_bar"):
         yield pipeline
         return
     given = (values.get(name) for name in IN_0_TO_1)

@@ -333,7 +333,7 @@ class Sampler:
                 decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
                 self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded,
                 np.errstate(invalid="ignore"),
-                call_uploads.around_call(pipeline, values, self._model.device) as call,
+                call_uploads.around_call(pipeline, values, self._model) as call,
             ):
                 output = call(**without_nones(values, pipeline))
             images = images_of(output, (len(batch), *frames, 3, params.height, params.width))

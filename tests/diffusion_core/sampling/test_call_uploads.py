@@ -18,6 +18,10 @@ from nightpress.diffusion_core.sampling.sampler import Sampler
 Loaded = Callable[[str], LoadedModel]
 
 
+ON_META: Any = SimpleNamespace(device="meta", memory=SimpleNamespace(offload="none"))
+"""What is asked of a model on a device that has no values to read."""
+
+
 class Processor:
     """Prepares pictures as diffusers does: it reads whether a value is below 0."""
 
@@ -62,7 +66,7 @@ def test_what_is_uploaded_before_the_first_step_and_while_noising_waits_for_noth
 ) -> None:
     pipeline, host = Pipeline(), torch.arange(3.0)
     picture = torch.empty(2, 3, 8, 8, device="meta")  # reading a value of it would fail
-    with call_uploads.around_call(pipeline, {"image": picture}, "meta") as call:
+    with call_uploads.around_call(pipeline, {"image": picture}, ON_META) as call:
         made = call(picture, host)
     types = [each.dtype for each in uploaded]
     assert types == [torch.float32, torch.bfloat16, torch.float32, torch.int64]
@@ -77,7 +81,7 @@ def test_a_picture_that_is_not_known_to_be_in_0_to_1_is_read() -> None:
     pipeline, host = Pipeline(), torch.arange(3.0)
     picture = torch.empty(2, 3, 8, 8, device="meta")
     with (
-        call_uploads.around_call(pipeline, {}, "meta") as call,
+        call_uploads.around_call(pipeline, {}, ON_META) as call,
         pytest.raises(RuntimeError, match="meta"),
     ):
         call(picture, host)
@@ -87,10 +91,29 @@ def test_a_call_that_fails_before_its_first_step_leaves_nothing_behind(
     uploaded: list[torch.Tensor],
 ) -> None:
     pipeline = Pipeline()
-    with pytest.raises(AttributeError), call_uploads.around_call(pipeline, {}, "meta") as call:
+    with pytest.raises(AttributeError), call_uploads.around_call(pipeline, {}, ON_META) as call:
         call(torch.empty(1, device="meta"), None)
     torch.arange(3.0).to("meta")
     assert uploaded == []
+
+
+def test_what_has_gaps_and_weights_are_uploaded_as_torch_does_it(
+    uploaded: list[torch.Tensor],
+) -> None:
+    pipeline, picture = Pipeline(), torch.empty(2, 3, 8, 8, device="meta")
+    for host in (torch.zeros(1).expand(3), torch.nn.Parameter(torch.zeros(3))):
+        with call_uploads.around_call(pipeline, {"image": picture}, ON_META) as call:
+            call(picture, host)
+    assert {each.dtype for each in uploaded} == {torch.int64}
+
+
+@pytest.mark.parametrize("memory", ["model", "group"])
+def test_where_networks_move_a_pipeline_is_called_as_it_is(memory: str) -> None:
+    model: Any = SimpleNamespace(device="cuda", memory=SimpleNamespace(offload=memory))
+    pipeline = Pipeline()
+    with call_uploads.around_call(pipeline, {}, model) as call:
+        assert call is pipeline
+        assert not vars(pipeline.image_processor)
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEDULERS) - {"flow-euler"}))
@@ -146,7 +169,7 @@ def always_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         call_uploads,
         "around_call",
-        lambda pipeline, values, _: around_call(pipeline, values, "meta"),
+        lambda pipeline, values, _: around_call(pipeline, values, ON_META),
     )
     init = Sampler.__init__
 
