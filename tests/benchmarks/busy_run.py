@@ -229,9 +229,9 @@ class Watched(Sampler):
         self._outcome.num_operations = self._mode.num_operations
         return made
 
-    def _run(self, batch: Any, params: Any) -> Any:
+    def _sample_padded(self, requests: Any, params: Any, batch_size: int) -> Any:
         with self._mode:
-            return super()._run(batch, params)
+            return super()._sample_padded(requests, params, batch_size)
 
 
 def _make_shards(store: Store, record: RunRecord, sampler: Watched, outcome: Outcome) -> None:
