@@ -100,7 +100,8 @@ class BatchInFlight(SampledBatch):
         self._facts = copies.copy_to_host(torch.stack([*facts, overflowed.expand(len(pixels))]))
         self._flagged = flagged
         self._copy = copies.copy_to_host(pixels)
-        self._is_repeated, self._repeat = is_repeated, repeat
+        self._is_repeated = is_repeated
+        self._repeat: Callable[[], SampledBatch] | None = repeat
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
         self._found: tuple[tuple[Fault | None, ...], bool] | None = None
@@ -136,8 +137,9 @@ class BatchInFlight(SampledBatch):
 
     def settled(self) -> SampledBatch:
         """See `SampledBatch`; samples the batch again if it must be."""
-        if self._settled is None and self.must_be_repeated:
+        if self._settled is None and self.must_be_repeated and self._repeat is not None:
             self._settled = self._repeat()
+            self._repeat = None
         return self._result()
 
     def _result(self) -> SampledBatch:
@@ -157,6 +159,8 @@ class BatchInFlight(SampledBatch):
             if self._found is None:
                 faults = tuple(map(_fault_of, *facts, self._flagged))
                 self._found = faults, self._is_repeated(faults, any(overflowed))
+                if not self._found[1]:
+                    self._repeat = None  # it holds the pictures of the batch, which are large
             return self._found
 
 
