@@ -51,7 +51,8 @@ def install(scheduler: Any) -> Any:
         solve_on_device(scheduler)
     if known or list(parameters)[:2] == ["model_output", "timestep"]:
         use_host_timesteps(scheduler)
-    if known:
+    # Continuous timesteps are logarithms, whose last bit depends on the device.
+    if known and scheduler.config.get("timestep_type") != "continuous":
         set_timesteps_on_host(scheduler)
     return scheduler
 

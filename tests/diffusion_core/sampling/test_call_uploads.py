@@ -161,6 +161,19 @@ def test_the_sigmas_that_a_scheduler_keeps_in_host_memory_stay_there(loaded: Loa
     assert torch.equal(patched.sigmas, plain.sigmas)
 
 
+def test_timesteps_that_are_logarithms_are_made_where_diffusers_makes_them(
+    uploaded: list[torch.Tensor],
+) -> None:
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    made = no_sync.install(scheduler)
+    made.set_timesteps(6, device="cpu")
+    assert uploaded == []
+    assert "host_timesteps" not in vars(made)
+    assert "set_timesteps" not in vars(made)
+
+
 @pytest.fixture
 def always_uploads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a sampler on a CPU call its pipelines as on a GPU, and upload to the CPU."""
