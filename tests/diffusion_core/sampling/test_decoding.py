@@ -13,6 +13,7 @@ import torch
 from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.spec import ModelSpec
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 from nightpress.diffusion_core.sampling.decoding import Decoded, DecoderWatch
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,
@@ -79,6 +80,30 @@ def test_a_batch_that_overflows_is_sampled_twice_and_later_ones_are_repaired_at_
         second = sampler.sample(REQUESTS, UNGUIDED).pixels
     assert (len(steps), decoded[4:]) == (16, [whole, one_again])
     np.testing.assert_array_equal(first, second)
+
+
+def test_batches_queued_before_an_overflow_was_known_are_sampled_again_one_by_one(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
+    waits: list[str] = []
+    event = SimpleNamespace(synchronize=lambda: waits.append("waited"))
+    with poisoned(half.pipeline.vae.decoder.conv_out, 1, only_in=torch.bfloat16):
+        expected = Sampler(half, batch_size=3).sample(REQUESTS, UNGUIDED).pixels
+        monkeypatch.setattr(CopyStream, "copy_to_host", lambda _, tensor: Copy(tensor, event))
+        sampler = Sampler(half, batch_size=3)
+        sampler.prepare(REQUESTS, UNGUIDED)
+        waits.clear()  # those for the prompts
+        first, second = (sampler.sample(REQUESTS, UNGUIDED) for _ in range(2))
+        assert waits == []
+        assert not first.is_done
+        assert first.must_be_repeated
+        third = sampler.sample(REQUESTS, UNGUIDED)
+        assert second.must_be_repeated
+        assert not third.must_be_repeated
+        for batch in (first, second, third):
+            assert batch.settled().faults == (None, None, None)
+            np.testing.assert_array_equal(batch.pixels, expected)
 
 
 def test_an_image_that_is_not_finite_in_float32_either_is_a_fault(
