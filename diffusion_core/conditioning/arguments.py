@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
-from nightpress.diffusion_core.conditioning.uploads import upload_pictures
+from nightpress.diffusion_core.conditioning.uploads import PictureStage
 from nightpress.diffusion_core.models.modes import OUTPAINT_STRENGTH, PICTURE_MODES
 from nightpress.diffusion_core.models.pipeline_folder import call_default
 
@@ -17,25 +15,50 @@ Read against diffusers 0.42.1: they preprocess tensors by `VaeImageProcessor`, a
 them. Other classes get pictures in host memory.
 """
 
+IN_0_TO_1 = ("image", "mask_image")
+"""The arguments made here whose values are in 0..1."""
+
 
 def arguments(
-    images: Sequence[ConditionImages], conditioning: Conditioning, device: str = "cpu"
+    images: Sequence[ConditionImages],
+    conditioning: Conditioning,
+    device: str = "cpu",
+    stage: PictureStage | None = None,
 ) -> dict[str, Any]:
-    """The arguments for a batch.
+    """The arguments for a batch; pictures are (B, 3, H, W) float32 in 0..1, masks (B, 1, H, W).
 
     Args:
         images: the pictures of each image, at their final sizes, as `checking.check` wants them.
         conditioning: what all images of the batch share.
         device: torch's name of where the pictures go; see `device_for`.
+        stage: what `join` may have joined them in.
     """
-    found: dict[str, Any] = {}
-    if conditioning.base in PICTURE_MODES:
-        found["image"] = _stacked([each.init_image for each in images], device)
-        if (strength := strength_of(conditioning)) is not None:
-            found["strength"] = strength
-    if conditioning.base in ("inpaint", "outpaint"):
-        found["mask_image"] = _stacked([each.mask_image for each in images], device)
+    stage, found = stage or PictureStage(), dict[str, Any]()
+    for name, pictures in _pictures(images, conditioning).items():
+        found[name] = stage.upload(pictures, device)
+    if (strength := strength_of(conditioning)) is not None:
+        found["strength"] = strength
     return found
+
+
+def join(
+    images: Sequence[ConditionImages], conditioning: Conditioning, device: str, stage: PictureStage
+) -> None:
+    """Join the pictures of a later batch in a stage; arguments as for `arguments`."""
+    for pictures in _pictures(images, conditioning).values():
+        stage.join(pictures, device)
+
+
+def _pictures(
+    images: Sequence[ConditionImages], conditioning: Conditioning
+) -> dict[str, list[Pixels]]:
+    """Argument -> the pictures, one for each image."""
+    found = dict[str, list[Pixels | None]]()
+    if conditioning.base in PICTURE_MODES:
+        found["image"] = [each.init_image for each in images]
+    if conditioning.base in ("inpaint", "outpaint"):
+        found["mask_image"] = [each.mask_image for each in images]
+    return {name: [e for e in each if e is not None] for name, each in found.items()}
 
 
 def strength_of(conditioning: Conditioning, pipeline_class: Any = None) -> float | None:
@@ -63,8 +86,3 @@ def device_for(pipeline_class: str, device: str) -> str:
         device: torch's name of the model's device.
     """
     return device if pipeline_class.startswith(TAKE_DEVICE) else "cpu"
-
-
-def _stacked(pictures: Sequence[Pixels | None], device: str) -> torch.Tensor:
-    """(B, 3, H, W) float32 in 0..1; (B, 1, H, W) for masks."""
-    return upload_pictures([each for each in pictures if each is not None], device)

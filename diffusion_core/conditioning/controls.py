@@ -1,6 +1,7 @@
 """Control images of a batch: which ControlNets take them, and the arguments of a call with them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from nightpress.diffusion_core.conditioning import canny
 from nightpress.diffusion_core.conditioning.spec import ConditionImages, Conditioning, Pixels
-from nightpress.diffusion_core.conditioning.uploads import upload_pictures
+from nightpress.diffusion_core.conditioning.uploads import PictureStage
 from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.controlnet_spec import ControlNetSpec
 from nightpress.diffusion_core.models.controlnets import ControlNet
@@ -129,6 +130,7 @@ def arguments(
     images: Sequence[ConditionImages],
     conditioning: Conditioning,
     device: str = "cpu",
+    stage: PictureStage | None = None,
 ) -> dict[str, Any]:
     """The arguments of a call that carry the control images of a batch.
 
@@ -138,14 +140,17 @@ def arguments(
         images: the pictures of each image.
         conditioning: what all images share.
         device: torch's name of where the pictures go; see `arguments.device_for`.
+        stage: what `join` may have joined them in.
     """
     if not used:
         return {}
     accepted, specs = call_parameters(type(pipeline)), [each.spec for each in used]
-    pictures = [
-        _stacked(pipeline, _prepared([each.control_images[index] for each in images], spec), device)
-        for index, spec in enumerate(specs)
-    ]
+    stage = stage or PictureStage()
+    uploaded = (
+        stage.upload(pictures, device, partial(_prepared, spec=spec), spec)
+        for pictures, spec in zip(_pictures(images, len(used)), specs, strict=True)
+    )
+    pictures = [_in_range(pipeline, each) for each in uploaded]
     values: dict[str, Sequence[Any]] = {
         "control_image" if "control_image" in accepted else "image": pictures,
         "controlnet_conditioning_scale": list(map(float, conditioning.control_scales)),
@@ -169,7 +174,20 @@ def _prepared(pictures: Sequence[Pixels], spec: ControlNetSpec) -> list[Pixels]:
     return [made[id(picture)] for picture in pictures]
 
 
-def _stacked(pipeline: Any, pictures: Sequence[Pixels], device: str) -> torch.Tensor:
-    """(B, 3, H, W) float32, in the range that the pipeline takes."""
-    values = upload_pictures(pictures, device)
+def join(
+    used: Sequence[ControlNet], images: Sequence[ConditionImages], device: str, stage: PictureStage
+) -> None:
+    """Prepare the control images of a later batch, and join them; arguments as for `arguments`."""
+    specs = [each.spec for each in used]
+    for pictures, spec in zip(_pictures(images, len(used)), specs, strict=True):
+        stage.join(pictures, device, partial(_prepared, spec=spec), spec)
+
+
+def _pictures(images: Sequence[ConditionImages], number: int) -> list[list[Pixels]]:
+    """The pictures for each ControlNet, one for each image."""
+    return [[each.control_images[index] for each in images] for index in range(number)]
+
+
+def _in_range(pipeline: Any, values: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) of values in 0..1, in the range that the pipeline takes."""
     return 2 * values - 1 if type(pipeline).__name__.startswith(ENCODED) else values

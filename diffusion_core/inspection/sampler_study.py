@@ -154,7 +154,7 @@ def run_study(
     """
     sampler, images = WatchedSampler(model), dict[SamplerTrial, Pixels]()
     warm_up = replace(study.reference, num_inference_steps=WARM_UP_STEPS)
-    sampler.sample([request], _with_trial(params, warm_up))
+    sampler.sample([request], _with_trial(params, warm_up)).settled()
     for trial in study.trials:
         # The second trial of a stochastic pair is compared with the first.
         plain = replace(trial, other_step_noise=False)
@@ -163,7 +163,7 @@ def run_study(
         sampler.watch = counter
         sampler.step_noise = request.seed + 1 if trial.other_step_noise else None
         started_at = time.perf_counter()
-        batch = sampler.sample([request], _with_trial(params, trial))
+        batch = sampler.sample([request], _with_trial(params, trial)).settled()
         seconds = time.perf_counter() - started_at
         images[trial] = pixels = batch.pixels[0]
         distance, fault = rmse(pixels, images[compared_with]), batch.faults[0]

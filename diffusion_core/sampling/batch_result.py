@@ -1,7 +1,8 @@
 """What comes out of a batch: its images, what is wrong with them, and the errors of a pipeline."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -45,10 +46,122 @@ class SampledBatch:
         """
         return self.data.numpy() if isinstance(self.data, Copy) else self.data
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is awaited of the device than the copy of the pixels."""
+        return True
+
+    @property
+    def must_be_repeated(self) -> bool:
+        """Whether the batch has to be sampled again. Waits for the device, in any thread."""
+        return False
+
+    def settled(self) -> "SampledBatch":
+        """The batch once its faults are known; only in the thread that has sampled it."""
+        return self
+
     def after(self, earlier: Self) -> Self:
         """The batch with the faults of the images that it was made from, which come first."""
         faults = (old or new for old, new in zip(earlier.faults, self.faults, strict=True))
         return replace(self, faults=tuple(faults))
+
+
+class BatchInFlight(SampledBatch):
+    """A batch on which the device may still be at work, so that another can be queued behind it.
+
+    Its faults are read where they are asked for. In the thread that has sampled it, this samples it
+    again if need be; other threads ask `must_be_repeated` first.
+
+    Args:
+        images: (n, 3, H, W) or (n, F, 3, H, W), float32 in 0..1.
+        finite: (n,) whether the values of each are finite.
+        flagged: (n,) whether a safety checker has flagged it.
+        overflowed: () whether a decoder in half precision has overflowed.
+        copies: copies what is known to host memory.
+        is_repeated: given the faults and whether a decoder has overflowed, whether the batch must
+            be sampled again.
+        repeat: samples it again; the device is not at work on that batch any more.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        finite: torch.Tensor,
+        overflowed: torch.Tensor,
+        flagged: Sequence[bool],
+        copies: CopyStream,
+        is_repeated: Callable[[tuple[Fault | None, ...], bool], bool],
+        repeat: Callable[[], SampledBatch],
+    ) -> None:
+        images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
+        # Rounded on the device: a quarter of the bytes is left to copy.
+        pixels = (images * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+        facts = facts_of(pixels, finite)
+        self._facts = copies.copy_to_host(torch.stack([*facts, overflowed.expand(len(pixels))]))
+        self._flagged = flagged
+        self._copy = copies.copy_to_host(pixels)
+        self._is_repeated = is_repeated
+        self._repeat: Callable[[], SampledBatch] | None = repeat
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._found: tuple[tuple[Fault | None, ...], bool] | None = None
+        self._settled: SampledBatch | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the device was done with it at once, as a CPU is; see `SampledBatch`."""
+        return self._facts.is_done
+
+    @property
+    def data(self) -> Pixels | Copy:
+        """See `SampledBatch`."""
+        return self._result().data
+
+    @property
+    def faults(self) -> tuple[Fault | None, ...]:
+        """See `SampledBatch`. Waits for the device.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        return self._result().faults
+
+    @property
+    def must_be_repeated(self) -> bool:
+        """See `SampledBatch`.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        return self._verdict()[1]
+
+    def settled(self) -> SampledBatch:
+        """See `SampledBatch`; samples the batch again if it must be."""
+        if self._settled is None and self.must_be_repeated and self._repeat is not None:
+            self._settled = self._repeat()
+            self._repeat = None
+        return self._result()
+
+    def _result(self) -> SampledBatch:
+        if self._settled is not None:
+            return self._settled
+        faults, must_be_repeated = self._verdict()
+        if not must_be_repeated:
+            return SampledBatch(self._copy, faults)
+        if threading.get_ident() == self._thread:
+            return self.settled()
+        raise SamplingError("a batch that must be sampled again was read in another thread")
+
+    def _verdict(self) -> tuple[tuple[Fault | None, ...], bool]:
+        """The faults, and whether the batch must be sampled again."""
+        *facts, overflowed = self._facts.tensor().tolist()
+        with self._lock:
+            if self._found is None:
+                faults = tuple(map(_fault_of, *facts, self._flagged))
+                self._found = faults, self._is_repeated(faults, any(overflowed))
+                if not self._found[1]:
+                    self._repeat = None  # it holds the pictures of the batch, which are large
+            return self._found
 
 
 def merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> SampledBatch:
@@ -59,44 +172,22 @@ def merge(groups: Sequence[Sequence[int]], batches: Sequence[SampledBatch]) -> S
     return SampledBatch(pixels[order], tuple(faults[index] for index in order))
 
 
-def finished(
-    images: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool], copies: CopyStream
-) -> SampledBatch:
-    """The batch of some images; their pixels are still on their way from the device.
+def facts_of(pixels: torch.Tensor, finite: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What decides the faults of the images or clips of a batch: finite, blank, still; (n,) each.
 
-    This waits for the whole batch: a failure on the device shows here at the latest.
-
-    Args:
-        images: (n, 3, H, W) or (n, F, 3, H, W), float32 in 0..1.
-        finite, flagged: see `faults_of`.
-        copies: copies them to host memory.
-    """
-    images = images.masked_fill(~finite.view(-1, *[1] * (images.ndim - 1)), 0)
-    # Rounded on the device: a quarter of the bytes is left to copy.
-    pixels = (images * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
-    faults = faults_of(pixels, finite, flagged, copies)
-    return SampledBatch(copies.copy_to_host(pixels), faults)
-
-
-def faults_of(
-    pixels: torch.Tensor, finite: torch.Tensor, flagged: Sequence[bool], copies: CopyStream
-) -> tuple[Fault | None, ...]:
-    """What is wrong with each image or clip of a batch. Waits for the device.
-
-    A clip is blank if every frame has one colour.
+    Nothing waits for the device. A clip is blank if every frame has one colour.
 
     Args:
         pixels: (n, H, W, 3) or (n, F, H, W, 3), uint8.
         finite: (n,) whether its values, before they became pixels, are finite.
-        flagged: (n,) whether a safety checker has flagged it.
-        copies: copies the answers to host memory.
     """
+    yield finite
     blank = (pixels == pixels[..., :1, :1, :]).flatten(1).all(1)
-    still = torch.zeros_like(blank)
+    yield blank
     if pixels.ndim == 5:
-        still = (pixels == pixels[:, :1]).flatten(1).all(1)
-    found = copies.fetch(torch.stack([finite, blank, still])).tolist()
-    return tuple(map(_fault_of, *found, flagged))
+        yield (pixels == pixels[:, :1]).flatten(1).all(1)
+    else:
+        yield torch.zeros_like(blank)
 
 
 def _fault_of(finite: bool, blank: bool, still: bool, flagged: bool) -> Fault | None:

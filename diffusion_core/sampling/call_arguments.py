@@ -13,6 +13,11 @@ def without_nones(values: dict[str, Any], pipeline: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None or name in accepted}
 
 
+def padded(requests: Sequence[ImageRequest], batch_size: int) -> list[ImageRequest]:
+    """A full batch, in which the last request stands as often as need be."""
+    return [*requests, *[requests[-1]] * (batch_size - len(requests))]
+
+
 def guidance_scales(requests: Sequence[ImageRequest], params: SamplingParams) -> list[float]:
     """The guidance scale of each image: its own, or the one that all share."""
     own = (request.guidance_scale for request in requests)

@@ -25,6 +25,11 @@ class Copy:
     def __init__(self, host: torch.Tensor, done: Any = None) -> None:
         self._host, self._done = host, done
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to wait for, as on a CPU."""
+        return self._done is None
+
     def tensor(self) -> torch.Tensor:
         """Wait until the copy is complete, and return it.
 
@@ -44,7 +49,7 @@ class Copy:
 
     def pageable(self) -> torch.Tensor:
         """`tensor` in ordinary memory: what is kept for long must not keep pages locked."""
-        return self.tensor() if self._done is None else self.tensor().clone()
+        return self.tensor() if self.is_done else self.tensor().clone()
 
     def numpy(self) -> npt.NDArray[Any]:
         """`tensor` as a numpy array."""

@@ -6,6 +6,7 @@ The decoder is the pipeline's own; its `decode` is replaced for the length of on
 import contextlib
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from nightpress.diffusion_core import patching
 from nightpress.diffusion_core.errors import OutOfMemory, one_line
 from nightpress.diffusion_core.sampling.faults import Fault
 
-__all__ = ["DecoderWatch", "all_finite", "decode_in_chunks"]
+__all__ = ["Decoded", "DecoderWatch", "all_finite", "decode_in_chunks"]
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 """Types in which a decoder may overflow where float32 does not."""
@@ -57,6 +58,18 @@ def _is_batch(value: Any, size: int) -> bool:
     return isinstance(value, torch.Tensor) and value.shape[:1] == (size,)
 
 
+@dataclass
+class Decoded:
+    """What is known on the device of the images that one call of a pipeline has decoded."""
+
+    is_repaired: bool
+    """Whether images that overflowed were decoded again in float32."""
+    finite: list[torch.Tensor] = field(default_factory=list)
+    """(B,) of bool for each decoding: which images were finite throughout."""
+    overflowed: list[torch.Tensor] = field(default_factory=list)
+    """(B,) of bool likewise: which of them a decoder in half precision could not hold."""
+
+
 class DecoderWatch:
     """Watches the decoder of one sampler for images that are finite only before it.
 
@@ -69,29 +82,28 @@ class DecoderWatch:
 
     def __init__(self) -> None:
         self._repairs = False
-        self._overflowed: list[torch.Tensor] = []
 
-    def begins_repairs(self, faults: Collection[Fault | None]) -> bool:
-        """Whether the batch that was just sampled must be sampled again, with repairs.
+    def begins_repairs(
+        self, decoded: Decoded, faults: Collection[Fault | None], has_overflowed: bool
+    ) -> bool:
+        """Whether a batch must be sampled again, with repairs; may be asked in any thread.
 
         Args:
-            faults: what is wrong with each of its images; the host has waited for them.
+            decoded: of the batch.
+            faults: what is wrong with each of its images.
+            has_overflowed: whether `decoded.overflowed` has an image.
         """
-        noted, self._overflowed = self._overflowed, []
         # A safety checker may have flagged an image that is not finite.
-        if self._repairs or not {Fault.NON_FINITE, Fault.FLAGGED}.intersection(faults):
-            return False
-        self._repairs = any(bool(each.any()) for each in noted)
-        return self._repairs
+        is_suspect = not {Fault.NON_FINITE, Fault.FLAGGED}.isdisjoint(faults)
+        begins = is_suspect and has_overflowed and not decoded.is_repaired
+        self._repairs = self._repairs or begins
+        return begins
 
     @contextlib.contextmanager
-    def around_call(
-        self, pipeline: Any, size: int, is_clip: bool = False
-    ) -> Iterator[list[torch.Tensor]]:
-        """Yield a list that gets, for each decoded batch, which images were finite throughout.
+    def around_call(self, pipeline: Any, size: int, is_clip: bool = False) -> Iterator[Decoded]:
+        """Yield what gets known, for each decoded batch, of its images.
 
-        Each entry is (B,) of bool, on the device. A clip that is alone in its call may be decoded
-        in parts.
+        A clip that is alone in its call may be decoded in parts.
 
         Read against diffusers 0.42.1. Relies on what `decode_in_chunks` relies on, and on
         `vae.dtype`. Kandinsky calls its VAE `movq`.
@@ -99,11 +111,10 @@ class DecoderWatch:
         Raises:
             IncompatibleLibrary: the pipeline made its images without calling `vae.decode`.
         """
-        finite_images: list[torch.Tensor] = []
-        self._overflowed = []
+        found = Decoded(self._repairs)
         vae = getattr(pipeline, "vae", None) or getattr(pipeline, "movq", None)
         if vae is None:
-            yield finite_images
+            yield found
             return
         decode, called = patching.require(vae, "decode", DECODE), False
         alone = is_clip and size == 1
@@ -113,19 +124,22 @@ class DecoderWatch:
             called = True
             decoded = decode(latents, *args, **kwargs)
             if latents.shape[0] == size or alone:
-                decoded, finite = self._checked(vae, decode, decoded, latents, *args, **kwargs)
-                finite_images.append(finite.all()[None] if alone else finite)
+                decoded, finite = self._checked(
+                    found, vae, decode, decoded, latents, *args, **kwargs
+                )
+                found.finite.append(finite.all()[None] if alone else finite)
             return decoded
 
         shadow = _translate_out_of_memory(decode_watched)
         with _type_restored(vae), patching.shadowed(vae, "decode", shadow):
-            yield finite_images
+            yield found
         if not called:
             without = f"{type(pipeline).__name__} decodes without vae.decode"
             raise patching.incompatible(pipeline, without, DECODE)
 
     def _checked(
         self,
+        found: Decoded,
         vae: Any,
         decode: Callable[..., Any],
         decoded: Any,
@@ -137,11 +151,11 @@ class DecoderWatch:
         finite_before = all_finite(latents)
         overflowed = finite_before & ~all_finite(decoded[0])
         if vae.dtype in HALF_PRECISION:
-            if self._repairs and bool(overflowed.any()):
+            if found.is_repaired and bool(overflowed.any()):
                 decoded = _redecode_in_float32(
                     vae, decode, decoded, overflowed, latents, *args, **kwargs
                 )
-            self._overflowed.append(overflowed)
+            found.overflowed.append(overflowed)
         return decoded, finite_before & all_finite(decoded[0])
 
 
@@ -217,6 +231,22 @@ def _of_image(value: Any, index: int, size: int) -> Any:
 def _like(decoded: Any, images: torch.Tensor) -> Any:
     """Wrap images in the type of output that the decoder returned."""
     return (images,) if isinstance(decoded, tuple) else type(decoded)(sample=images)
+
+
+def verdict_on(images: torch.Tensor, decoded: Decoded) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which images were finite throughout, (B,), and whether any overflowed, (), both of bool.
+
+    Args:
+        images: (B, ...) as the pipeline returns them, where its decoder is or in host memory.
+        decoded: what was noted while they were decoded.
+    """
+    finite = all_finite(images)
+    for each in decoded.finite:
+        finite = finite & each.to(finite.device)
+    overflowed = torch.zeros_like(finite[0])
+    for each in decoded.overflowed:
+        overflowed = overflowed | each.to(finite.device).any()
+    return finite, overflowed
 
 
 def all_finite(values: torch.Tensor) -> torch.Tensor:

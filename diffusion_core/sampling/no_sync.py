@@ -2,7 +2,8 @@
 
 diffusers' steps wait in three places: noise from a CPU generator is copied from pageable memory,
 the current timestep is looked up by comparing tensors on the accelerator, and UniPC solves a small
-system of equations there and checks the result. The patches below remove these waits without
+system of equations there and checks the result. The timesteps themselves are made on the
+accelerator, or copied there from pageable memory. The patches below remove these waits without
 changing a bit of an image. They are installed on one fresh scheduler, as copies of its
 methods, so no other scheduler and no other thread sees them.
 """
@@ -10,6 +11,7 @@ methods, so no other scheduler and no other thread sees them.
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +24,13 @@ from nightpress.diffusion_core.models.samplers import SCHEDULERS
 UNIPC_UPDATES = ("multistep_uni_p_bh_update", "multistep_uni_c_bh_update")
 """UniPC's predictor and corrector."""
 
+ON_DEVICE: dict[str, tuple[str, ...]] = {
+    class_name: ("timesteps",) for class_name, _ in SCHEDULERS.values()
+} | {"FlowMatchEulerDiscreteScheduler": ("timesteps", "sigmas")}
+"""Class -> the attributes that its `set_timesteps` leaves on the device that it is given."""
+
 DRAW_NOISE = "draw a step's noise without waiting for the accelerator"
+MAKE_TIMESTEPS = "make a batch's timesteps in host memory"
 READ_TIMESTEPS = "keep a step's timestep in host memory"
 SOLVE = "solve UniPC's equations without waiting for the accelerator"
 
@@ -43,7 +51,88 @@ def install(scheduler: Any) -> Any:
         solve_on_device(scheduler)
     if known or list(parameters)[:2] == ["model_output", "timestep"]:
         use_host_timesteps(scheduler)
+    # Continuous timesteps are logarithms, whose last bit depends on the device.
+    if known and scheduler.config.get("timestep_type") != "continuous":
+        set_timesteps_on_host(scheduler)
     return scheduler
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """The timesteps of a batch, on the accelerator and in host memory."""
+
+    on_device: torch.Tensor
+    on_host: torch.Tensor
+
+    def place_of(self, timestep: torch.Tensor) -> int | None:
+        """The index of a view of one of them, found by its place in memory; None for another."""
+        everything = self.on_device
+        if timestep.untyped_storage().data_ptr() != everything.untyped_storage().data_ptr():
+            return None
+        offset = timestep.storage_offset() - everything.storage_offset()
+        return int(offset // everything.stride(0))
+
+
+def set_timesteps_on_host(scheduler: Any) -> None:
+    """Have a fresh scheduler make its timesteps in host memory, and upload them without a wait.
+
+    The values are those that diffusers makes: nearly all of it is done in numpy, and the rest, a
+    product for flow matching, is exact to the last bit on any device. The host copy stays with the
+    scheduler, in `host_timesteps`.
+
+    Read against diffusers 0.42.1. Relies on `set_timesteps` having an argument `device`, and on
+    `ON_DEVICE`.
+    """
+    set_timesteps = patching.require(scheduler, "set_timesteps", MAKE_TIMESTEPS)
+    signature = inspect.signature(set_timesteps)
+    if "device" not in signature.parameters:
+        raise _moved(scheduler, "set_timesteps has no argument device")
+
+    @functools.wraps(set_timesteps)
+    def set_on_host(*args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(*args, **kwargs)
+        device = bound.arguments.get("device")
+        if device is None or torch.device(device).type in ("cpu", "mps"):
+            set_timesteps(*args, **kwargs)
+            return
+        bound.arguments["device"] = "cpu"
+        set_timesteps(*bound.args, **bound.kwargs)
+        on_host = scheduler.timesteps
+        for name in ON_DEVICE[type(scheduler).__name__]:
+            setattr(scheduler, name, upload(getattr(scheduler, name), device))
+        scheduler.host_timesteps = Timesteps(scheduler.timesteps, on_host)
+
+    scheduler.set_timesteps = set_on_host
+    if hasattr(scheduler, "index_for_timestep"):
+        _look_up_on_host(scheduler)
+
+
+def _look_up_on_host(scheduler: Any) -> None:
+    """Have a fresh scheduler look timesteps up in their host copy, where it looks in its own list.
+
+    Read against diffusers 0.42.1. Relies on `index_for_timestep(timestep)`, with a second argument
+    only for another list.
+    """
+    look_up = scheduler.index_for_timestep
+
+    @functools.wraps(look_up)
+    def looked_up(timestep: Any, schedule_timesteps: Any = None) -> Any:
+        if schedule_timesteps is None and isinstance(timestep, torch.Tensor):
+            known = host_timestep(scheduler, timestep)
+            if known is not None:
+                return look_up(known, scheduler.host_timesteps.on_host)
+        return look_up(timestep, schedule_timesteps)
+
+    scheduler.index_for_timestep = looked_up
+
+
+def host_timestep(scheduler: Any, timestep: torch.Tensor) -> torch.Tensor | None:
+    """One of a scheduler's timesteps in host memory; None if its place there is not known."""
+    known: Timesteps | None = vars(scheduler).get("host_timesteps")
+    if known is None or timestep.device.type == "cpu" or timestep.ndim:
+        return None
+    place = known.place_of(timestep)
+    return None if place is None else known.on_host[place]
 
 
 def upload_noise(scheduler: Any) -> None:
@@ -93,7 +182,7 @@ def use_host_timesteps(scheduler: Any) -> None:
             if "timesteps" not in vars(scheduler):
                 raise _moved(scheduler, "set_timesteps leaves no attribute timesteps")
             first = _first_step(scheduler, timestep)
-            scheduler.timesteps = scheduler.timesteps.to("cpu", copy=True)
+            scheduler.timesteps = _in_host_memory(scheduler)
             timesteps.extend(reversed(scheduler.timesteps[first:].unbind()))
             copied = True
         if not timesteps:
@@ -101,6 +190,15 @@ def use_host_timesteps(scheduler: Any) -> None:
         return step(model_output, timesteps.pop(), *args, **kwargs)
 
     scheduler.step = stepped
+
+
+def _in_host_memory(scheduler: Any) -> torch.Tensor:
+    """A copy of a scheduler's timesteps in host memory; waits only where there is none yet."""
+    current: torch.Tensor = scheduler.timesteps
+    known: Timesteps | None = vars(scheduler).get("host_timesteps")
+    if known is not None and known.on_device is current:
+        return known.on_host.clone()
+    return current.to("cpu", copy=True)
 
 
 def _first_step(scheduler: Any, timestep: Any) -> int:
@@ -111,11 +209,10 @@ def _first_step(scheduler: Any, timestep: Any) -> int:
     which is meant.
     """
     everything = scheduler.timesteps
-    if isinstance(timestep, torch.Tensor) and (
-        timestep.untyped_storage().data_ptr() == everything.untyped_storage().data_ptr()
-    ):
-        offset = timestep.storage_offset() - everything.storage_offset()
-        return int(offset // everything.stride(0))
+    if isinstance(timestep, torch.Tensor):
+        place = Timesteps(everything, everything).place_of(timestep)
+        if place is not None:
+            return place
     begin: int | None = getattr(scheduler, "begin_index", None)
     if begin is not None:
         return begin

@@ -11,6 +11,7 @@ product by its rows, and then the last bits of an image depend on its place in t
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
@@ -31,13 +32,15 @@ from nightpress.diffusion_core.conditioning.network_configs import any_number_of
 from nightpress.diffusion_core.conditioning.pipelines import ModePipelines
 from nightpress.diffusion_core.conditioning.references import ReferenceEncoder
 from nightpress.diffusion_core.conditioning.spec import TEXT_ALONE
+from nightpress.diffusion_core.conditioning.uploads import PictureStage
 from nightpress.diffusion_core.errors import (
     SamplingError,
     SettingsError,
 )
-from nightpress.diffusion_core.models import family_rules, modes, pipeline_folder
+from nightpress.diffusion_core.models import family_rules, pipeline_folder
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling import (
+    call_uploads,
     clips,
     decoding,
     no_sync,
@@ -45,15 +48,20 @@ from nightpress.diffusion_core.sampling import (
     schedulers,
     walks,
 )
+from nightpress.diffusion_core.sampling.batch_checks import check_batch
 from nightpress.diffusion_core.sampling.batch_result import (
+    BatchInFlight,
     SampledBatch,
     as_sampling_error,
-    finished,
     flags_of,
     images_of,
     merge,
 )
-from nightpress.diffusion_core.sampling.call_arguments import guidance_scales, without_nones
+from nightpress.diffusion_core.sampling.call_arguments import (
+    guidance_scales,
+    padded,
+    without_nones,
+)
 from nightpress.diffusion_core.sampling.copy_to_host import CopyStream
 from nightpress.diffusion_core.sampling.faults import Fault
 from nightpress.diffusion_core.sampling.prompt_embeddings import (
@@ -98,6 +106,7 @@ class Sampler:
         self._references = ReferenceEncoder(model)
         self._schedulers = schedulers.Schedulers(model.scheduler_config)
         self._copies = CopyStream(model.device)
+        self._stage = PictureStage()
         self._decoder = decoding.DecoderWatch()
         self._has_prepared = False
         self._compiled: set[tuple[object, ...]] = set()
@@ -136,6 +145,9 @@ class Sampler:
         batch_size: int | None = None,
     ) -> SampledBatch:
         """Sample at most a batch of images; a shorter batch is padded with its last request.
+
+        On a GPU this may return before the device has come to the end, so that another batch can
+        be queued behind this one: what is asked of the result waits for it. See `SampledBatch`.
 
         With `num_frames`, each request is a clip. A model of still images makes those that are
         walks; see `walks`.
@@ -177,14 +189,14 @@ class Sampler:
                 with_init_image(request, pixels, larger)
                 for request, pixels in zip(requests, sampled.pixels, strict=True)
             ]
-            sampled = self._sample_once(again, larger, batch_size).after(sampled)
+            sampled = self._sample_once(again, larger, batch_size).settled().after(sampled)
         return sampled
 
     def _sample_once(
         self, requests: Sequence[ImageRequest], params: SamplingParams, size: int
     ) -> SampledBatch:
         """Sample at most a batch of images or clips, without passes."""
-        self._check(requests, params, size)
+        check_batch(self._model, self._modes, requests, params, size)
         self._model.row_loras.require(params.lora)
         alone = (each.samples_alone(self._name, params.conditioning) for each in (edits, clips))
         if not self.shares_batches or any(alone):
@@ -210,53 +222,47 @@ class Sampler:
         with as_sampling_error(self._name):
             self._conditioner.prepare(*self._prompts(requests, params))
 
-    def _check(
+    def join_pictures(
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> None:
-        if not 1 <= len(requests) <= batch_size:
-            raise SettingsError(f"{len(requests)} requests; a batch holds 1 to {batch_size}")
-        for side in ("width", "height"):
-            pixels, multiple = getattr(params, side), self._model.size_multiple
-            if pixels < multiple or pixels % multiple:
-                raise SettingsError(f"{side} {pixels} is not a multiple of {multiple}")
-        if self._model.speed.first_block_cache and batch_size > 1:
-            raise SettingsError(
-                f"batch size {batch_size}: must be 1 with first_block_cache, which decides for a "
-                "whole batch"
-            )
-        conditioning, steps = params.conditioning, params.num_inference_steps
-        nets, images = self._model.controlnets, [request.images for request in requests]
-        controls.check(nets, images, conditioning, (params.width, params.height))
+        """Prepare the pictures of a later batch for their upload, so that `sample` finds that done.
+
+        May run in one thread while `sample` runs in another. Does nothing on a CPU.
+
+        Args:
+            requests, params, batch_size: as `sample` will be given.
+
+        Raises:
+            SettingsError: `sample` will raise it too.
+        """
+        conditioning = params.conditioning
         pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
-        checking.check_strength(conditioning, type(pipeline), steps)
-        checking.check_pictures(images, conditioning, (params.width, params.height))
-        strength = arguments.strength_of(conditioning, type(pipeline))
-        taken = modes.steps_taken(type(pipeline).__name__, steps, strength)
-        controls.check_steps(nets, conditioning.controls, taken, self._solver(params))
-        for scale in guidance_scales(requests, params):
-            if scale != params.guidance_scale and not (
-                per_image_guidance.is_supported(pipeline)
-                and (scale > 1) == (params.guidance_scale > 1)
-            ):
-                raise SettingsError(
-                    f"guidance_scale {scale} and {params.guidance_scale} cannot share a batch"
-                )
-        if not self._model.takes_negative_prompt and any(r.negative_prompt for r in requests):
-            raise SettingsError(f"{self._name} takes no negative prompt")
+        device = arguments.device_for(type(pipeline).__name__, self._model.device)
+        images = [each.images for each in padded(requests, batch_size)]
+        arguments.join(images, conditioning, device, self._stage)
+        used = controls.used_by(self._model.controlnets, conditioning.controls)
+        controls.join(used, images, device, self._stage)
 
     def _sample_padded(
         self, requests: Sequence[ImageRequest], params: SamplingParams, batch_size: int
     ) -> SampledBatch:
-        batch = [*requests, *[requests[-1]] * (batch_size - len(requests))]
-        number = len(requests)
+        batch = padded(requests, batch_size)
         num_chunks = self.num_chunks(requests[0], params)
-        while True:
-            with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
-                images, finite, flagged = self._run_without_damaged_code(batch, params)
-            with torch.inference_mode(), as_sampling_error(self._name):
-                sampled = finished(images[:number], finite[:number], flagged, self._copies)
-                if not self._decoder.begins_repairs(sampled.faults):
-                    return sampled
+        with torch.inference_mode(), self._exclude_encoding(params, batch_size, num_chunks):
+            images, decoded, flagged = self._run_without_damaged_code(batch, params)
+        with torch.inference_mode(), as_sampling_error(self._name):
+            finite, overflowed = decoding.verdict_on(images, decoded)
+            number = len(requests)
+            in_flight = BatchInFlight(
+                images[:number],
+                finite[:number],
+                overflowed,
+                flagged[:number],
+                self._copies,
+                functools.partial(self._decoder.begins_repairs, decoded),
+                lambda: self._sample_padded(requests, params, batch_size).settled(),
+            )
+        return in_flight.settled() if in_flight.is_done else in_flight
 
     @contextlib.contextmanager
     def _exclude_encoding(
@@ -286,7 +292,7 @@ class Sampler:
 
     def _run_without_damaged_code(
         self, batch: Sequence[ImageRequest], params: SamplingParams
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
+    ) -> tuple[torch.Tensor, decoding.Decoded, Sequence[bool]]:
         """Call `_run`; if it finds damaged compiled code on disk, remove that code and repeat."""
         for _ in range(MAX_DAMAGED_LIBRARIES):
             try:
@@ -298,8 +304,8 @@ class Sampler:
 
     def _run(
         self, batch: Sequence[ImageRequest], params: SamplingParams
-    ) -> tuple[torch.Tensor, torch.Tensor, Sequence[bool]]:
-        """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, finite, flagged (B,)."""
+    ) -> tuple[torch.Tensor, decoding.Decoded, Sequence[bool]]:
+        """Call the pipeline; returns float32 images (B, 3, H, W) in 0..1, and flags (B,)."""
         conditioning = params.conditioning
         pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
         scheduler, speed = self._scheduler(params), self._model.speed
@@ -325,26 +331,19 @@ class Sampler:
                 walks.interpolating(batch),
                 control_patches.around_call(pipeline, list(map(walks.generator_of, batch))),
                 decoding.decode_in_chunks(pipeline, clips.chunk_size(pipeline, speed)),
-                self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded_finite,
+                self._decoder.around_call(pipeline, len(batch), bool(frames)) as decoded,
                 np.errstate(invalid="ignore"),
+                call_uploads.around_call(pipeline, values, self._model) as call,
             ):
-                output = pipeline(**without_nones(values, pipeline))
+                output = call(**without_nones(values, pipeline))
             images = images_of(output, (len(batch), *frames, 3, params.height, params.width))
-            finite = decoding.all_finite(images)
-            for decoded in decoded_finite:
-                finite = finite & decoded.to(finite.device)
-        return images, finite, flags_of(output, len(batch))
+        return images, decoded, flags_of(output, len(batch))
 
     def _use_lora(self, params: SamplingParams) -> None:
         """Activate the batch's LoRA; in the text encoders too if the pipeline itself encodes."""
         self._model.row_loras.use_for_denoising(params.lora, params.lora_scale)
         if not self._conditioner.encodes:
             self._model.row_loras.use_for_encoding(params.lora, params.lora_scale)
-
-    def _solver(self, params: SamplingParams) -> str:
-        """The sampler's name, or the class of the model's own scheduler."""
-        own = str(self._model.scheduler_config.get("_class_name"))
-        return own if params.scheduler == "default" else params.scheduler
 
     def _scheduler(self, params: SamplingParams) -> Any:
         scheduler = self._schedulers.make(params.scheduler)
@@ -388,9 +387,10 @@ class Sampler:
         accepted = pipeline_folder.call_parameters(type(pipeline))
         images = [each.images for each in batch]
         device = arguments.device_for(type(pipeline).__name__, self._model.device)
-        pictures = arguments.arguments(images, params.conditioning, device)
+        pictures = arguments.arguments(images, params.conditioning, device, self._stage)
         used = controls.used_by(self._model.controlnets, params.conditioning.controls)
-        pictures |= controls.arguments(pipeline, used, images, params.conditioning, device)
+        conditioned = images, params.conditioning, device, self._stage
+        pictures |= controls.arguments(pipeline, used, *conditioned)
         pictures |= edits.arguments(type(pipeline).__name__, images, params.conditioning)
         if self.clips is not None:
             generators, speed = settings["generator"], self._model.speed

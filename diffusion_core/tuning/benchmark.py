@@ -95,10 +95,10 @@ class Candidate:
 
     def _warm_up(self, workload: Workload) -> None:
         first, *others = workload.batches
-        self.first = self._sampler.sample(first, self._params)
+        self.first = self._sampler.sample(first, self._params).settled()
         steps = min(WARM_UP_STEPS, self._params.num_inference_steps)
         for batch in others:
-            self._sampler.sample(batch, replace(self._params, num_inference_steps=steps))
+            self._sampler.sample(batch, replace(self._params, num_inference_steps=steps)).settled()
 
     def sample(
         self, batch: Sequence[ImageRequest], params: SamplingParams | None = None
@@ -109,7 +109,7 @@ class Candidate:
             params: other settings than the workload's, with tensors of the same shapes.
         """
         start = self._clock()
-        sampled = self._sampler.sample(batch, params or self._params)
+        sampled = self._sampler.sample(batch, params or self._params).settled()
         return sampled, self._clock() - start
 
 

@@ -95,7 +95,7 @@ class SpeedTrials:
         clock, seconds = clock_for(self._device), []
         for _ in range(ROUNDS):
             started_at = clock()
-            held.sampler.sample(batch, few, trial.batch_size)
+            held.sampler.sample(batch, few, trial.batch_size).settled()
             seconds.append(clock() - started_at)
         return min(seconds) * self._workload.params.cost / few.cost
 

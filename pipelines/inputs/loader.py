@@ -27,6 +27,21 @@ class InputLoader:
         if key not in self._coming:
             self._coming[key] = self._pool.submit(prepare)
 
+    def follow(
+        self, keys: Iterable[Hashable], then: Callable[[dict[Hashable, PreparedInputs]], None]
+    ) -> None:
+        """Call `then`, in one of the threads, when all pictures of these images are there.
+
+        It is not called if one of them fails or is dropped, and what it raises is dropped: it is
+        for work that is done again where it was not done ahead.
+
+        Args:
+            keys: what `prefetch` was called with.
+            then: given the pictures, which are kept until they are taken.
+        """
+        futures = {key: self._coming[key] for key in keys}
+        self._pool.submit(_when_ready, futures, then)
+
     def are_ready(self, keys: Iterable[Hashable]) -> bool:
         """Whether the pictures of these images, which are on their way, are there."""
         return all(self._coming[key].done() for key in keys)
@@ -64,3 +79,13 @@ class InputLoader:
         """Drop everything, without waiting for a store that does not answer."""
         self.drop(list(self._coming))
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _when_ready(
+    futures: dict[Hashable, Future[PreparedInputs]],
+    then: Callable[[dict[Hashable, PreparedInputs]], None],
+) -> None:
+    """Wait for pictures whose preparation was begun before this, so that a thread is at work."""
+    wait(futures.values())
+    if not any(each.cancelled() or each.exception() for each in futures.values()):
+        then({key: each.result() for key, each in futures.items()})

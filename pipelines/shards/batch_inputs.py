@@ -1,8 +1,9 @@
 """The pictures of a batch, prepared ahead; an image whose pictures are unusable fails alone."""
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,8 +13,8 @@ from nightpress.pipelines.inputs.preparing import InputPreparer, PreparedInputs
 from nightpress.pipelines.inputs.reading import InputReader
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import FailureType, ImageRecord
-from nightpress.pipelines.shards.batch_sampler import UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.in_flight import UnsampledImage
 from nightpress.pipelines.shards.input_history import InputHistory, InputSession
 from nightpress.pipelines.shards.run_images import EarlierRuns
 
@@ -62,6 +63,24 @@ class BatchInputs:
         for image in images:
             if image.inputs:
                 self._loader.prefetch(image.image_id, self._preparation(image, history))
+
+    def follow(
+        self, images: Sequence[PlannedImage], then: Callable[[Mapping[str, PreparedInputs]], None]
+    ) -> None:
+        """Call `then` in another thread when all pictures of a batch are there and can be used.
+
+        Args:
+            images: what `prefetch` was called with.
+            then: given image id -> its pictures; not called for a batch without any. What it raises
+                is dropped.
+        """
+
+        def ready(taken: Mapping[Any, PreparedInputs]) -> None:
+            if all(each.problem is None for each in taken.values()):
+                then(taken)
+
+        if wanted := _with_inputs(images):
+            self._loader.follow(wanted, ready)
 
     def are_ready(self, images: Sequence[PlannedImage]) -> bool:
         """Whether taking the pictures of a batch, which are on their way, waits for nothing."""

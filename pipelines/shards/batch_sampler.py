@@ -3,51 +3,32 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 
 from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.conditioning import edits
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
 from nightpress.pipelines.inputs.preparing import NO_INPUTS, PreparedInputs
-from nightpress.pipelines.records import FailureType, InputInfo
+from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.in_flight import (
+    ImagesInFlight,
+    Outcome,
+    SampledImages,
+    UnsampledImage,
+)
 from nightpress.pipelines.shards.timeline import Activity, Timeline
 from nightpress.pipelines.storage import Store
 
 NONE_GIVEN: Mapping[str, PreparedInputs] = {}
 
 
-@dataclass(frozen=True)
-class SampledImages:
-    """The images of a batch that was sampled as a whole."""
-
-    images: Sequence[PlannedImage]
-    batch: SampledBatch
-    batch_size: int
-    started_at: float
-    """Seconds since the epoch."""
-    sampling_s: float
-    """Each image's share of the time the batch took."""
-    inputs: Mapping[str, tuple[InputInfo, ...]] = field(default_factory=dict)
-    """Image id -> the pictures that it was made from."""
-
-
-@dataclass(frozen=True)
-class UnsampledImage:
-    """An image that fails to sample even alone."""
-
-    image: PlannedImage
-    error_type: FailureType
-    error: str
-    inputs: tuple[InputInfo, ...] = ()
-    """Its pictures, as far as they were read."""
-
-
 class BatchSampler:
     """Samples the batches of one process, one at a time.
+
+    A batch is queued on the device before it is done with the one before, which is then in flight.
 
     Args:
         sampler: samples a single batch.
@@ -66,6 +47,9 @@ class BatchSampler:
         self._inputs: Mapping[str, PreparedInputs] = {}
         self._may_compile = record.spec.model.ways.compile is not None
         self._timeline = timeline
+        self._in_flight: tuple[ImagesInFlight, Mapping[str, PreparedInputs]] | None = None
+        """What is in flight, and its pictures."""
+        self._last_ended = 0.0
         self.is_sampling = False
         """Whether a batch is being sampled at this moment; read from any thread."""
 
@@ -92,7 +76,7 @@ class BatchSampler:
 
     def sample(
         self, images: Sequence[PlannedImage], inputs: Mapping[str, PreparedInputs] = NONE_GIVEN
-    ) -> Iterator[SampledImages | UnsampledImage]:
+    ) -> Iterator[Outcome]:
         """Sample images of equal settings.
 
         They form one batch, unless it does not fit in memory or fails as a whole.
@@ -111,7 +95,61 @@ class BatchSampler:
         finally:  # the pictures are large
             self._inputs = NONE_GIVEN
 
-    def _sample(self, images: Sequence[PlannedImage]) -> Iterator[SampledImages | UnsampledImage]:
+    def join_pictures(
+        self, images: Sequence[PlannedImage], inputs: Mapping[str, PreparedInputs]
+    ) -> None:
+        """Prepare the pictures of a later batch for their upload; called from any thread.
+
+        Args:
+            images: of the batch.
+            inputs: image id -> its pictures.
+        """
+        requests = [each.request(inputs[each.image_id].images) for each in images]
+        size = self.size_for(images[0])
+        self._sampler.join_pictures(requests, images[0].params, size)
+
+    def settle(self) -> None:
+        """Wait until the device is done with the batch in flight; sample it again if it must be.
+
+        Raises:
+            DeviceError: the device failed; no image is to blame.
+        """
+        if self._in_flight is None:
+            return
+        (flight, inputs), self._in_flight = self._in_flight, None
+        self.is_sampling = True
+        try:
+            self._last_ended = flight.wait()
+            if flight.must_be_repeated:
+                flight.repeated(self._sampled_again(flight.images, inputs))
+        finally:
+            self.is_sampling = False
+            flight.close()
+
+    def drop(self) -> None:
+        """Forget the batch in flight, if there is one; a device that has failed ends none."""
+        if self._in_flight is not None:
+            self._in_flight[0].close()
+            self._in_flight = None
+
+    def _sampled_again(
+        self, images: Sequence[PlannedImage], inputs: Mapping[str, PreparedInputs]
+    ) -> list[Outcome]:
+        before, self._inputs = self._inputs, inputs
+        try:
+            outcomes = list(self._sample(images))
+            self.settle()
+        finally:
+            self._inputs = before
+        return outcomes
+
+    def _queued(self, made: SampledImages, began: float) -> ImagesInFlight:
+        """Note that a batch is in flight; what was in flight before is settled."""
+        flight = ImagesInFlight(made, max(began, self._last_ended))
+        self._in_flight = flight, self._inputs
+        return flight
+
+    def _sample(self, images: Sequence[PlannedImage]) -> Iterator[Outcome]:
         size = self.size_for(images[0])
         if len(images) > size:  # the batch was cut before a smaller size was learnt
             yield from self._sample_in(images, size)
@@ -128,9 +166,11 @@ class BatchSampler:
         except Exception as error:  # whatever a row does to the model, it must fail alone
             error_text = f"{type(error).__name__}: {error}"
         else:
+            self.settle()
             share_s = (time.perf_counter() - clock) / len(images)
             infos = {each.image_id: self._inputs_of(each).infos for each in images}
-            yield SampledImages(images, sampled, size, started_at, share_s, infos)
+            made = SampledImages(images, sampled, size, started_at, share_s, infos)
+            yield made if sampled.is_done else self._queued(made, clock)
         if too_large is not None and size > 1:
             self._exact_sizes.clear()
             yield from self._sample_in(images, self._sizes.halve(images[0].params, size))
@@ -144,9 +184,7 @@ class BatchSampler:
     def _unsampled(self, image: PlannedImage, kind: FailureType, error: str) -> UnsampledImage:
         return UnsampledImage(image, kind, error, self._inputs_of(image).infos)
 
-    def _sample_in(
-        self, images: Sequence[PlannedImage], size: int
-    ) -> Iterator[SampledImages | UnsampledImage]:
+    def _sample_in(self, images: Sequence[PlannedImage], size: int) -> Iterator[Outcome]:
         """Sample images of equal settings, at most `size` at a time."""
         for start in range(0, len(images), size):
             yield from self._sample(images[start : start + size])

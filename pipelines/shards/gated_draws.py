@@ -16,12 +16,18 @@ from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.run_directory.draws import LostDraw, read_draws, store_draws
 from nightpress.pipelines.scoring.gates import Gates
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
-from nightpress.pipelines.shards.batch_sampler import SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage
 from nightpress.pipelines.shards.draw_queue import DrawQueue
 from nightpress.pipelines.shards.drawn import Drawn, Ended
 from nightpress.pipelines.shards.events import DrawsJudged
-from nightpress.pipelines.shards.image_source import PENDING_BATCHES, Encode, Outcome, Size
+from nightpress.pipelines.shards.image_source import PENDING_BATCHES, Encode, Size
+from nightpress.pipelines.shards.in_flight import (
+    ImagesInFlight,
+    Outcome,
+    SampledImages,
+    UnsampledImage,
+    known,
+)
 from nightpress.pipelines.shards.judging import JudgedBatch, Judging
 from nightpress.pipelines.shards.sinks import ImageSink
 
@@ -156,8 +162,11 @@ class GatedDraws:
         failure = unsampled.error_type, unsampled.error, unsampled.inputs
         return Drawn(number, self._attempt.failed(image, *failure))
 
-    def _draw(self, sampled: SampledImages, index: int) -> Drawn:
-        number = self._judging.draw_of(sampled.images[index])
+    def _draw(self, images: SampledImages | ImagesInFlight, index: int) -> Drawn:
+        outcome = known(images, index)
+        if isinstance(outcome, UnsampledImage):
+            return self._failed(outcome)
+        (sampled, index), number = outcome, self._judging.draw_of(images.images[index])
         made = self._encode(sampled, index)
         keeps = self._keeps_thumbnails and isinstance(made, EncodedImage)
         return Drawn(number, made, thumbnail(sampled.batch.pixels[index]) if keeps else None)

@@ -9,8 +9,8 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import Sig
 from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
-from nightpress.pipelines.shards.batch_sampler import SampledImages
 from nightpress.pipelines.shards.faults import FAILURES
+from nightpress.pipelines.shards.in_flight import SampledImages
 from nightpress.pipelines.shards.kept_frames import encoded_frame
 
 

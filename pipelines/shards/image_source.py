@@ -10,13 +10,17 @@ from typing import Protocol
 
 from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.shards.attempt import Attempt, EncodedImage
-from nightpress.pipelines.shards.batch_sampler import SampledImages, UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage, batches
 from nightpress.pipelines.shards.events import DrawsJudged
+from nightpress.pipelines.shards.in_flight import (
+    ImagesInFlight,
+    Outcome,
+    SampledImages,
+    UnsampledImage,
+    known,
+)
 from nightpress.pipelines.shards.missing import known_records
 from nightpress.pipelines.shards.sinks import ImageSink
-
-Outcome = SampledImages | UnsampledImage
 
 Encode = Callable[[SampledImages, int], EncodedImage | ImageRecord]
 """Encodes and scores one image of a batch; returns its record if it fails."""
@@ -223,6 +227,9 @@ class PlannedImages:
         records = [self._pool.submit(self._make, outcome, number) for number in numbers]
         return PendingBatch(records, num_bytes=sum(map(pixel_bytes, outcome.images)))
 
-    def _make(self, sampled: SampledImages, index: int) -> ImageRecord:
-        encoded = self._encode(sampled, index)
+    def _make(self, sampled: SampledImages | ImagesInFlight, index: int) -> ImageRecord:
+        made = known(sampled, index)
+        if isinstance(made, UnsampledImage):
+            return self._attempt.failed(made.image, made.error_type, made.error, made.inputs)
+        encoded = self._encode(*made)
         return encoded if isinstance(encoded, ImageRecord) else self._sink.store(encoded)

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from nightpress.pipelines.records import ImageRecord
 from nightpress.pipelines.shards.attempt import Attempt
-from nightpress.pipelines.shards.batch_sampler import UnsampledImage
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.in_flight import UnsampledImage
 from nightpress.pipelines.shards.input_history import InputHistory
 from nightpress.pipelines.shards.sinks import ImageSink
 

@@ -36,7 +36,7 @@ from nightpress.pipelines.shards.attempt import (
     nothing_lost,
 )
 from nightpress.pipelines.shards.batch_inputs import BatchInputs
-from nightpress.pipelines.shards.batch_sampler import BatchSampler, SampledImages, UnsampledImage
+from nightpress.pipelines.shards.batch_sampler import BatchSampler
 from nightpress.pipelines.shards.batching import (
     PlannedImage,
     batches,
@@ -56,6 +56,7 @@ from nightpress.pipelines.shards.events import (
 from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_encoder import ImageEncoder
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages, settled
+from nightpress.pipelines.shards.in_flight import Outcome
 from nightpress.pipelines.shards.input_history import InputSession, kept_rows
 from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
@@ -272,7 +273,7 @@ class ShardRunner:
             cut = batches(missing.images, size, self._supports_per_image_guidance)
             first = next(cut, [])
             self._prompts.prefetch(first)
-            self._inputs.prefetch(first, missing.history)
+            self._prepare_pictures(first, missing)
 
     def _make_images(
         self, missing: Missing, attempt: Attempt, source: ImageSource, ticket: int
@@ -288,24 +289,19 @@ class ShardRunner:
             while not (source.is_finished or self._draining.is_set()):
                 batch = source.next_batch()
                 if not batch:  # which one it is depends on those that are not settled
+                    self._batch_sampler.settle()
                     yield source.settle(), 0.0
                     continue
                 if names:  # what ends the process from now on is this batch
                     yield InHand(list(dict.fromkeys(image.image_id for image in batch)))
                 ahead = [] if names else source.coming()
-                self._inputs.prefetch(batch, missing.history)
-                self._prompts.prefetch(ahead)
-                outcomes = self._outcomes(batch)
-                if outcomes is None:
+                batch_s = self._sample_next(batch, ahead, missing, source)
+                if batch_s is None:
                     break
-                self._inputs.prefetch(ahead, missing.history)
-                clock = time.perf_counter()
-                self.timeline.switch(Activity.BUSY)
-                source.take(outcomes)
-                self.timeline.switch(Activity.OUTPUT)
-                batch_s = time.perf_counter() - clock
                 yield settled(source), batch_s
+            self._batch_sampler.settle()
         finally:
+            self._batch_sampler.drop()
             self.timeline.switch(Activity.INPUT)
             self.accelerator_lock.release(ticket)
         while source.num_pending:
@@ -313,9 +309,38 @@ class ShardRunner:
         if records := source.finish():
             yield records, 0.0
 
-    def _outcomes(
-        self, batch: list[PlannedImage]
-    ) -> Iterator[SampledImages | UnsampledImage] | None:
+    def _sample_next(
+        self,
+        batch: list[PlannedImage],
+        ahead: list[PlannedImage],
+        missing: Missing,
+        source: ImageSource,
+    ) -> float | None:
+        """Sample a batch, and prepare the one after it, if that may be prepared.
+
+        Returns:
+            How many seconds it took; None if it was drained, and not sampled.
+        """
+        self._inputs.prefetch(batch, missing.history)
+        self._prompts.prefetch(ahead)
+        outcomes = self._outcomes(batch)
+        if outcomes is None:
+            return None
+        self._prepare_pictures(ahead, missing)
+        clock = time.perf_counter()
+        self.timeline.switch(Activity.BUSY)
+        source.take(outcomes)
+        if not ahead:  # nothing will be queued right behind it
+            self._batch_sampler.settle()
+        self.timeline.switch(Activity.OUTPUT)
+        return time.perf_counter() - clock
+
+    def _prepare_pictures(self, images: list[PlannedImage], missing: Missing) -> None:
+        """Start to read the pictures of a later batch, and then to join them for its upload."""
+        self._inputs.prefetch(images, missing.history)
+        self._inputs.follow(images, partial(self._batch_sampler.join_pictures, images))
+
+    def _outcomes(self, batch: list[PlannedImage]) -> Iterator[Outcome] | None:
         """Wait for the pictures of a batch; returns what samples it, None if it is drained."""
         if not self._inputs.are_ready(batch):
             self.timeline.switch(Activity.INPUT)

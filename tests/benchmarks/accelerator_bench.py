@@ -134,7 +134,7 @@ class Bench:
         requests = self._requests(batch_size)
         fix_numerics()  # between the batches of plain diffusers, which has torch's defaults
         start = self._clock()
-        batch = sampler.sample(requests, params or self._setup.params)
+        batch = sampler.sample(requests, params or self._setup.params).settled()
         seconds = self._clock() - start
         if any(batch.faults):
             raise SamplingError(f"a faulty image makes the time invalid: {batch.faults}")

@@ -13,7 +13,8 @@ as in an actor. Only the networks are simulated: SDXL's, which sleep as long as 
 
     device busy   seconds of the accelerator's work by seconds from the first batch to the last
     host alone    the same if the sampling thread always had a core and waited for nothing else:
-                  by its CPU time, which other work on the machine changes little
+                  by its CPU time, which other work on the machine changes little; from one shard
+                  to the next, which another thread samples, it counts nothing
     in a batch    seconds in which the accelerator waits for the host between two steps
     timeline      shares of what nightpress's own timeline tells
 

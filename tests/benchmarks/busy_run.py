@@ -194,8 +194,9 @@ def simulated(outcome: Outcome, pixels: dict[tuple[int, int], np.ndarray]) -> It
         if tensor.dtype == torch.uint8:
             number, height, width, _ = tensor.shape
             return torch.from_numpy(pixels[width, height][:number]), True
-        if tensor.dtype == torch.bool:  # finite, blank, still
-            return torch.tensor([True, False, False])[:, None].expand(tensor.shape), True
+        if tensor.dtype == torch.bool:  # finite, blank, still, overflowed
+            facts = torch.tensor([True, False, False, False])
+            return facts[:, None].expand(tensor.shape), True
         return torch.zeros(tensor.shape, dtype=tensor.dtype), False
 
     def upload(tensor: torch.Tensor, device: Any) -> torch.Tensor:
@@ -228,9 +229,9 @@ class Watched(Sampler):
         self._outcome.num_operations = self._mode.num_operations
         return made
 
-    def _run(self, batch: Any, params: Any) -> Any:
+    def _sample_padded(self, requests: Any, params: Any, batch_size: int) -> Any:
         with self._mode:
-            return super()._run(batch, params)
+            return super()._sample_padded(requests, params, batch_size)
 
 
 def _make_shards(store: Store, record: RunRecord, sampler: Watched, outcome: Outcome) -> None:

@@ -111,6 +111,7 @@ def test_a_small_manifest_of_all_modes_is_made_and_shown(
     # The pixels of a small image are counted by its size: 256 x 192 are 3 of 64 parts.
     work_s = sum(each.real.ended - each.real.began for each in outcome.accelerator.done)
     assert work_s == pytest.approx(setup.images * 3 / 64 / setup.images_per_s, rel=0.01)
+    assert outcome.accelerator.num_waits == 0
     bench.show(setup, outcome)
     shown = capsys.readouterr().out
     for words in ("device busy", "host alone", "text+control", "encode", "images pending"):

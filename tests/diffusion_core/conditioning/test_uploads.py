@@ -1,6 +1,8 @@
 """The inputs of a batch reach the device in one copy, with the values that they had."""
 
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from nightpress.diffusion_core.conditioning import uploads
 from nightpress.diffusion_core.conditioning.spec import Pixels
 from nightpress.diffusion_core.conditioning.uploads import (
     ALIGNMENT_BYTES,
+    STAGED,
+    PictureStage,
     upload_pictures,
     upload_rows,
 )
@@ -113,3 +117,50 @@ def test_an_accelerator_gets_the_bytes_of_pictures_and_computes_the_same_values(
 def test_a_gpu_computes_the_bits_of_a_cpu() -> None:
     on_gpu = upload_pictures(pictures(20, 32, 3), "cuda")
     assert torch.equal(on_gpu.cpu(), upload_pictures(pictures(20, 32, 3), "cpu"))
+
+
+def noise(seed: int, shape: tuple[int, ...] = (4, 6, 3)) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def test_pictures_that_were_joined_ahead_are_uploaded_once_with_the_same_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, stage, prepared = Device(monkeypatch), PictureStage(), list[int]()
+
+    def inverted(pictures: Sequence[Pixels]) -> list[Pixels]:
+        prepared.append(len(pictures))
+        return [255 - each for each in pictures]
+
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda size, value, device: full(size, value))
+    pictures = [noise(0), noise(1)]
+    with ThreadPoolExecutor(1) as other:
+        other.submit(stage.join, pictures, "cuda", inverted, "inverted").result()
+    assert (prepared, device.sent) == ([2], [])
+    ahead = stage.upload(pictures, "cuda", inverted, "inverted")
+    assert (prepared, len(device.sent)) == ([2], 1)
+    now = stage.upload(pictures, "cuda", inverted, "inverted")
+    assert prepared == [2, 2]
+    assert torch.equal(ahead, now)
+    assert torch.equal(ahead, upload_pictures(inverted(pictures), "cpu"))
+
+
+def test_other_pictures_and_another_preparation_are_not_taken_for_what_was_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Device(monkeypatch)
+    full = torch.full
+    monkeypatch.setattr(torch, "full", lambda size, value, device: full(size, value))
+    stage, pictures, equal = PictureStage(), [noise(0)], [noise(0) + 1]
+    stage.join(pictures, "cuda", lambda given: [255 - each for each in given], "inverted")
+    assert torch.equal(stage.upload(pictures, "cuda"), upload_pictures(pictures, "cpu"))
+    assert torch.equal(stage.upload(equal, "cuda"), upload_pictures(equal, "cpu"))
+
+
+def test_a_stage_keeps_a_few_lists_and_drops_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    Device(monkeypatch)
+    stage = PictureStage()
+    for seed in range(STAGED + 2):
+        stage.join([noise(seed)], "cuda")
+    assert len(stage._joined) == STAGED

@@ -13,7 +13,8 @@ import torch
 from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.sampling.decoding import DecoderWatch
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
+from nightpress.diffusion_core.sampling.decoding import Decoded, DecoderWatch
 from nightpress.diffusion_core.sampling.sampler import (
     Fault,
     ImageRequest,
@@ -81,6 +82,30 @@ def test_a_batch_that_overflows_is_sampled_twice_and_later_ones_are_repaired_at_
     np.testing.assert_array_equal(first, second)
 
 
+def test_batches_queued_before_an_overflow_was_known_are_sampled_again_one_by_one(
+    saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = loading.load(saved("sd"), ModelSpec(dtype="bfloat16"), "cpu")
+    waits: list[str] = []
+    event = SimpleNamespace(synchronize=lambda: waits.append("waited"))
+    with poisoned(half.pipeline.vae.decoder.conv_out, 1, only_in=torch.bfloat16):
+        expected = Sampler(half, batch_size=3).sample(REQUESTS, UNGUIDED).pixels
+        monkeypatch.setattr(CopyStream, "copy_to_host", lambda _, tensor: Copy(tensor, event))
+        sampler = Sampler(half, batch_size=3)
+        sampler.prepare(REQUESTS, UNGUIDED)
+        waits.clear()  # those for the prompts
+        first, second = (sampler.sample(REQUESTS, UNGUIDED) for _ in range(2))
+        assert waits == []
+        assert not first.is_done
+        assert first.must_be_repeated
+        third = sampler.sample(REQUESTS, UNGUIDED)
+        assert second.must_be_repeated
+        assert not third.must_be_repeated
+        for batch in (first, second, third):
+            assert batch.settled().faults == (None, None, None)
+            np.testing.assert_array_equal(batch.pixels, expected)
+
+
 def test_an_image_that_is_not_finite_in_float32_either_is_a_fault(
     saved: Callable[[str], Path],
 ) -> None:
@@ -109,9 +134,9 @@ def decoded_on_a_device_without_values(
     """What is found on a device whose tensors have no values to read."""
     latents = torch.zeros(2, 4, 8, 8, device="meta")
     vae = SimpleNamespace(dtype=dtype, decode=lambda given: (given,))
-    with watch.around_call(SimpleNamespace(vae=vae), 2) as finite:
+    with watch.around_call(SimpleNamespace(vae=vae), 2) as decoded:
         vae.decode(latents)
-    return finite
+    return decoded.finite
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -121,7 +146,6 @@ def test_watching_a_decoder_does_not_wait_for_the_device_before_one_overflows(
     watch = DecoderWatch()
     (finite,) = decoded_on_a_device_without_values(dtype, watch)
     assert finite.device.type == "meta"
-    assert not watch.begins_repairs([None, Fault.BLANK])
     overflow(watch)
     if dtype != torch.float32:
         with pytest.raises(RuntimeError, match="meta"):
@@ -131,26 +155,47 @@ def test_watching_a_decoder_does_not_wait_for_the_device_before_one_overflows(
 def overflow(watch: DecoderWatch) -> None:
     """Let a decoder overflow, so that repairs begin."""
     vae = SimpleNamespace(dtype=torch.bfloat16, decode=lambda given: (given * float("nan"),))
-    with watch.around_call(SimpleNamespace(vae=vae), 1):
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
         vae.decode(torch.ones(1, 4, 8, 8))
-    assert watch.begins_repairs([Fault.NON_FINITE])
-    assert not watch.begins_repairs([Fault.NON_FINITE])
+    assert not begins_repairs(watch, decoded, None, Fault.BLANK)
+    assert begins_repairs(watch, decoded, Fault.NON_FINITE)
+
+
+def begins_repairs(watch: DecoderWatch, decoded: Decoded, *faults: Fault | None) -> bool:
+    """What a watch says of a batch whose values are in host memory."""
+    return watch.begins_repairs(decoded, faults, any(map(bool, map(torch.any, decoded.overflowed))))
+
+
+def test_a_batch_is_repeated_once_and_so_is_one_that_was_queued_before_repairs_began() -> None:
+    watch = DecoderWatch()
+    vae: Any = SimpleNamespace(dtype=torch.bfloat16)
+    vae.to = lambda dtype: setattr(vae, "dtype", dtype)
+    vae.decode = lambda given: (given / (vae.dtype == torch.float32),)
+    calls = []
+    for _ in range(2):
+        with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
+            vae.decode(torch.ones(1, 4, 8, 8))
+        calls.append(decoded)
+    assert [begins_repairs(watch, each, Fault.NON_FINITE) for each in calls] == [True, True]
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as decoded:
+        assert vae.decode(torch.ones(1, 4, 8, 8))[0].isfinite().all()
+    assert not begins_repairs(watch, decoded, Fault.NON_FINITE)
 
 
 def test_a_flagged_image_that_is_not_finite_is_repaired_before_it_is_judged() -> None:
     watch = DecoderWatch()
     vae = SimpleNamespace(dtype=torch.float16, decode=lambda given: (given * float("inf"),))
-    with watch.around_call(SimpleNamespace(vae=vae), 2):
+    with watch.around_call(SimpleNamespace(vae=vae), 2) as decoded:
         vae.decode(torch.ones(2, 4, 8, 8))
-    assert watch.begins_repairs([None, Fault.FLAGGED])
+    assert begins_repairs(watch, decoded, None, Fault.FLAGGED)
 
 
 def test_an_image_whose_latents_are_not_finite_cannot_be_repaired() -> None:
     watch = DecoderWatch()
     vae = SimpleNamespace(dtype=torch.float16, decode=lambda given: (given,))
-    with watch.around_call(SimpleNamespace(vae=vae), 1):
+    with watch.around_call(SimpleNamespace(vae=vae), 1) as found:
         vae.decode(torch.full((1, 4, 8, 8), float("nan")))
-    assert not watch.begins_repairs([Fault.NON_FINITE])
+    assert not begins_repairs(watch, found, Fault.NON_FINITE)
 
 
 def test_each_image_that_is_repaired_gets_its_own_arguments() -> None:
@@ -168,11 +213,11 @@ def test_each_image_that_is_repaired_gets_its_own_arguments() -> None:
     vae.decode, watch = decode, DecoderWatch()
     overflow(watch)
     latents = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16).view(3, 1, 1, 1)
-    with watch.around_call(SimpleNamespace(vae=vae), 3) as finite:
+    with watch.around_call(SimpleNamespace(vae=vae), 3) as found:
         decoded = vae.decode(latents, torch.tensor([7, 8, 9]), generator=["a", "b", "c"])[0]
     assert seen == [([1.0], [7], ["a"]), ([3.0], [9], ["c"])]
     assert decoded.flatten().tolist() == [1.0, 2.0, 3.0]
-    assert finite[0].tolist() == [True, True, True]
+    assert found.finite[0].tolist() == [True, True, True]
 
 
 def test_a_second_decoding_that_runs_out_of_memory_says_so_too() -> None:

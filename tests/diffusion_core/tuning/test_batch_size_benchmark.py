@@ -14,7 +14,7 @@ from nightpress.diffusion_core.conditioning.passes import PassSpec, passes_of
 from nightpress.diffusion_core.conditioning.spec import Conditioning
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Sampler
+from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
 from nightpress.diffusion_core.tuning import device_memory
 from nightpress.diffusion_core.tuning.batch_size import find_best_batch_size
 from nightpress.diffusion_core.tuning.batch_size_benchmark import (
@@ -67,9 +67,11 @@ def test_images_with_fewer_steps_are_measured_with_those(loaded: Loaded) -> None
     class Watched:
         clips = None
 
-        def sample(self, requests: list[ImageRequest], params: SamplingParams, size: int) -> None:
+        def sample(
+            self, requests: list[ImageRequest], params: SamplingParams, size: int
+        ) -> SampledBatch:
             seen.append((requests[0].prompt, params.num_inference_steps))
-            sampler.sample(requests, params, size)
+            return sampler.sample(requests, params, size)
 
     two = SamplingParams(64, 64, 2, 3.0)
     with trial_memory("cpu", 1.0) as memory:
@@ -83,8 +85,11 @@ def test_of_a_walk_a_batch_of_its_frames_is_measured(loaded: Loaded) -> None:
     class Watched:
         clips = None
 
-        def sample(self, requests: list[ImageRequest], params: SamplingParams, size: int) -> None:
+        def sample(
+            self, requests: list[ImageRequest], params: SamplingParams, size: int
+        ) -> SampledBatch:
             seen.append((len(requests), params))
+            return SampledBatch(np.zeros((size, 64, 64, 3), np.uint8), (None,) * size)
 
     walk = SamplingParams(64, 64, 2, 3.0, num_frames=25)
     with trial_memory("cpu", 1.0) as memory:

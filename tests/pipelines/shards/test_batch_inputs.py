@@ -220,6 +220,30 @@ def test_waiting_for_pictures_counts_as_waiting_for_input_and_they_come_a_batch_
     assert runner.timeline.spent().seconds[Activity.INPUT] > 0.3
 
 
+def test_the_pictures_of_the_next_batch_are_joined_in_another_thread_while_one_is_sampled(
+    tmp_path: Path,
+) -> None:
+    put_pictures(tmp_path)
+    store, record = begin(tmp_path, ROWS)
+    joined, threads = threading.Event(), []
+
+    class Watched(PictureSampler):
+        def join_pictures(self, requests, params, batch_size):  # type: ignore[no-untyped-def]
+            assert all(each.images.init_image is not None for each in requests)
+            threads.append(threading.current_thread())
+            joined.set()
+
+        def sample(self, requests, params, batch_size=None):  # type: ignore[no-untyped-def]
+            assert self.batches or joined.wait(20)
+            return super().sample(requests, params, batch_size)
+
+    runner = ShardRunner(store, record, Watched(), "here:1")  # type: ignore[arg-type]
+    rows = rows_of(store, record)
+    assert done(list(runner.run(work_on(rows), rows))).num_failed == 0
+    runner.close()
+    assert threads[0].name.startswith("inputs")
+
+
 def test_a_drained_process_stops_waiting_for_pictures_and_keeps_none(tmp_path: Path) -> None:
     with web_server({"held/0.png": png(40, 40)}) as web:
         rows = [{"prompt": f"p{n}", "init_image": f"{web.url}/held/0.png"} for n in range(4)]

@@ -40,9 +40,13 @@ class FakeSampler:
         self.seeds: list[int] = []
         self.batches: list[int] = []
         self.prepared: list[str] = []
+        self.joined: list[int] = []
 
     def prepare(self, requests: Sequence[ImageRequest], params: SamplingParams) -> None:
         self.prepared += [request.prompt for request in requests]
+
+    def join_pictures(self, requests: Any, params: SamplingParams, batch_size: int) -> None:
+        self.joined.append(len(requests))
 
     def sample(
         self,
