@@ -31,15 +31,10 @@ class ModePipelines:
             SettingsError: the model does not have the mode, or not with its `model.speed`.
         """
         base = type(self._base).__name__
-        try:
-            name = modes.class_for(base, mode)
-        except KeyError:
-            allowed = ", ".join(modes.modes_of(base))
-            raise SettingsError(f"mode {mode!r}: {base} has the modes {allowed}") from None
-        used = controls.used_by(self._controlnets, control_names)
-        name = controls.class_name(name, used)
-        key = (name, *control_names)
+        key = self._key(mode, control_names)
+        name = key[0]
         if key not in self._made:
+            used = controls.used_by(self._controlnets, control_names)
             added = {"controlnet": controls.component(base, used)} if used else {}
             self._made[key] = self._make(name, added)
         pipeline = self._made[key]
@@ -49,6 +44,25 @@ class ModePipelines:
                 f"mode {mode!r}: {name} does not support {choice} of model.speed in diffusers"
             )
         return pipeline
+
+    def if_made(self, mode: str, control_names: Sequence[str]) -> Any | None:
+        """The pipeline of a mode and ControlNets if it was made already; for any thread.
+
+        Raises:
+            SettingsError: the model does not have the mode.
+        """
+        return self._made.get(self._key(mode, control_names))
+
+    def _key(self, mode: str, control_names: Sequence[str]) -> tuple[str, ...]:
+        """The name of the class that makes images so, and those of the ControlNets."""
+        base = type(self._base).__name__
+        try:
+            name = modes.class_for(base, mode)
+        except KeyError:
+            allowed = ", ".join(modes.modes_of(base))
+            raise SettingsError(f"mode {mode!r}: {base} has the modes {allowed}") from None
+        used = controls.used_by(self._controlnets, control_names)
+        return controls.class_name(name, used), *control_names
 
     def _make(self, name: str, added: Mapping[str, Any]) -> Any:
         """A pipeline over the base pipeline's own components, which keep their type and device.

@@ -227,7 +227,7 @@ class Sampler:
     ) -> None:
         """Prepare the pictures of a later batch for their upload, so that `sample` finds that done.
 
-        May run in one thread while `sample` runs in another. Does nothing on a CPU.
+        May run beside `sample`. Does nothing on a CPU, and before a mode's first batch.
 
         Args:
             requests, params, batch_size: as `sample` will be given.
@@ -236,7 +236,9 @@ class Sampler:
             SettingsError: `sample` will raise it too.
         """
         conditioning = params.conditioning
-        pipeline = self._modes.pipeline_for(conditioning.mode, conditioning.controls)
+        pipeline = self._modes.if_made(conditioning.mode, conditioning.controls)
+        if pipeline is None:
+            return
         device = arguments.device_for(type(pipeline).__name__, self._model.device)
         images = [each.images for each in padded(requests, batch_size)]
         arguments.join(images, conditioning, device, self._stage)

@@ -64,15 +64,12 @@ class KeptTrial:
             today.isoformat(),
         )
 
-    def confirmed(self, trial: ConfigTrial, batch_s: float) -> Self:
-        """The same after another run has loaded the way, and compared its own images."""
-        found = self.of(trial, batch_s, date.fromisoformat(self.measured_on))
-        return replace(
-            self,
-            lowest_db=found.lowest_db,
-            fault=found.fault,
-            loading_s=found.compile_s,
-        )
+    def loaded_again(self, trial: ConfigTrial, batch_s: float) -> Self:
+        """The same after another run has loaded the way, and compared its own images.
+
+        How close these were is for that run alone: other prompts may come closer.
+        """
+        return replace(self, loading_s=_compile_s(trial, batch_s))
 
     @property
     def config(self) -> TuningConfig:

@@ -204,8 +204,12 @@ class _Trials:
             if best is None or best.config not in self._unconfirmed:
                 return best
             self._unconfirmed.discard(best.config)
-            limit_s = attempt_of_known(self.work, best).limit_s(self.work)
-            yield from self._try(best.config, limit_s, self.kept[best.config])
+            attempt = attempt_of_known(self.work, best)
+            if attempt.pays(self.work):
+                limit_s = attempt.limit_s(self.work)
+                yield from self._try(best.config, limit_s, self.kept[best.config])
+            else:
+                del self.found[best.config]
 
     @property
     def why_none(self) -> str:

@@ -106,7 +106,7 @@ class SpeedTrials:
         shapes = (
             *(params.width, params.height, self._trial.batch_size, params.guidance_scale > 1),
             *(conditioning.mode, conditioning.controls, conditioning.num_references),
-            params.lora is not None,
+            *(params.lora is not None, [(each.width, each.height) for each in params.passes]),
         )
         settings = self._spec.model_dump(mode="json", exclude={"source", "speed"})
         versions = {name: version(name) for name in ("torch", "diffusers")}
@@ -169,7 +169,7 @@ class SpeedTrials:
         if known is None:
             kept = KeptTrial.of(trial, batch_s, today)
         else:
-            kept = known.confirmed(trial, batch_s)
+            kept = known.loaded_again(trial, batch_s)
         try:
             self._kept.keep(kept, today)
         except OSError as error:

@@ -92,6 +92,8 @@ class BatchSampler:
         try:
             if images:
                 yield from self._sample(images)
+            else:
+                self.settle()
         finally:  # the pictures are large
             self._inputs = NONE_GIVEN
 
@@ -165,8 +167,8 @@ class BatchSampler:
             raise
         except Exception as error:  # whatever a row does to the model, it must fail alone
             error_text = f"{type(error).__name__}: {error}"
-        else:
-            self.settle()
+        self.settle()  # in any case: those who wait for the batch before may wait for it in vain
+        if too_large is None and error_text is None:
             share_s = (time.perf_counter() - clock) / len(images)
             infos = {each.image_id: self._inputs_of(each).infos for each in images}
             made = SampledImages(images, sampled, size, started_at, share_s, infos)

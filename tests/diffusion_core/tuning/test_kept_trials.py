@@ -78,12 +78,17 @@ def test_loading_compiled_code_is_a_share_of_compiling_until_it_was_measured() -
     found = kept()
     assert found.compile_s == 100.0
     assert found.as_trial(5.0).warm_s == pytest.approx(100.0 * LOADING_SHARE + 5.0)
-    again = found.confirmed(replace(trial(warm_s=18.0), psnr_db=(float("inf"),)), 6.0)
+    again = found.loaded_again(replace(trial(warm_s=18.0), psnr_db=(60.0,)), 6.0)
     assert again.as_trial(6.0).warm_s == 18.0
-    assert (again.compile_s, again.ratio, again.lowest_db) == (100.0, 1.2, None)
-    assert again.as_trial(6.0).lowest_db == float("inf")
+    assert (again.compile_s, again.ratio, again.lowest_db) == (100.0, 1.2, 88.0)
 
 
-def test_a_confirmed_trial_keeps_the_date_of_its_timing() -> None:
-    assert kept().confirmed(trial(), 5.0).measured_on == "2026-11-30"
+def test_a_trial_that_was_used_again_keeps_the_date_of_its_timing() -> None:
+    assert kept().loaded_again(trial(), 5.0).measured_on == "2026-11-30"
     assert kept().as_trial(5.0).lowest_db == 88.0
+
+
+def test_pixels_that_are_all_equal_are_kept_as_such() -> None:
+    same = KeptTrial.of(replace(trial(), psnr_db=(float("inf"),)), 5.0, TODAY)
+    assert same.lowest_db is None
+    assert same.as_trial(5.0).lowest_db == float("inf")

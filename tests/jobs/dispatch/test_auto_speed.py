@@ -349,9 +349,8 @@ def test_a_known_way_whose_images_now_differ_is_not_used(
         "exact; what is faster changes more than the last bits (below 70 dB)"
     )
     assert "channels_last is 1.50 times as fast, lowest PSNR 60.0 dB" in said[1]
-    first = first_of(job)
-    assert decide(job, first)[0].speed == SpeedSpec()
-    assert first.actor.confirmed == []
+    monkeypatch.setattr(speed_trials, "likeness", benchmark.likeness)
+    assert decide(job, first_of(job))[0].speed == LAST.speed, "the images of another run"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -17,6 +18,7 @@ from nightpress.diffusion_core.sampling.batch_result import BatchInFlight, Sampl
 from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
 from nightpress.pipelines.run_directory.record import RunRecord
+from nightpress.pipelines.shards import image_source
 from nightpress.pipelines.shards.events import BatchBegun, ShardDone
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import ShardWork
@@ -164,6 +166,31 @@ def test_a_batch_that_does_not_fit_when_it_is_sampled_again_is_made_in_halves(
     assert sampler.batches == [4, 4, 2, 2, 2, 2]
     sizes = read_commit(prepared[0], 0).column("batch_size").to_pylist()
     assert sizes == [2] * 4 + [4] * 4 + [2] * 4
+
+
+def test_a_batch_that_overflowed_is_sampled_again_before_failed_ones_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its images and the sampling thread would wait for each other for ever."""
+    monkeypatch.setattr(image_source, "waits_too_long", lambda pending: len(pending) > 2)
+    words = ["picture"] * 4 + ["explode"] * 8 + ["picture"] * 4
+    prompts = [f"{word} {number}" for number, word in enumerate(words)]
+    prepared = prepare(tmp_path, prompts, review={"thumbs": False})
+    sampler = LateSampler(overflows=[0])
+    events = make(prepared, sampler)
+    assert events[-1] == ShardDone(0, num_ok=8, num_failed=8)
+    assert sampler.seeds[:4] == sampler.seeds[4:8], "the first batch, again"
+
+
+def test_images_without_pictures_leave_no_batch_in_flight(prepared: Prepared) -> None:
+    store, record, _ = prepared
+    runner = ShardRunner(store, record, FakeSampler(), "here:1")  # type: ignore[arg-type]
+    flight = Mock(must_be_repeated=False, wait=lambda: 1.0)
+    runner._batch_sampler._in_flight = flight, {}
+    assert list(runner._batch_sampler.sample([])) == []
+    assert runner._batch_sampler._in_flight is None
+    flight.close.assert_called_once()
+    runner.close()
 
 
 def test_a_device_that_fails_in_a_batch_in_flight_ends_the_shard(prepared: Prepared) -> None:
