@@ -25,12 +25,9 @@ from nightpress.jobs.dispatch.actor import (
     remote_actor,
 )
 from nightpress.jobs.dispatch.memory_needs import Footprint
-from nightpress.pipelines.run_directory.lease import FencingToken
-from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.events import ShardEvent
 from nightpress.pipelines.shards.timeline import TimeSpent
 from nightpress.pipelines.shards.work import ShardWork
-from nightpress.pipelines.storage import Store
 
 SIDE = 32
 """Width and height of the images in pixels."""
@@ -93,7 +90,7 @@ class SimulatedActor(SamplerActor):
     def footprint(self) -> Footprint:
         return Footprint(weight_bytes=0, device_bytes=0)
 
-    def load(self, fingerprint: str, batch_size: int) -> None:
+    def load(self, fingerprint: str, batch_size: int, model: str | None = None) -> None:
         self._sampler = SimulatedSampler(self._batch_s)  # type: ignore[assignment]
         self._batch_size = batch_size
 
@@ -110,13 +107,11 @@ class ActorGroup:
     def footprint(self, index: int) -> Footprint:
         return self._actors[index].footprint()
 
-    def load(self, index: int, fingerprint: str, batch_size: int) -> None:
-        self._actors[index].load(fingerprint, batch_size)
+    def load(self, index: int, *arguments: Any) -> None:
+        self._actors[index].load(*arguments)
 
-    def begin(
-        self, index: int, store: Store, record: RunRecord, fence: FencingToken | None
-    ) -> ActorLocation:
-        return self._actors[index].begin(store, record, fence)
+    def begin(self, index: int, *arguments: Any) -> ActorLocation:
+        return self._actors[index].begin(*arguments)
 
     @ray.method(concurrency_group=SHARDS)
     def run_shard(
