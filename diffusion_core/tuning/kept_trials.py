@@ -52,11 +52,10 @@ class KeptTrial:
             batch_s: seconds of a batch with plain sampling.
             today: the date in UTC.
         """
-        lowest = None if trial.lowest_db == float("inf") else round(trial.lowest_db, 1)
         return cls(
             trial.config.speed.as_text() or "{}",
             round(trial.ratio, 3),
-            lowest,
+            trial.recorded_lowest_db,
             round(trial.images_per_s, 3),
             _compile_s(trial, batch_s),
             None,

@@ -36,6 +36,11 @@ class ConfigTrial:
         return min(self.psnr_db)
 
     @property
+    def recorded_lowest_db(self) -> float | None:
+        """`lowest_db` as it is written down, to a tenth; None if no pixel differs."""
+        return None if math.isinf(self.lowest_db) else round(self.lowest_db, 1)
+
+    @property
     def mean_db(self) -> float:
         """Mean PSNR of the images that differ; infinite if none does."""
         differing = [value for value in self.psnr_db if not math.isinf(value)]

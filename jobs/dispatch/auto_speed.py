@@ -289,7 +289,7 @@ def _tried(
     """
     if not isinstance(found, ConfigTrial):
         return TriedWay(config.name, reason=found or "the actor was lost, or took too long")
-    lowest = None if found.lowest_db == float("inf") else round(found.lowest_db, 1)
+    lowest = found.recorded_lowest_db
     measured_on = None if known is None else known.measured_on
     seconds = round(found.warm_s, 1)
     return TriedWay(config.name, round(found.ratio, 3), lowest, seconds, found.fault, measured_on)

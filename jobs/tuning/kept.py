@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.cache_folder import cache_folder, replace_text
 from nightpress.diffusion_core.tuning.device_name import device_name
-from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.pipelines.run_directory.record import RunRecord
 
 if TYPE_CHECKING:  # it imports torch, and a run that only reads what was kept does not
@@ -65,7 +64,7 @@ def keep(tuning: "Tuning") -> Path | None:
         best.config.speed.as_text(),
         best.config.name,
         round(best.ratio, 3),
-        _lowest(best),
+        best.recorded_lowest_db,
     )
     path = _path(kept.fingerprint, device)
     replace_text(path, json.dumps(asdict(kept)))
@@ -98,7 +97,3 @@ def _read(fingerprint: str, device: str | None) -> KeptTuning | None:
 def _path(fingerprint: str, device: str) -> Path:
     digest = sha256(f"{fingerprint} {device}".encode()).hexdigest()
     return cache_folder() / "tuned" / f"{digest}.json"
-
-
-def _lowest(trial: ConfigTrial) -> float | None:
-    return None if trial.lowest_db == float("inf") else round(trial.lowest_db, 1)

@@ -2,7 +2,7 @@
 
 Runs the README's job and a script that loads the same model and saves one image, each in a process
 of its own, in pairs after one pair that warms the disk; then the commands that answer at once.
-Python reads compiled modules, as after an installation, even where it is told to write none.
+PYTHONDONTWRITEBYTECODE is unset for all of them, so that bytecode is cached as in an installation.
 
     python tests/benchmarks/bench_first_image.py --runs 5
 """
