@@ -3,11 +3,12 @@
 Nothing is measured or loaded here.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
-from nightpress.diffusion_core.tuning.candidates import TuningConfig
-from nightpress.diffusion_core.tuning.search import ConfigTrial, fastest
+from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
+from nightpress.diffusion_core.tuning.search import ConfigTrial, Trials, fastest
 
 LOWEST_DB = 70.0
 """The PSNR that each image must have at least: pixels differ by single rounding errors."""
@@ -21,20 +22,20 @@ EXPECTED_RATIO = 1.15
 COMPILE_S = 60.0
 """Seconds that compiling one shape is expected to take, before any was compiled."""
 
-BATCHES_OF_A_WAY = 3
-"""About how many batches it takes to time a way in turn with plain sampling."""
+TIMED_CALLS = 7
+"""Calls of a few steps that time a way: one to warm up, and three in turn with plain sampling."""
 
-BATCHES_TO_CONFIRM = 2
-"""Batches that compare the images of a way whose speed is known: one plain, and one its own."""
+COMPARED_BATCHES = 1
+"""Batches that each way, and plain sampling, sample in full to compare their images."""
 
 PAYBACK = 2.0
-"""What is expected to be saved must be at least this many times what trying costs."""
+"""What compiling is expected to save must be at least this many times what trying it costs."""
 
 SHORTEST_LIMIT_S = 60.0
 """Seconds that a trial may take at least before it is given up."""
 
 MAX_SHAPES = 64
-"""With more shapes nothing is tried: each would be compiled."""
+"""With more shapes nothing is compiled: each would be compiled by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ class ActorWork:
     """Seconds that its share of the run takes with plain sampling."""
     batch_s: float
     """Seconds of one such batch, of the settings that are tried."""
+    few_s: float
+    """Seconds of the same batch with the few steps that are timed."""
     num_shapes: int
     """Different shapes of tensors among the run's batches; each is compiled."""
+
+    def sped_up(self, ratio: float) -> Self:
+        """The same with a way that is so many times as fast in place of plain sampling."""
+        return replace(self, sampling_s=self.sampling_s / ratio)
 
 
 @dataclass(frozen=True)
@@ -60,26 +67,65 @@ class Attempt:
     """Seconds of an actor until all shapes are ready."""
     payback: float
     """How many times its cost it must be expected to save."""
+    is_known: bool = False
+    """Whether an earlier run has timed the way."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether one of the ways is compiled."""
+        return any(each.speed.compile for each in self.ways)
 
     @property
     def worthwhile_s(self) -> float:
         """Seconds of plain sampling from which trying pays."""
         return self.payback * self.cost_s / saving_s(1.0, self.ratio)
 
+    def fits(self, work: ActorWork) -> bool:
+        """Whether the run has few enough shapes."""
+        return work.num_shapes <= MAX_SHAPES or not self.compiles
+
     def pays(self, work: ActorWork) -> bool:
         """Whether the run is long enough, and has few enough shapes."""
-        return work.num_shapes <= MAX_SHAPES and work.sampling_s >= self.worthwhile_s
+        return self.fits(work) and work.sampling_s >= self.worthwhile_s
 
     def limit_s(self, work: ActorWork) -> float:
         """Seconds after which a trial is given up: it must not cost more than it may save."""
         return max(SHORTEST_LIMIT_S, saving_s(work.sampling_s, self.ratio))
 
 
+def quick_ways() -> list[TuningConfig]:
+    """The ways that take no time to get ready, which are tried first."""
+    return [each for each in last_bit_candidates() if not each.speed.compile]
+
+
+def compiled_ways(trials: Trials) -> list[TuningConfig]:
+    """The ways that are compiled, each with the fastest of the quick ways.
+
+    Compiled code is not compiled a second time to find out what each of the two gains alone.
+
+    Args:
+        trials: of the quick ways, at least.
+    """
+    ways = [each for each in last_bit_candidates() if each.speed.compile]
+    quick = {config: trial for config, trial in trials.items() if not config.speed.compile}
+    best = fastest(quick, LOWEST_DB)
+    return ways if best is None else [best.config.combined_with(each) or each for each in ways]
+
+
 def attempt_of_unknown(work: ActorWork, ways: Sequence[TuningConfig]) -> Attempt:
-    """Trying ways that were not tried before with this model on this device."""
-    compiling = work.num_shapes * COMPILE_S if any(each.speed.compile for each in ways) else 0.0
-    timing = (len(ways) + 1) * BATCHES_OF_A_WAY * work.batch_s  # 1 for what is faster together
-    return Attempt(tuple(ways), EXPECTED_RATIO, compiling + timing, PAYBACK)
+    """Trying ways that were not tried before with this model on this device.
+
+    What was found is kept for later runs, so that ways that need no compiling must just save what
+    trying them costs.
+    """
+    timing = len(ways) * TIMED_CALLS * work.few_s
+    comparing = (len(ways) + 1) * COMPARED_BATCHES * work.batch_s
+    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0)
+    if not attempt.compiles:
+        return attempt
+    # Each way compiles one shape, and the best one all others.
+    compiling = (len(ways) + work.num_shapes - 1) * COMPILE_S
+    return replace(attempt, cost_s=attempt.cost_s + compiling, payback=PAYBACK)
 
 
 def attempt_of_known(work: ActorWork, trial: ConfigTrial) -> Attempt:
@@ -88,8 +134,9 @@ def attempt_of_known(work: ActorWork, trial: ConfigTrial) -> Attempt:
     Args:
         trial: as it would be made now, with the code of its shape compiled already.
     """
-    cost_s = work.num_shapes * _compile_s(work, trial) + BATCHES_TO_CONFIRM * work.batch_s
-    return Attempt((trial.config,), trial.ratio, cost_s, 1.0)
+    comparing = 2 * COMPARED_BATCHES * (work.few_s + work.batch_s)  # plain sampling too
+    cost_s = work.num_shapes * _compile_s(work, trial) + comparing
+    return Attempt((trial.config,), trial.ratio, cost_s, 1.0, is_known=True)
 
 
 def saving_s(sampling_s: float, ratio: float) -> float:
@@ -102,25 +149,26 @@ def is_long_enough(num_steps: int) -> bool:
     return num_steps >= FEWEST_STEPS
 
 
-def pays(work: ActorWork, trial: ConfigTrial) -> bool:
-    """Whether a way saves more than it still costs: it has compiled one shape, and not the others.
+def choose(work: ActorWork, trials: Trials) -> ConfigTrial | None:
+    """The way that a run keeps; None for plain sampling.
 
-    The trial itself is over, whatever is chosen.
+    A way has compiled one shape in its trial, and not the others: its speed-up is that of the whole
+    run, with the time that this will take.
     """
+    overall = {
+        config: replace(trial, ratio=_overall_ratio(work, trial))
+        for config, trial in trials.items()
+        if trial is not None and trial.is_faster
+    }
+    best = fastest(overall, LOWEST_DB)
+    return None if best is None else trials[best.config]
+
+
+def _overall_ratio(work: ActorWork, trial: ConfigTrial) -> float:
     compile_s = (work.num_shapes - 1) * _compile_s(work, trial)
-    return saving_s(work.sampling_s, trial.ratio) > compile_s
+    return work.sampling_s / (work.sampling_s / trial.ratio + compile_s)
 
 
 def _compile_s(work: ActorWork, trial: ConfigTrial) -> float:
     """Seconds that one shape takes to compile, or to be loaded; 0 for a way that does neither."""
-    return max(0.0, trial.warm_s - work.batch_s) if trial.config.speed.compile else 0.0
-
-
-def choose(
-    work: ActorWork, trials: Mapping[TuningConfig, ConfigTrial | None]
-) -> ConfigTrial | None:
-    """The way that a run keeps; None for plain sampling."""
-    paying = {
-        config: trial for config, trial in trials.items() if trial is not None and pays(work, trial)
-    }
-    return fastest(paying, LOWEST_DB)
+    return max(0.0, trial.warm_s - work.few_s) if trial.config.speed.compile else 0.0

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -77,28 +78,39 @@ class CandidateResult:
 class Candidate:
     """A model loaded with one configuration; it is warm once it has been constructed.
 
+    Args:
+        model: the model.
+        workload: what it will sample.
+        few: the workload's settings with fewer steps, which warm it up; all steps by default.
+
     Attributes:
-        first: the first batch, sampled in full.
         warm_s: seconds until the model was warm.
 
     Raises:
         SettingsError, SamplingError: as `Sampler.sample` does.
     """
 
-    def __init__(self, model: LoadedModel, workload: Workload) -> None:
+    def __init__(
+        self, model: LoadedModel, workload: Workload, few: SamplingParams | None = None
+    ) -> None:
         self._sampler = Sampler(model, workload.batch_size)
-        self._params = workload.params
+        self._params, self._first = workload.params, workload.batches[0]
         self._clock = clock_for(model.device)
         start = time.perf_counter()
-        self._warm_up(workload)
+        self._warm_up(workload, few or workload.params)
         self.warm_s = time.perf_counter() - start
 
-    def _warm_up(self, workload: Workload) -> None:
+    def _warm_up(self, workload: Workload, params: SamplingParams) -> None:
         first, *others = workload.batches
-        self.first = self._sampler.sample(first, self._params).settled()
-        steps = min(WARM_UP_STEPS, self._params.num_inference_steps)
+        self.sample(first, params)
+        steps = min(WARM_UP_STEPS, params.num_inference_steps)
         for batch in others:
-            self._sampler.sample(batch, replace(self._params, num_inference_steps=steps)).settled()
+            self.sample(batch, replace(params, num_inference_steps=steps))
+
+    @cached_property
+    def first(self) -> SampledBatch:
+        """The first batch, sampled in full when this is first read."""
+        return self.sample(self._first)[0]
 
     def sample(
         self, batch: Sequence[ImageRequest], params: SamplingParams | None = None
@@ -140,11 +152,11 @@ def sample_in_turn(workload: Workload, candidates: Sequence[Candidate]) -> list[
 
 def time_in_turn(
     workload: Workload, candidates: Sequence[Candidate], few: SamplingParams
-) -> list[CandidateResult]:
+) -> list[tuple[float, ...]]:
     """Time a few steps of the first batch with every candidate in turn; for one batch of images.
 
-    The pixels are those of the first batch as each candidate has sampled it in full, and the
-    seconds are what all of its steps would take.
+    Returns:
+        for each candidate the seconds that all steps would take, round after round.
 
     Args:
         few: the workload's settings with fewer steps.
@@ -157,14 +169,7 @@ def time_in_turn(
     for _ in range(MIN_TIMINGS):
         for candidate, seconds in zip(candidates, timed, strict=True):
             seconds.append(candidate.sample(workload.batches[0], few)[1] * scale)
-    pairs = zip(candidates, timed, strict=True)
-    return [first_result(candidate, seconds) for candidate, seconds in pairs]
-
-
-def first_result(candidate: Candidate, batch_s: Sequence[float] = ()) -> CandidateResult:
-    """The first batch of a candidate, with the times of others if there are any."""
-    first = candidate.first
-    return CandidateResult(first.pixels, first.faults, tuple(batch_s), candidate.warm_s)
+    return [tuple(seconds) for seconds in timed]
 
 
 def _result(
@@ -190,8 +195,20 @@ class Likeness:
     """What is wrong with one of these images."""
 
 
-def likeness(result: CandidateResult, reference: CandidateResult) -> Likeness:
-    """Compare the images, without those that are faulty in the reference.
+def first_likeness(candidate: Candidate, reference: SampledBatch) -> Likeness:
+    """Compare a candidate's first batch with that of the reference, as `likeness` does."""
+    return likeness(candidate.first.pixels, candidate.first.faults, reference)
+
+
+def likeness(
+    pixels: Pixels, faults: Sequence[Fault | None], reference: "SampledBatch | CandidateResult"
+) -> Likeness:
+    """Compare images, without those that are faulty in the reference.
+
+    Args:
+        pixels: (n, H, W, 3).
+        faults: what is wrong with each image.
+        reference: the same images with the configuration of the reference.
 
     Raises:
         ValueError: every image of the reference is faulty.
@@ -199,10 +216,10 @@ def likeness(result: CandidateResult, reference: CandidateResult) -> Likeness:
     sound = [index for index, fault in enumerate(reference.faults) if fault is None]
     if not sound:
         raise ValueError("every image of the reference is faulty")
-    faults = (result.faults[index] for index in sound)
+    found = (faults[index] for index in sound)
     return Likeness(
-        tuple(image_psnrs_db(result.pixels[sound], reference.pixels[sound])),
-        next((fault.value for fault in faults if fault is not None), None),
+        tuple(image_psnrs_db(pixels[sound], reference.pixels[sound])),
+        next((fault.value for fault in found if fault is not None), None),
     )
 
 
@@ -214,15 +231,27 @@ def compare(
     Raises:
         ValueError: every image of the reference is faulty.
     """
-    close = likeness(result, reference)
-    images_per_batch = workload.num_images / len(workload.batches)
-    return ConfigTrial(
-        config=config,
-        images_per_s=images_per_batch / statistics.median(result.batch_s),
-        ratio=statistics.median(
-            before / now for before, now in zip(reference.batch_s, result.batch_s, strict=True)
-        ),
-        psnr_db=close.psnr_db,
-        warm_s=result.warm_s,
-        fault=close.fault,
+    close = likeness(result.pixels, result.faults, reference)
+    seconds = reference.batch_s, result.batch_s
+    return timed(workload, config, *seconds, result.warm_s).compared(close.psnr_db, close.fault)
+
+
+def timed(
+    workload: Workload,
+    config: TuningConfig,
+    reference_s: Sequence[float],
+    batch_s: Sequence[float],
+    warm_s: float,
+) -> ConfigTrial:
+    """How fast a configuration is; its images are not compared yet.
+
+    Args:
+        reference_s: seconds of each batch with the reference.
+        batch_s: seconds of the same batches with the configuration.
+        warm_s: seconds until the model was warm.
+    """
+    ratio = statistics.median(
+        before / now for before, now in zip(reference_s, batch_s, strict=True)
     )
+    images_per_batch = workload.num_images / len(workload.batches)
+    return ConfigTrial(config, images_per_batch / statistics.median(batch_s), ratio, (), warm_s)

@@ -4,6 +4,7 @@ A later run with the same model, device and shapes need not time them again.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,8 @@ from datetime import date, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.cache_folder import cache_folder, replace_text
@@ -30,45 +33,57 @@ class KeptTrial:
 
     speed: str
     """`SpeedSpec.as_text` of the way."""
-    ratio: float
-    """How many times as fast as plain sampling it was."""
-    lowest_db: float | None
-    """PSNR of the image that differed most; None if no pixel did."""
-    images_per_s: float
-    compile_s: float
-    """Seconds by which its first batch took longer than plain sampling, the first time."""
-    loading_s: float | None
-    """The same at the latest time after that; None if there was none."""
-    fault: str | None
-    """What was wrong with an image."""
     measured_on: str
     """Date of the timing, as YYYY-MM-DD in UTC."""
+    ratio: float = 0.0
+    """How many times as fast as plain sampling it was; 0 if it did not fit into memory."""
+    is_compared: bool = False
+    """Whether its images were compared, as those of a way that is faster are."""
+    lowest_db: float | None = None
+    """PSNR of the image that differed most; None if no pixel did."""
+    images_per_s: float = 0.0
+    compile_s: float = 0.0
+    """Seconds by which its first batch took longer than plain sampling, the first time."""
+    loading_s: float | None = None
+    """The same at the latest time after that; None if there was none."""
+    fault: str | None = None
+    """What was wrong with an image, or with the way."""
 
     @classmethod
-    def of(cls, trial: ConfigTrial, batch_s: float, today: date) -> Self:
+    def of(cls, trial: ConfigTrial, few_s: float, today: date) -> Self:
         """What is kept of a trial that was just made.
 
         Args:
-            batch_s: seconds of a batch with plain sampling.
+            few_s: seconds that plain sampling takes for the batch that the way was warmed up with.
             today: the date in UTC.
         """
         return cls(
-            trial.config.speed.as_text() or "{}",
+            _text(trial.config),
+            today.isoformat(),
             round(trial.ratio, 3),
+            trial.is_compared,
             trial.recorded_lowest_db,
             round(trial.images_per_s, 3),
-            _compile_s(trial, batch_s),
+            _compile_s(trial, few_s),
             None,
             trial.fault,
-            today.isoformat(),
         )
 
-    def loaded_again(self, trial: ConfigTrial, batch_s: float) -> Self:
+    @classmethod
+    def too_large(cls, config: TuningConfig, fault: str, today: date) -> Self:
+        """What is kept of a way that did not fit into memory.
+
+        Args:
+            fault: what the device has said.
+        """
+        return cls(_text(config), today.isoformat(), fault=fault)
+
+    def loaded_again(self, trial: ConfigTrial, few_s: float) -> Self:
         """The same after another run has loaded the way, and compared its own images.
 
         How close these were is for that run alone: other prompts may come closer.
         """
-        return replace(self, loading_s=_compile_s(trial, batch_s))
+        return replace(self, loading_s=_compile_s(trial, few_s))
 
     @property
     def config(self) -> TuningConfig:
@@ -80,21 +95,28 @@ class KeptTrial:
         """Seconds that loading it takes, with its code compiled already."""
         return self.compile_s * LOADING_SHARE if self.loading_s is None else self.loading_s
 
-    def as_trial(self, batch_s: float) -> ConfigTrial:
+    @property
+    def is_usable(self) -> bool:
+        """Whether it could be timed at all."""
+        return self.ratio > 0.0
+
+    def as_trial(self, few_s: float) -> ConfigTrial:
         """What a trial would find now.
 
         Args:
-            batch_s: seconds of a batch with plain sampling.
+            few_s: seconds that plain sampling takes for the batch that it would be warmed up with.
         """
-        lowest = float("inf") if self.lowest_db is None else self.lowest_db
-        warm_s = self.expected_loading_s + batch_s
-        return ConfigTrial(
-            self.config, self.images_per_s, self.ratio, (lowest,), warm_s, self.fault
-        )
+        lowest = math.inf if self.lowest_db is None else self.lowest_db
+        close = (lowest,) if self.is_compared else ()
+        warm_s = self.expected_loading_s + few_s
+        return ConfigTrial(self.config, self.images_per_s, self.ratio, close, warm_s, self.fault)
+
+
+_KEPT = TypeAdapter(KeptTrial)
 
 
 class KeptTrials:
-    """The trials of one subject, in a file of their own.
+    """The trials of one subject, in a folder of their own with a file for each way.
 
     Args:
         subject: all that the speed of a way depends on; JSON values by name.
@@ -102,28 +124,35 @@ class KeptTrials:
 
     def __init__(self, subject: Mapping[str, Any]) -> None:
         text = json.dumps(subject, sort_keys=True)
-        self.path: Path = (
-            cache_folder() / "auto_speed" / f"{sha256(text.encode()).hexdigest()}.json"
-        )
+        self.folder: Path = cache_folder() / "auto_speed" / _digest(text)
 
     def read(self, today: date) -> dict[TuningConfig, KeptTrial]:
-        """The trials that are not too old; none if the file is not what this version writes."""
-        with suppress(OSError, ValueError, TypeError):
-            values = json.loads(self.path.read_text(encoding="utf-8"))
-            kept = [KeptTrial(**each) for each in values]
-            oldest = (today - MAX_AGE).isoformat()
-            return {each.config: each for each in kept if each.measured_on >= oldest}
-        return {}
+        """The trials that are not too old, without files that are not what this version writes."""
+        oldest, found = (today - MAX_AGE).isoformat(), {}
+        for path in sorted(self.folder.glob("*.json")):
+            with suppress(OSError, ValueError):
+                trial = _KEPT.validate_json(path.read_bytes())
+                if trial.measured_on >= oldest:
+                    found[trial.config] = trial
+        return found
 
-    def keep(self, trial: KeptTrial, today: date) -> None:
+    def keep(self, trial: KeptTrial) -> None:
         """Add a trial, in place of an earlier one of the same way.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        kept = self.read(today) | {trial.config: trial}
-        replace_text(self.path, json.dumps([asdict(each) for each in kept.values()], indent=1))
+        path = self.folder / f"{_digest(trial.speed)}.json"
+        replace_text(path, json.dumps(asdict(trial), indent=1))
 
 
-def _compile_s(trial: ConfigTrial, batch_s: float) -> float:
-    return round(max(0.0, trial.warm_s - batch_s), 1)
+def _text(config: TuningConfig) -> str:
+    return config.speed.as_text() or "{}"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
+
+
+def _compile_s(trial: ConfigTrial, few_s: float) -> float:
+    return round(max(0.0, trial.warm_s - few_s), 1)

@@ -7,7 +7,7 @@ asks for the next one.
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
@@ -24,21 +24,30 @@ class ConfigTrial:
     ratio: float
     """Speed-up over the reference: the median over batches that were timed side by side."""
     psnr_db: tuple[float, ...]
-    """PSNR of each image; infinite if no pixel differs."""
+    """PSNR of each image; infinite if no pixel differs; none if the images were not compared."""
     warm_s: float
-    """Seconds before the first timing: compilation, if any, and a first batch."""
+    """Seconds before the first timing: compilation, if any, and a batch to warm up with."""
     fault: str | None = None
     """What is wrong with an image that the reference made without a fault."""
 
+    def compared(self, psnr_db: Sequence[float], fault: str | None) -> "ConfigTrial":
+        """The same once its images are compared."""
+        return replace(self, psnr_db=tuple(psnr_db), fault=fault)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether its images were compared."""
+        return bool(self.psnr_db)
+
     @property
     def lowest_db(self) -> float:
-        """PSNR of the image that differs most."""
-        return min(self.psnr_db)
+        """PSNR of the image that differs most; not a number if the images were not compared."""
+        return min(self.psnr_db, default=math.nan)
 
     @property
     def recorded_lowest_db(self) -> float | None:
-        """`lowest_db` as it is written down, to a tenth; None if no pixel differs."""
-        return None if math.isinf(self.lowest_db) else round(self.lowest_db, 1)
+        """`lowest_db` as it is written down, to a tenth; None if it is not finite."""
+        return round(self.lowest_db, 1) if math.isfinite(self.lowest_db) else None
 
     @property
     def mean_db(self) -> float:

@@ -16,9 +16,11 @@ from nightpress.diffusion_core.tuning.auto_speed import (
     attempt_of_known,
     attempt_of_unknown,
     choose,
+    compiled_ways,
     is_long_enough,
+    quick_ways,
 )
-from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try
 from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
@@ -121,7 +123,7 @@ class _Work:
         """The decision for this model; for plain sampling, unless ways are given."""
         return AutoSpeed(self.model.name, ways or SpeedSpec(), reason, tuple(tried))
 
-    def of_an_actor(self, first: "FirstActor", most: SettingsCount, batch_s: float) -> ActorWork:
+    def of_an_actor(self, first: "FirstActor", most: SettingsCount, start: TrialStart) -> ActorWork:
         """What one of the actors that the cluster has room for will have to sample."""
         from nightpress.jobs.cluster.connection import room
 
@@ -130,11 +132,11 @@ class _Work:
         actors = max(1, room(factory.cpus, factory.gpus, factory.memory_bytes))
         actors = min(actors, self.model.spec.cluster.max_actors or actors)
         actors = min(actors, -(-self.layout.num_images // size))
-        total_s = sampling_s(counts, most.settings, batch_s / size)
+        total_s = sampling_s(counts, most.settings, start.batch_s / size)
         known = sum(each.num_images for each in counts)  # a plan keeps the most frequent settings
         total_s *= self.layout.num_images / known
         shapes = num_shapes(counts, self.sizes)
-        return ActorWork(total_s / actors, batch_s, shapes)
+        return ActorWork(total_s / actors, start.batch_s, start.few_s, shapes)
 
 
 def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpeed]:
@@ -150,15 +152,13 @@ def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpee
     start: TrialStart | None = yield from first.try_faster(pending, first.load_timeout_s)
     if start is None:
         return work.decided("exact; the first images could not be measured")
-    actor = work.of_an_actor(first, most, start.batch_s)
-    trials = _Trials(actor, first, start.kept)
-    reason = yield from trials.make()
-    if reason is not None:
-        return work.decided(reason, tried=trials.tried)
+    trials = _Trials(work.of_an_actor(first, most, start), first, start.kept)
+    yield from trials.make()
     best = yield from trials.confirm_best()
     if best is None:
         return work.decided(f"exact; {trials.why_none}", tried=trials.tried)
-    return work.decided(_praise(best), best.config.speed, trials.tried)
+    reason = f"{_praise(best)}{trials.compiling_later}"
+    return work.decided(reason, best.config.speed, trials.tried)
 
 
 Found = dict[TuningConfig, ConfigTrial | None]
@@ -175,27 +175,19 @@ class _Trials:
     tried: list[TriedWay] = field(default_factory=list, init=False)
     """In this run and in earlier ones, in that order for each way."""
     _unconfirmed: set[TuningConfig] = field(default_factory=set, init=False)
+    _left: list[Attempt] = field(default_factory=list, init=False)
+    """What the run is too short for, or has too many shapes."""
+    _made_any: bool = field(default=False, init=False)
+    _lost: str | None = field(default=None, init=False)
+    """The name of the way whose trial has cost the actor."""
 
-    def make(self) -> Generator[Event, None, str | None]:
-        """Try what was never tried, if the run is long enough; returns why not even what is known
-        to be faster is used, if so."""
-        unknown = [config for config in last_bit_candidates() if config not in self.kept]
-        attempt = attempt_of_unknown(self.work, unknown)
-        if unknown and attempt.pays(self.work):
-            yield Message(
-                f"model.speed auto: an actor will sample for about "
-                f"{duration(self.work.sampling_s)}; trying faster ways first"
-            )
-            yield from self._try_all(attempt)
-            return None
-        self._recall(self.kept)
-        best = choose(self.work, self.found)
-        if best is not None and attempt_of_known(self.work, best).pays(self.work):
-            yield Message(f"model.speed auto: {_announcement(self.kept[best.config])}")
-            return None
-        if best is None and not unknown:
-            return f"exact; {_why_none(self.found)}, as earlier runs have measured here"
-        return _reason_to_leave(self.work, attempt, best)
+    def make(self) -> Generator[Event, None, None]:
+        """Recall what earlier runs have found, and try what is missing and the run is long enough
+        for: ways that compile only if that pays beside the best of the others."""
+        self._recall()
+        yield from self._try_unknown(quick_ways())
+        if not self._lost:
+            yield from self._try_unknown(compiled_ways(self.found))
 
     def confirm_best(self) -> Generator[Event, None, ConfigTrial | None]:
         """The way that the run keeps, whose images were compared in this run; None for none."""
@@ -206,75 +198,106 @@ class _Trials:
             self._unconfirmed.discard(best.config)
             attempt = attempt_of_known(self.work, best)
             if attempt.pays(self.work):
+                yield Message(f"model.speed auto: {_announcement(self.kept[best.config])}")
                 limit_s = attempt.limit_s(self.work)
                 yield from self._try(best.config, limit_s, self.kept[best.config])
             else:
                 del self.found[best.config]
+                self._left.append(attempt)
 
     @property
     def why_none(self) -> str:
         """Why no way is used."""
-        return _why_none(self.found)
+        if self._lost:
+            return f"the actor was lost, or took too long, when it tried {self._lost}"
+        if self._left and not self._made_any:
+            return _why_left(self.work, self._left)
+        why = _why_none(self.found)
+        if not self._made_any:
+            why = f"{why}, as earlier runs have measured here"
+        return why + self.compiling_later
 
-    def _try_all(self, attempt: Attempt) -> Generator[Event, None, None]:
-        """Try one way after the other, and what is faster together; stop if an actor is lost."""
-        self._recall(
-            {key: each for key, each in self.kept.items() if key not in last_bit_candidates()}
-        )
-        for config in configs_to_try(last_bit_candidates(), self.found, LOWEST_DB):
-            if known := self.kept.get(config):
-                self._recall({config: known})
-            elif not (yield from self._try(config, attempt.limit_s(self.work))):
-                return
+    @property
+    def compiling_later(self) -> str:
+        """From when on compiled ways are tried, if this run is too short for that; else nothing."""
+        left = [each for each in self._left if not each.is_known and each.compiles]
+        lengths = [each.worthwhile_s for each in left if each.fits(self.work)]
+        if not lengths:
+            return ""
+        return f"; compiling is tried when an actor samples for about {duration(min(lengths))}"
 
-    def _recall(self, kept: Mapping[TuningConfig, KeptTrial]) -> None:
+    def _recall(self) -> None:
         """Take over what earlier runs have found."""
-        for config, known in kept.items():
-            self.found[config] = known.as_trial(self.work.batch_s)
+        for config, known in self.kept.items():
+            self.found[config] = known.as_trial(self.work.few_s) if known.is_usable else None
             self._unconfirmed.add(config)
             self.tried.append(_recalled(known))
 
+    def _try_unknown(self, ways: Sequence[TuningConfig]) -> Generator[Event, None, None]:
+        """Try what was never tried, if that pays beside the best way so far."""
+        best = choose(self.work, self.found)
+        work = self.work if best is None else self.work.sped_up(best.ratio)
+        attempt = attempt_of_unknown(work, [each for each in ways if each not in self.found])
+        if not attempt.ways:
+            return
+        if not attempt.pays(work):
+            self._left.append(attempt)
+            return
+        yield Message(
+            f"model.speed auto: an actor will sample for about {duration(work.sampling_s)}; trying "
+            f"{_what(attempt)} first"
+        )
+        limit_s = attempt.limit_s(work)
+        for config in configs_to_try(ways, self.found, LOWEST_DB):
+            if config not in self.found:
+                yield from self._try(config, limit_s)
+            if self._lost:  # and with it what the actor held
+                return
+
     def _try(
         self, config: TuningConfig, limit_s: float, known: KeptTrial | None = None
-    ) -> Generator[Event, None, bool]:
-        """Try a way; returns False if the actor was lost."""
+    ) -> Generator[Event, None, None]:
+        """Try a way, or compare the images of a known one."""
+        self._made_any = True
         pending = self.first.handle.try_speed.remote(config, known)
         found = yield from self.first.try_faster(pending, limit_s)
         self.found[config] = found if isinstance(found, ConfigTrial) else None
         way = _tried(config, found, known)
         self.tried = [each for each in self.tried if each.name != way.name] + [way]
         if found is None:  # a new actor knows nothing of these trials
+            self._lost = config.name
             for each in self._unconfirmed:
                 del self.found[each]
             self._unconfirmed.clear()
-            return False
-        yield Message(f"model.speed auto: {_line(way)}")
-        return True
+        else:
+            yield Message(f"model.speed auto: {_line(way)}")
 
 
-def _reason_to_leave(work: ActorWork, attempt: Attempt, best: ConfigTrial | None) -> str:
-    """Why a run of this length tries nothing.
+def _what(attempt: Attempt) -> str:
+    """Which ways are tried, in words."""
+    return "compiled ways" if attempt.compiles else "faster ways"
+
+
+def _why_left(work: ActorWork, left: Sequence[Attempt]) -> str:
+    """Why a run tries nothing.
 
     Args:
-        attempt: of the ways that no run has tried.
-        best: the best of those that one has tried.
+        left: what it does not try.
     """
-    if work.num_shapes > MAX_SHAPES:
+    possible = [each for each in left if each.fits(work)]
+    if not possible:
         return (
-            f"exact; its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
-            f"faster ways are tried with up to {MAX_SHAPES}"
+            f"its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
+            f"faster ways are compiled for up to {MAX_SHAPES}"
         )
-    what = "trying faster ways"
-    if best is not None:
-        known = attempt_of_known(work, best)
-        if not attempt.ways or known.worthwhile_s < attempt.worthwhile_s:
-            attempt, what = (
-                known,
-                f"{best.config.name}, known to be {best.ratio:.2f} times as fast,",
-            )
+    soonest = min(possible, key=lambda each: each.worthwhile_s)
+    what = f"trying {_what(soonest)}"
+    if soonest.is_known:
+        (way,) = soonest.ways
+        what = f"{way.name}, known to be {soonest.ratio:.2f} times as fast,"
     return (
-        f"exact; an actor will sample for about {duration(work.sampling_s)}, and {what} pays from "
-        f"about {duration(attempt.worthwhile_s)}"
+        f"an actor will sample for about {duration(work.sampling_s)}, and {what} pays from "
+        f"about {duration(soonest.worthwhile_s)}"
     )
 
 
@@ -289,10 +312,23 @@ def _tried(
     """
     if not isinstance(found, ConfigTrial):
         return TriedWay(config.name, reason=found or "the actor was lost, or took too long")
-    lowest = found.recorded_lowest_db
     measured_on = None if known is None else known.measured_on
-    seconds = round(found.warm_s, 1)
-    return TriedWay(config.name, round(found.ratio, 3), lowest, seconds, found.fault, measured_on)
+    return TriedWay(
+        config.name,
+        round(found.ratio, 3),
+        found.recorded_lowest_db,
+        round(found.warm_s, 1),
+        _reason(found.is_compared, found.fault),
+        measured_on,
+    )
+
+
+NOT_COMPARED = "it is not faster, so its images were not compared"
+
+
+def _reason(is_compared: bool, fault: str | None) -> str | None:
+    """What is to be said of a way that was timed."""
+    return fault if is_compared else NOT_COMPARED
 
 
 def _announcement(known: KeptTrial) -> str:
@@ -305,12 +341,14 @@ def _announcement(known: KeptTrial) -> str:
 
 def _recalled(known: KeptTrial) -> TriedWay:
     """What an earlier run has found."""
+    if not known.is_usable:
+        return TriedWay(known.config.name, reason=known.fault, measured_on=known.measured_on)
     return TriedWay(
         known.config.name,
         known.ratio,
         known.lowest_db,
         round(known.expected_loading_s, 1),
-        known.fault,
+        _reason(known.is_compared, known.fault),
         known.measured_on,
     )
 
@@ -319,9 +357,12 @@ def _line(way: TriedWay) -> str:
     """What a trial has found, for a person."""
     if way.ratio is None:
         return f"{way.name} cannot be used: {way.reason}"
+    speed = f"{way.name} is {way.ratio:.2f} times as fast"
+    if way.reason == NOT_COMPARED:
+        return speed
     close = "the same pixels" if way.lowest_db is None else f"lowest PSNR {way.lowest_db:.1f} dB"
     faulty = "" if way.reason is None else f", {way.reason}"
-    return f"{way.name} is {way.ratio:.2f} times as fast, {close}{faulty}"
+    return f"{speed}, {close}{faulty}"
 
 
 def _praise(best: ConfigTrial) -> str:
@@ -329,7 +370,7 @@ def _praise(best: ConfigTrial) -> str:
 
 
 def _why_none(trials: Found) -> str:
-    """Why no way is used."""
+    """Why no way is used of those that were tried."""
     done = [trial for trial in trials.values() if trial is not None]
     if not done:
         return "no faster way can be used"

@@ -24,6 +24,7 @@ from nightpress.diffusion_core.models.model_speed import check_speed
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder, text_to_image_class
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.diffusion_core.tuning.batch_size_benchmark import (
     ROUNDS,
     TRIAL_STEPS,
@@ -31,13 +32,11 @@ from nightpress.diffusion_core.tuning.batch_size_benchmark import (
 )
 from nightpress.diffusion_core.tuning.benchmark import (
     Candidate,
-    CandidateResult,
     Workload,
     clock_for,
-    compare,
-    first_result,
-    likeness,
+    first_likeness,
     time_in_turn,
+    timed,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.device_name import device_name
@@ -74,9 +73,10 @@ class SpeedTrials:
         self._workload = Workload.of(_requests(trial), params, trial.batch_size)
         self._few = trial_settings(params, TRIAL_STEPS)
         self._plain: Candidate | None = None
-        self._alone: CandidateResult | None = None
+        self._alone: tuple[float, ...] = ()
+        """Seconds of batches with plain sampling, which is no longer in memory."""
         self._tried: SpeedSpec | None = None
-        self._batch_s = 0.0
+        self._few_s = 0.0
 
     def start(self) -> TrialStart:
         """Time plain sampling, and look up what earlier runs have found.
@@ -84,11 +84,12 @@ class SpeedTrials:
         Raises:
             SamplingError, ModelError: the images cannot be sampled at all.
         """
-        self._batch_s = self._time_batch()
-        return TrialStart(self._batch_s, self._kept.read(_today()))
+        self._few_s = self._time_few()
+        batch_s = self._few_s * self._workload.params.cost / self._few.cost
+        return TrialStart(batch_s, self._few_s, self._kept.read(_today()))
 
-    def _time_batch(self) -> float:
-        """Seconds that a whole batch takes with plain sampling, estimated from a few steps."""
+    def _time_few(self) -> float:
+        """Seconds that a few steps of the batch take with plain sampling."""
         (batch,) = self._workload.batches
         trial, few = self._trial, self._few
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
@@ -97,7 +98,7 @@ class SpeedTrials:
             started_at = clock()
             held.sampler.sample(batch, few, trial.batch_size).settled()
             seconds.append(clock() - started_at)
-        return min(seconds) * self._workload.params.cost / few.cost
+        return min(seconds)
 
     @cached_property
     def _kept(self) -> KeptTrials:
@@ -133,52 +134,59 @@ class SpeedTrials:
             if not isinstance(error, OutOfMemory):
                 raise
             found = f"it does not fit into memory: {one_line(error)}"
+            self._keep(KeptTrial.too_large(config, found, _today()))
         except ValidationError as error:
             found = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         except (ModelError, SettingsError, SamplingError) as error:
             found = one_line(error)
         else:
-            self._keep(trial, known)
+            made = KeptTrial.of(trial, self._few_s, _today())
+            self._keep(known.loaded_again(trial, self._few_s) if known else made)
             found = trial
         LOG.info("tried %s in %.1f s: %s", config.name, time.monotonic() - began, found)
         return found
 
     def _measure(self, config: TuningConfig, known: KeptTrial | None) -> ConfigTrial:
         self._require_supported(config)
-        reference = self._reference
         if self._tried is not None:
             self._models.drop(self._trial.model, self._tried)
+        if self._plain is None and not self._alone:
+            self._plain = self._candidate(PLAIN)
         if not self._models.has_room_for(self._trial.model):
             self._drop_plain()
         candidate = self._candidate(config.speed)
         self._tried = config.speed
-        if known is not None:
-            close = likeness(first_result(candidate), reference)
-            trial = known.as_trial(self._batch_s)
-            return replace(trial, warm_s=candidate.warm_s, psnr_db=close.psnr_db, fault=close.fault)
-        if self._plain is not None:
-            timed, result = time_in_turn(self._workload, [self._plain, candidate], self._few)
-        else:
-            timed = self._alone or reference
-            (result,) = time_in_turn(self._workload, [candidate], self._few)
-        return compare(self._workload, config, result, timed)
-
-    def _keep(self, trial: ConfigTrial, known: KeptTrial | None) -> None:
-        """Keep a trial for later runs, where the cache folder can be written."""
-        today, batch_s = _today(), self._batch_s
         if known is None:
-            kept = KeptTrial.of(trial, batch_s, today)
+            trial = self._timed(config, candidate)
         else:
-            kept = known.loaded_again(trial, batch_s)
+            trial = replace(known.as_trial(self._few_s), warm_s=candidate.warm_s)
+        if not trial.is_faster:
+            return trial
+        close = first_likeness(candidate, self._reference)
+        return trial.compared(close.psnr_db, close.fault)
+
+    def _timed(self, config: TuningConfig, candidate: Candidate) -> ConfigTrial:
+        if self._plain is None:
+            plain_s, (seconds,) = self._alone, self._times([candidate])
+        else:
+            plain_s, seconds = self._times([self._plain, candidate])
+        return timed(self._workload, config, plain_s, seconds, candidate.warm_s)
+
+    def _times(self, candidates: list[Candidate]) -> list[tuple[float, ...]]:
+        return time_in_turn(self._workload, candidates, self._few)
+
+    def _keep(self, trial: KeptTrial) -> None:
+        """Keep a trial for later runs, where the cache folder can be written."""
         try:
-            self._kept.keep(kept, today)
+            self._kept.keep(trial)
         except OSError as error:
             LOG.warning("later runs will try %s again: %s", trial.config.name, error)
 
     def _drop_plain(self) -> None:
-        """Take plain sampling out of memory, and time it alone before that."""
+        """Take plain sampling out of memory, and time and sample with it before that."""
         if self._plain is not None:
-            (self._alone,) = time_in_turn(self._workload, [self._plain], self._few)
+            (self._alone,) = self._times([self._plain])
+            _ = self._reference
         self._plain = None  # otherwise it would stay in memory although it is dropped
         self._models.drop(self._trial.model, PLAIN)
 
@@ -194,10 +202,10 @@ class SpeedTrials:
         check_speed(model, text_to_image_class(model), spec)
 
     @cached_property
-    def _reference(self) -> CandidateResult:
-        """The images of plain sampling."""
-        self._plain = self._candidate(PLAIN)
-        result = first_result(self._plain)
+    def _reference(self) -> SampledBatch:
+        """The images of plain sampling, which is still in memory when this is first read."""
+        assert self._plain is not None  # noqa: S101 - `_drop_plain` reads them before it is dropped
+        result = self._plain.first
         if all(result.faults):
             raise SamplingError(f"every image of the first batch is faulty: {result.faults[0]}")
         return result
@@ -206,7 +214,7 @@ class SpeedTrials:
         trial = self._trial
         with as_model_error("cannot load the model"):
             held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, ways)
-        return Candidate(held.model, self._workload)
+        return Candidate(held.model, self._workload, self._few)
 
 
 def _today() -> date:

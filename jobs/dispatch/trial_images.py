@@ -32,5 +32,7 @@ class TrialStart:
 
     batch_s: float
     """Seconds of a batch with plain sampling."""
+    few_s: float
+    """The same with the few steps that are timed."""
     kept: Mapping[TuningConfig, KeptTrial]
     """What earlier runs have found on its node, with the same model, device and shapes."""

@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--floor", type=float, default=1.0, help="times the usual shortest run")
     options = parser.parse_args()
     rules.COMPILE_S *= options.floor
-    rules.BATCHES_OF_A_WAY = round(rules.BATCHES_OF_A_WAY * options.floor)
+    rules.TIMED_CALLS = round(rules.TIMED_CALLS * options.floor)
     if not options.floor:
-        rules.FEWEST_STEPS, rules.BATCHES_TO_CONFIRM, rules.SHORTEST_LIMIT_S = 0, 0, 600.0
+        rules.FEWEST_STEPS, rules.COMPARED_BATCHES, rules.SHORTEST_LIMIT_S = 0, 0, 600.0
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "code"))
         os.environ["XDG_CACHE_HOME"] = str(Path(folder, "cache"))

@@ -3,30 +3,41 @@
 import pytest
 
 from nightpress.diffusion_core.tuning.auto_speed import (
-    BATCHES_OF_A_WAY,
     COMPILE_S,
+    EXPECTED_RATIO,
     FEWEST_STEPS,
     MAX_SHAPES,
+    PAYBACK,
+    TIMED_CALLS,
     ActorWork,
     Attempt,
     attempt_of_known,
     attempt_of_unknown,
     choose,
+    compiled_ways,
     is_long_enough,
-    pays,
+    quick_ways,
     saving_s,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 
 LAST, FULL = TuningConfig.of(channels_last=True), TuningConfig.of(compile="full")
+FUSED = TuningConfig.of(fuse_qkv_projections=True)
 LOSSLESS = {"attention_backend", "channels_last", "compile", "fuse_qkv_projections"}
 
 
+QUICK, COMPILED = quick_ways(), compiled_ways({})
+
+
+def work(sampling_s: float, num_shapes: int = 1, batch_s: float = 1.0) -> ActorWork:
+    """Work whose trials time a fifth of the steps of a batch."""
+    return ActorWork(sampling_s, batch_s, batch_s / 5, num_shapes)
+
+
 def trial(config: TuningConfig, ratio: float, lowest_db: float = 90.0) -> ConfigTrial:
-    """A trial whose first batch of 1 s was warm after 61 s."""
-    warm_s = 61.0
-    return ConfigTrial(config, 1.0, ratio, (99.0, lowest_db), warm_s)
+    """A trial that took 60 s longer to warm up than the 0.2 s of plain sampling."""
+    return ConfigTrial(config, 1.0, ratio, (99.0, lowest_db), 60.2)
 
 
 def test_nothing_that_loses_quality_is_ever_tried() -> None:
@@ -40,44 +51,70 @@ def test_a_run_just_long_enough_is_measured_and_one_step_less_is_not() -> None:
     assert not is_long_enough(FEWEST_STEPS - 1)
 
 
+def test_every_way_is_either_quick_or_compiled() -> None:
+    assert [*QUICK, *COMPILED] == last_bit_candidates()
+    assert LAST in QUICK
+    assert FULL in COMPILED
+
+
+def test_what_is_compiled_is_compiled_with_the_fastest_of_the_quick_ways() -> None:
+    trials = {LAST: trial(LAST, 1.2), FULL: trial(FULL, 1.5), FUSED: trial(FUSED, 1.1)}
+    assert compiled_ways(trials) == [
+        TuningConfig.of(channels_last=True, compile="regional"),
+        TuningConfig.of(channels_last=True, compile="full"),
+    ]
+    assert compiled_ways({LAST: trial(LAST, 1.0), FUSED: None}) == COMPILED
+
+
 def unknown(num_shapes: int, batch_s: float = 2.0) -> Attempt:
-    """Trying all ways with so many shapes, as if none was known."""
-    return attempt_of_unknown(ActorWork(0.0, batch_s, num_shapes), last_bit_candidates())
+    """Compiling with so many shapes, as if nothing was known."""
+    return attempt_of_unknown(work(0.0, num_shapes, batch_s), COMPILED)
 
 
 @pytest.mark.parametrize("num_shapes", [1, 3])
 def test_trying_pays_from_the_length_that_is_named_and_not_just_below(num_shapes: int) -> None:
     attempt = unknown(num_shapes)
-    assert attempt.pays(ActorWork(attempt.worthwhile_s, 2.0, num_shapes))
-    assert not attempt.pays(ActorWork(attempt.worthwhile_s - 0.1, 2.0, num_shapes))
+    assert attempt.pays(work(attempt.worthwhile_s, num_shapes))
+    assert not attempt.pays(work(attempt.worthwhile_s - 0.1, num_shapes))
 
 
 def test_more_shapes_and_slower_batches_need_longer_runs() -> None:
     assert unknown(2).worthwhile_s > unknown(1).worthwhile_s
     assert unknown(1, 20.0).worthwhile_s > unknown(1).worthwhile_s
-    assert not unknown(1).pays(ActorWork(1e9, 2.0, MAX_SHAPES + 1))
+    assert not unknown(1).pays(work(1e9, MAX_SHAPES + 1))
 
 
-def test_what_is_hoped_for_pays_for_the_trial_twice() -> None:
+def test_what_is_hoped_of_compiling_pays_for_the_trial_twice() -> None:
     attempt = unknown(1)
-    work = ActorWork(attempt.worthwhile_s, 2.0, 1)
-    assert attempt.limit_s(work) == pytest.approx(2 * attempt.cost_s)
-    assert attempt.cost_s == COMPILE_S + 5 * BATCHES_OF_A_WAY * 2.0
+    assert attempt.limit_s(work(attempt.worthwhile_s)) == pytest.approx(PAYBACK * attempt.cost_s)
+    timing = len(COMPILED) * TIMED_CALLS * 0.4
+    compared, compiled = (len(COMPILED) + 1) * 2.0, len(COMPILED) * COMPILE_S
+    assert attempt.cost_s == pytest.approx(timing + compared + compiled)
 
 
-def test_ways_that_do_not_compile_cost_their_batches_alone() -> None:
-    attempt = attempt_of_unknown(ActorWork(0.0, 2.0, 9), [LAST])
-    assert attempt.cost_s == 2 * BATCHES_OF_A_WAY * 2.0
+def test_ways_that_do_not_compile_cost_their_batches_alone_with_any_number_of_shapes() -> None:
+    attempt = attempt_of_unknown(work(0.0, MAX_SHAPES + 1, 2.0), [LAST])
+    assert attempt.cost_s == pytest.approx(TIMED_CALLS * 0.4 + 2 * 2.0)
+    just = work(attempt.worthwhile_s, MAX_SHAPES + 1, 2.0)
+    assert attempt.pays(just)
+    assert saving_s(just.sampling_s, EXPECTED_RATIO) == pytest.approx(attempt.cost_s)
+
+
+def test_a_way_that_is_already_used_leaves_less_to_save() -> None:
+    attempt = unknown(1)
+    just = work(attempt.worthwhile_s)
+    assert not attempt.pays(just.sped_up(1.2))
+    assert just.sped_up(2.0).sampling_s == just.sampling_s / 2
 
 
 def test_a_known_way_pays_much_earlier_than_what_was_never_tried() -> None:
-    # Each of 3 shapes loads in 60 s, and two batches of 1 s are compared.
-    work = ActorWork(0.0, 1.0, 3)
-    attempt = attempt_of_known(work, trial(FULL, 1.25))
-    assert attempt.cost_s == 182.0
-    assert attempt.worthwhile_s == pytest.approx(910.0)
+    # Each of 3 shapes loads in 60 s; two batches of 1 s are compared, and two warm up in 0.2 s.
+    attempt = attempt_of_known(work(0.0, 3), trial(FULL, 1.25))
+    assert attempt.cost_s == pytest.approx(182.4)
+    assert attempt.worthwhile_s == pytest.approx(912.0)
     assert attempt.worthwhile_s < unknown(3, 1.0).worthwhile_s / 2
     assert attempt.ways == (FULL,)
+    assert attempt.is_known
 
 
 def test_a_speed_up_of_two_saves_half_of_the_time() -> None:
@@ -87,15 +124,17 @@ def test_a_speed_up_of_two_saves_half_of_the_time() -> None:
 
 def test_the_shapes_that_are_still_to_be_compiled_count_against_the_saving() -> None:
     # 60 s for each of 9 more shapes is 540 s; of 5,000 s a ratio of 1.1 saves 454 s.
-    assert not pays(ActorWork(5_000.0, 1.0, 10), trial(FULL, 1.1))
-    assert pays(ActorWork(5_000.0, 1.0, 10), trial(FULL, 1.2))
-    assert pays(ActorWork(5_000.0, 1.0, 10), trial(LAST, 1.1))
+    for ratio, kept in ((1.1, False), (1.2, True)):
+        found = choose(work(5_000.0, 10), {FULL: trial(FULL, ratio)})
+        assert (found is not None) is kept
+    quick = trial(LAST, 1.1)
+    assert choose(work(5_000.0, 10), {FULL: trial(FULL, 1.2), LAST: quick}) == quick
 
 
 def test_the_fastest_way_is_kept_that_stays_within_the_last_bits() -> None:
-    work = ActorWork(5_000.0, 1.0, 1)
+    long = work(5_000.0)
     trials = {LAST: trial(LAST, 1.2), FULL: trial(FULL, 1.5)}
-    assert choose(work, trials) == trials[FULL]
-    assert choose(work, trials | {FULL: trial(FULL, 1.5, 69.9)}) == trials[LAST]
-    assert choose(work, trials | {FULL: None}) == trials[LAST]
-    assert choose(work, {LAST: trial(LAST, 1.02), FULL: None}) is None
+    assert choose(long, trials) == trials[FULL]
+    assert choose(long, trials | {FULL: trial(FULL, 1.5, 69.9)}) == trials[LAST]
+    assert choose(long, trials | {FULL: None}) == trials[LAST]
+    assert choose(long, {LAST: trial(LAST, 1.02), FULL: None}) is None

@@ -19,9 +19,10 @@ from nightpress.diffusion_core.tuning.benchmark import (
     CandidateResult,
     Workload,
     compare,
-    first_result,
+    first_likeness,
     sample_in_turn,
     time_in_turn,
+    timed,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
@@ -116,13 +117,13 @@ def test_an_image_that_only_the_candidate_spoils_is_reported() -> None:
 def test_the_timed_images_are_those_of_a_sampler(loaded: Loaded) -> None:
     workload = Workload.of(IMAGES, PARAMS, 2)
     candidate = Candidate(loaded("sd"), workload)
-    (timed,) = sample_in_turn(workload, [candidate])
+    (found,) = sample_in_turn(workload, [candidate])
     sampler = Sampler(loaded("sd"), 2)
     expected = [sampler.sample(batch, PARAMS).pixels for batch in workload.batches]
-    assert (timed.pixels == np.concatenate(expected)).all()
-    assert len(timed.batch_s) == 3
-    assert min(timed.batch_s) > 0
-    assert timed.warm_s > 0
+    assert (found.pixels == np.concatenate(expected)).all()
+    assert len(found.batch_s) == 3
+    assert min(found.batch_s) > 0
+    assert found.warm_s > 0
 
 
 def test_a_few_steps_are_timed_and_the_pixels_are_those_of_all_steps(loaded: Loaded) -> None:
@@ -144,23 +145,42 @@ def test_a_few_steps_are_timed_and_the_pixels_are_those_of_all_steps(loaded: Loa
     counted(other)
     first, second = time_in_turn(workload, [one, other], few)
     assert taken == [2] * 6
-    assert len(first.batch_s) == len(second.batch_s) == 3
-    expected = Sampler(loaded("sd"), 2).sample(IMAGES[:2], params).pixels
-    assert (first.pixels == expected).all()
-    assert first_result(one).batch_s == ()
+    assert len(first) == len(second) == 3
+    expected = Sampler(loaded("sd"), 2).sample(IMAGES[:2], params)
+    assert (one.first.pixels == expected.pixels).all()
+    assert one.first is one.first
+    assert taken == [2] * 6 + [6]
+    assert first_likeness(one, expected).psnr_db == (math.inf, math.inf)
+
+
+def test_a_few_steps_warm_up_what_is_timed_with_few(loaded: Loaded) -> None:
+    workload, few = Workload.of(IMAGES[:2], PARAMS, 2), replace(PARAMS, num_inference_steps=1)
+    candidate = Candidate(loaded("sd"), workload, few)
+    assert "first" not in vars(candidate)
+    assert candidate.warm_s > 0
+
+
+def test_what_was_only_timed_has_no_psnr_and_is_within_no_tolerance() -> None:
+    workload = Workload.of(IMAGES[:2], PARAMS, 2)
+    trial = timed(workload, TuningConfig(), (3.0, 3.0, 3.0), (1.0, 2.0, 3.0), 0.5)
+    assert (trial.ratio, trial.images_per_s, trial.warm_s) == (1.5, 1.0, 0.5)
+    assert not trial.is_compared
+    assert not trial.within(0.0)
+    assert trial.recorded_lowest_db is None
+    assert trial.compared([80.0, 90.0], None).within(80.0)
 
 
 def test_the_time_of_a_few_steps_is_told_as_that_of_all() -> None:
     workload = Workload.of(IMAGES[:1], replace(PARAMS, num_inference_steps=6), 1)
     slow = Slow("slow", (1.0, 2.0, 3.0), [])
-    (timed,) = time_in_turn(workload, [slow], replace(PARAMS, num_inference_steps=2))
-    assert timed.batch_s == (3.0, 6.0, 9.0)
+    (seconds,) = time_in_turn(workload, [slow], replace(PARAMS, num_inference_steps=2))
+    assert seconds == (3.0, 6.0, 9.0)
 
 
 def test_a_reference_compared_with_itself_has_ratio_one_and_no_difference(loaded: Loaded) -> None:
     workload = Workload.of(IMAGES[:1], PARAMS, 2)
-    (timed,) = sample_in_turn(workload, [Candidate(loaded("sd"), workload)])
-    trial = compare(workload, TuningConfig(), timed, timed)
+    (found,) = sample_in_turn(workload, [Candidate(loaded("sd"), workload)])
+    trial = compare(workload, TuningConfig(), found, found)
     assert trial.ratio == 1.0
     assert trial.psnr_db == (math.inf,)
 
@@ -170,10 +190,10 @@ def test_the_psnr_of_a_lossy_config_is_finite(loaded: Loaded, saved: Callable[[s
     spec = ModelSpec.model_validate(config.applied_to({"source": str(saved("sd"))}))
     workload = Workload.of(IMAGES[:2], PARAMS, 2)
     faster = loading.load(saved("sd"), spec, "cpu")
-    reference, timed = sample_in_turn(
+    reference, found = sample_in_turn(
         workload, [Candidate(loaded("sd"), workload), Candidate(faster, workload)]
     )
-    trial = compare(workload, config, timed, reference)
+    trial = compare(workload, config, found, reference)
     assert 0 < trial.lowest_db < math.inf
     assert trial.config == config
 

@@ -32,45 +32,55 @@ def kept(config: TuningConfig = FULL, today: date = TODAY) -> KeptTrial:
 def test_what_is_kept_is_read_again_with_its_way_as_the_key() -> None:
     trials = KeptTrials(SUBJECT)
     assert trials.read(TODAY) == {}
-    trials.keep(kept(), TODAY)
-    trials.keep(kept(LAST), TODAY)
+    trials.keep(kept())
+    trials.keep(kept(LAST))
     assert KeptTrials(SUBJECT).read(TODAY) == {FULL: kept(), LAST: kept(LAST)}
     assert KeptTrials(SUBJECT | {"model": "abd"}).read(TODAY) == {}
-    assert trials.path.parent == cache_folder() / "auto_speed"
-    assert [path.name for path in trials.path.parent.iterdir()] == [trials.path.name]
+    assert trials.folder.parent == cache_folder() / "auto_speed"
+    assert [path.suffix for path in trials.folder.iterdir()] == [".json"] * 2
 
 
 def test_a_later_trial_of_a_way_replaces_the_earlier_one() -> None:
     trials = KeptTrials(SUBJECT)
-    trials.keep(kept(), TODAY)
-    trials.keep(replace(kept(), ratio=1.5), TODAY)
+    trials.keep(kept())
+    trials.keep(replace(kept(), ratio=1.5))
     assert trials.read(TODAY)[FULL].ratio == 1.5
 
 
 def test_trials_older_than_a_month_are_made_again() -> None:
     trials = KeptTrials(SUBJECT)
-    trials.keep(kept(), TODAY)
+    trials.keep(kept())
     assert trials.read(TODAY + MAX_AGE)
     assert trials.read(TODAY + MAX_AGE + timedelta(days=1)) == {}
 
 
+def test_two_runs_at_once_do_not_lose_each_others_trials() -> None:
+    one, other = KeptTrials(SUBJECT), KeptTrials(SUBJECT)
+    assert one.read(TODAY) == other.read(TODAY) == {}
+    one.keep(kept())
+    other.keep(kept(LAST))
+    assert set(one.read(TODAY)) == {FULL, LAST}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "{", "7", "{}", '[{"speed": "{}"}]', "[[1]]", '[{"speed": 1}]']
+    "text", ["", "{", "7", "{}", "[[1]]", '{"speed": "{}"}', '{"speed": 1, "measured_on": 2}']
 )
 def test_a_file_that_is_not_what_this_version_writes_is_no_trial(text: str) -> None:
     trials = KeptTrials(SUBJECT)
-    trials.keep(kept(), TODAY)
-    trials.path.write_text(text)
+    trials.keep(kept())
+    (path,) = trials.folder.iterdir()
+    path.write_text(text)
     assert trials.read(TODAY) == {}
-    trials.keep(kept(LAST), TODAY)
+    trials.keep(kept(LAST))
     assert list(trials.read(TODAY)) == [LAST]
 
 
 def test_a_way_that_is_unknown_to_this_version_is_no_trial() -> None:
     trials = KeptTrials(SUBJECT)
-    trials.keep(kept(), TODAY)
-    (values,) = json.loads(trials.path.read_text())
-    trials.path.write_text(json.dumps([values | {"speed": '{"warp": 9}'}]))
+    trials.keep(kept())
+    (path,) = trials.folder.iterdir()
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"speed": '{"warp": 9}'}))
     assert trials.read(TODAY) == {}
 
 
@@ -92,3 +102,17 @@ def test_pixels_that_are_all_equal_are_kept_as_such() -> None:
     same = KeptTrial.of(replace(trial(), psnr_db=(float("inf"),)), 5.0, TODAY)
     assert same.lowest_db is None
     assert same.as_trial(5.0).lowest_db == float("inf")
+
+
+def test_a_way_that_was_not_faster_is_kept_without_a_psnr() -> None:
+    slow = KeptTrial.of(replace(trial(), ratio=1.0, psnr_db=()), 5.0, TODAY)
+    assert not slow.is_compared
+    assert not slow.as_trial(5.0).is_compared
+    assert slow.is_usable
+
+
+def test_a_way_that_did_not_fit_into_memory_is_kept_with_what_the_device_has_said() -> None:
+    trials = KeptTrials(SUBJECT)
+    trials.keep(KeptTrial.too_large(FULL, "it needs 9 GiB", TODAY))
+    found = trials.read(TODAY)[FULL]
+    assert (found.is_usable, found.fault) == (False, "it needs 9 GiB")

@@ -12,6 +12,7 @@ import torch
 from support import tiny_models
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
+from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning import benchmark
@@ -31,6 +32,8 @@ from nightpress.pipelines.run_directory.auto_speed import AutoSpeed
 
 LAST = TuningConfig.of(channels_last=True)
 FUSED = TuningConfig.of(fuse_qkv_projections=True)
+FULL = TuningConfig.of(compile="full")
+BOTH = TuningConfig.of(channels_last=True, compile="full")
 MISSING = TuningConfig.of(attention_backend="xformers")
 
 BATCH = 2
@@ -136,8 +139,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try ways in a run of any length, on a cluster with room for two actors."""
     monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
     monkeypatch.setattr(rules, "COMPILE_S", 0.0)
-    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 0)
-    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 0)
+    monkeypatch.setattr(rules, "TIMED_CALLS", 0)
+    monkeypatch.setattr(rules, "COMPARED_BATCHES", 0)
     monkeypatch.setattr(connection, "room", lambda *size: 2)
 
 
@@ -178,11 +181,11 @@ def test_one_step_less_than_the_floor_and_nothing_is_asked_of_the_actor(
 def test_a_run_too_short_for_its_speed_loads_no_second_model(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "COMPILE_S", 3600.0)
+    monkeypatch.setattr(rules, "TIMED_CALLS", 10_000)
     first = first_of(job)
     decision, _ = decide(job, first)
     assert "exact; an actor will sample for about" in decision.reason
-    assert "trying faster ways pays from about 30 h" in decision.reason
+    assert ", and trying faster ways pays from about" in decision.reason
     assert first.actor.models.num_loaded == 1
     assert decision.tried == ()
 
@@ -191,7 +194,7 @@ def test_a_run_too_short_for_its_speed_loads_no_second_model(
 def test_each_way_is_compared_with_plain_sampling_and_the_chosen_one_stays_loaded(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [MISSING, FUSED, LAST])
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [MISSING, FUSED, LAST])
     chosen: list[Any] = []
 
     def choose(work: rules.ActorWork, trials: Any) -> Any:
@@ -223,10 +226,11 @@ def test_each_way_is_compared_with_plain_sampling_and_the_chosen_one_stays_loade
 def test_after_a_way_that_kills_the_actor_no_other_is_tried(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FUSED])
     first = first_of(job, LAST)
     decision, _ = decide(job, first)
-    assert decision.reason == "exact; no faster way can be used"
+    lost = "exact; the actor was lost, or took too long, when it tried channels_last"
+    assert decision.reason == lost
     assert [each.reason for each in decision.tried] == ["the actor was lost, or took too long"]
     assert first.actor.tried == []
 
@@ -235,7 +239,7 @@ def test_after_a_way_that_kills_the_actor_no_other_is_tried(
 def test_without_room_for_two_models_plain_sampling_is_timed_before(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST])
     monkeypatch.setattr(HeldModels, "_has_room_for", lambda self, weight_bytes: not self.names)
     first = first_of(job)
     decision, _ = decide(job, first)
@@ -246,17 +250,17 @@ def test_without_room_for_two_models_plain_sampling_is_timed_before(
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """One way is tried, and found to be 1.5 times as fast, whatever the clock says."""
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
-    monkeypatch.setattr(speed_trials, "compare", fast_as(1.5))
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST])
+    monkeypatch.setattr(speed_trials, "timed", fast_as(1.5))
 
 
 def fast_as(ratio: float) -> Callable[..., Any]:
-    """`compare`, with another result of the clock."""
+    """`timed`, with another result of the clock."""
 
-    def compare(*given: Any) -> Any:
-        return replace(benchmark.compare(*given), ratio=ratio)
+    def timed(*given: Any) -> Any:
+        return replace(benchmark.timed(*given), ratio=ratio)
 
-    return compare
+    return timed
 
 
 @pytest.mark.usefixtures("eager", "faster")
@@ -283,8 +287,8 @@ def test_a_run_too_short_to_try_anything_is_long_enough_for_a_known_way(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(job, first_of(job))
-    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 1_000)
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    monkeypatch.setattr(rules, "TIMED_CALLS", 10_000)
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FUSED])
     first = first_of(job)
     decision, _ = decide(job, first)
     assert (first.actor.tried, first.actor.confirmed) == ([], [LAST])
@@ -296,7 +300,7 @@ def test_a_run_too_short_for_what_is_known_says_from_when_it_pays(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(job, first_of(job))
-    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 1_000)
+    monkeypatch.setattr(rules, "COMPARED_BATCHES", 1_000)
     first = first_of(job)
     decision, _ = decide(job, first)
     assert (first.actor.tried, first.actor.confirmed) == ([], [])
@@ -309,7 +313,7 @@ def test_a_run_too_short_for_what_is_known_says_from_when_it_pays(
 def test_where_earlier_runs_found_nothing_faster_no_second_model_is_loaded(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(speed_trials, "compare", fast_as(1.0))
+    monkeypatch.setattr(speed_trials, "timed", fast_as(1.0))
     assert decide(job, first_of(job))[0].reason == "exact; nothing that was tried is faster"
     first = first_of(job)
     decision, _ = decide(job, first)
@@ -320,14 +324,72 @@ def test_where_earlier_runs_found_nothing_faster_no_second_model_is_loaded(
     assert (first.actor.tried, first.actor.confirmed) == ([], [])
 
 
+@pytest.mark.usefixtures("eager", "faster")
+def test_the_images_of_a_way_that_is_not_faster_are_not_sampled_in_full(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed_trials, "timed", fast_as(1.02))
+    monkeypatch.setattr(speed_trials, "first_likeness", lambda *given: pytest.fail("compared"))
+    decision, said = decide(job, first_of(job))
+    (way,) = decision.tried
+    assert (way.ratio, way.lowest_db) == (1.02, None)
+    assert way.reason == "it is not faster, so its images were not compared"
+    assert "model.speed auto: channels_last is 1.02 times as fast" in said
+    assert decide(job, first_of(job))[0].tried[0].reason == way.reason, "as it was kept"
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_quick_ways_are_tried_in_a_run_that_is_too_short_for_compiling(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FULL])
+    monkeypatch.setattr(rules, "COMPILE_S", 3600.0)
+    first = first_of(job)
+    decision, said = decide(job, first)
+    assert first.actor.tried == [LAST]
+    assert "trying faster ways first" in said[0]
+    assert decision.speed == LAST.speed
+    assert "; compiling is tried when an actor samples for about 30 h" in decision.reason
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_what_is_compiled_is_tried_with_the_best_quick_way_and_pays_beside_it(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FULL])
+    first = first_of(job, BOTH)
+    decision, said = decide(job, first)
+    assert [each.name for each in decision.tried] == ["channels_last", BOTH.name]
+    assert "trying compiled ways first" in said[2]
+    assert decision.speed == LAST.speed, "the actor was lost with the other"
+
+
+@pytest.mark.usefixtures("eager", "faster")
+def test_a_way_that_does_not_fit_into_memory_is_not_tried_again(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(self: SpeedTrials, *given: Any) -> Any:
+        raise OutOfMemory("it needs 9 GiB")
+
+    monkeypatch.setattr(SpeedTrials, "_measure", too_large)
+    decision, said = decide(job, first_of(job))
+    assert decision.reason == "exact; no faster way can be used"
+    assert "channels_last cannot be used: it does not fit into memory: it needs 9 GiB" in said[1]
+    first = first_of(job)
+    again, _ = decide(job, first)
+    assert (first.actor.tried, first.actor.confirmed) == ([], [])
+    assert again.reason == "exact; no faster way can be used, as earlier runs have measured here"
+    assert again.tried == (replace(decision.tried[0], measured_on=again.tried[0].measured_on),)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager", "faster")
 def test_only_what_is_not_known_is_timed(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(job, first_of(job))
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
-    monkeypatch.setattr(speed_trials, "compare", fast_as(1.1))
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FUSED])
+    monkeypatch.setattr(speed_trials, "timed", fast_as(1.1))
     first = first_of(job)
     decision, _ = decide(job, first)
     assert first.actor.tried[0] == FUSED
@@ -342,14 +404,14 @@ def test_a_known_way_whose_images_now_differ_is_not_used(
 ) -> None:
     decide(job, first_of(job))
     far = benchmark.Likeness((99.0, 60.0), None)
-    monkeypatch.setattr(speed_trials, "likeness", lambda *results: far)
+    monkeypatch.setattr(speed_trials, "first_likeness", lambda *results: far)
     decision, said = decide(job, first_of(job))
     assert decision.speed == SpeedSpec()
     assert decision.reason == (
         "exact; what is faster changes more than the last bits (below 70 dB)"
     )
     assert "channels_last is 1.50 times as fast, lowest PSNR 60.0 dB" in said[1]
-    monkeypatch.setattr(speed_trials, "likeness", benchmark.likeness)
+    monkeypatch.setattr(speed_trials, "first_likeness", benchmark.first_likeness)
     assert decide(job, first_of(job))[0].speed == LAST.speed, "the images of another run"
 
 
@@ -358,7 +420,7 @@ def test_a_known_way_whose_images_now_differ_is_not_used(
 def test_a_known_way_that_kills_the_actor_costs_no_run_and_leaves_it_exact(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST, FUSED])
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FUSED])
     decide(job, first_of(job))
     deadly = first_of(job, LAST, FUSED)
     decision, _ = decide(job, deadly)

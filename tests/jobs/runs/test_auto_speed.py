@@ -40,9 +40,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even short runs try one way that compiles nothing, and use what could be tried."""
     monkeypatch.setattr(rules, "FEWEST_STEPS", 10)
     monkeypatch.setattr(rules, "COMPILE_S", 0.0)
-    monkeypatch.setattr(rules, "BATCHES_OF_A_WAY", 0)
-    monkeypatch.setattr(rules, "BATCHES_TO_CONFIRM", 0)
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [LAST])
+    monkeypatch.setattr(rules, "TIMED_CALLS", 0)
+    monkeypatch.setattr(rules, "COMPARED_BATCHES", 0)
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST])
     monkeypatch.setattr(
         auto_speed, "choose", lambda work, trials: next(filter(None, trials.values()), None)
     )
@@ -132,7 +132,7 @@ def test_a_way_that_cannot_be_used_is_left_with_a_word(
     make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = TuningConfig.of(attention_backend="xformers")
-    monkeypatch.setattr(auto_speed, "last_bit_candidates", lambda: [missing])
+    monkeypatch.setattr(rules, "last_bit_candidates", lambda: [missing])
     spec, seen = make_spec(), list[Event]()
     assert jobs.run(spec, seen.append).num_ok == PROMPTS
     assert any("attention_backend xformers cannot be used: " in line for line in said(seen))

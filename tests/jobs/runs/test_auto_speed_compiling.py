@@ -23,13 +23,11 @@ from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch import auto_speed
 
-rules.FEWEST_STEPS, rules.COMPILE_S, rules.BATCHES_OF_A_WAY = 1, 0.0, 0
-rules.BATCHES_TO_CONFIRM = 0
+rules.FEWEST_STEPS, rules.COMPILE_S = 1, 0.0
+rules.TIMED_CALLS = rules.COMPARED_BATCHES = 0
 rules.SHORTEST_LIMIT_S = 1_000.0
-auto_speed.last_bit_candidates = lambda: [TuningConfig.of(compile="regional")]
-auto_speed.choose = lambda work, trials: next(
-    (each for each in trials.values() if each and each.within(rules.LOWEST_DB)), None
-)
+rules.last_bit_candidates = lambda: [TuningConfig.of(compile="regional")]
+auto_speed.choose = lambda work, trials: next(filter(None, trials.values()), None)
 
 from nightpress.jobs.cli import command
 
@@ -37,7 +35,7 @@ command()
 """
 """The command line, where even a short run compiles, and keeps that however fast it is."""
 
-TRYING = "trying faster ways first"
+TRYING = "trying compiled ways first"
 
 
 class Press:
