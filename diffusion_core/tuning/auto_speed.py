@@ -48,6 +48,8 @@ class ActorWork:
     """Seconds of one such batch, of the settings that are tried."""
     few_s: float
     """Seconds of the same batch with the few steps that are timed."""
+    load_s: float
+    """Seconds to load the model once more, as each way does."""
     num_shapes: int
     """Different shapes of tensors among the run's batches; each is compiled."""
 
@@ -118,7 +120,7 @@ def attempt_of_unknown(work: ActorWork, ways: Sequence[TuningConfig]) -> Attempt
     What was found is kept for later runs, so that ways that need no compiling must just save what
     trying them costs.
     """
-    timing = len(ways) * TIMED_CALLS * work.few_s
+    timing = len(ways) * (work.load_s + TIMED_CALLS * work.few_s)
     comparing = (len(ways) + 1) * COMPARED_BATCHES * work.batch_s
     attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0)
     if not attempt.compiles:
@@ -135,7 +137,7 @@ def attempt_of_known(work: ActorWork, trial: ConfigTrial) -> Attempt:
         trial: as it would be made now, with the code of its shape compiled already.
     """
     comparing = 2 * COMPARED_BATCHES * (work.few_s + work.batch_s)  # plain sampling too
-    cost_s = work.num_shapes * _compile_s(work, trial) + comparing
+    cost_s = work.load_s + work.num_shapes * _compile_s(work, trial) + comparing
     return Attempt((trial.config,), trial.ratio, cost_s, 1.0, is_known=True)
 
 

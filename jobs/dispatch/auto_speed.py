@@ -136,7 +136,7 @@ class _Work:
         known = sum(each.num_images for each in counts)  # a plan keeps the most frequent settings
         total_s *= self.layout.num_images / known
         shapes = num_shapes(counts, self.sizes)
-        return ActorWork(total_s / actors, start.batch_s, start.few_s, shapes)
+        return ActorWork(total_s / actors, start.batch_s, start.few_s, start.load_s, shapes)
 
 
 def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpeed]:

@@ -48,6 +48,8 @@ class HeldModel:
     model: LoadedModel
     sampler: Sampler
     batch_size: int
+    load_s: float
+    """Seconds that loading it took."""
     runner: ShardRunner | None = None
     """None until the actor begins a run with it."""
 
@@ -179,8 +181,9 @@ class HeldModels:
         LOG.info("loading %s on %s", spec.source, self._device)
         model = files.load(spec, self._device)
         self.num_loaded += 1
-        LOG.info("loaded after %.1f s", time.monotonic() - began)
-        return HeldModel(model, Sampler(model, batch_size), batch_size)
+        load_s = time.monotonic() - began
+        LOG.info("loaded after %.1f s", load_s)
+        return HeldModel(model, Sampler(model, batch_size), batch_size, load_s)
 
     def _checked_files(self, name: str | None, spec: ModelSpec, fingerprint: str) -> ModelFiles:
         files = ModelFiles.locate(spec, self._options)

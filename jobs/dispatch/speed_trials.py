@@ -42,7 +42,7 @@ from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.device_name import device_name
 from nightpress.diffusion_core.tuning.kept_trials import KeptTrial, KeptTrials
 from nightpress.diffusion_core.tuning.search import ConfigTrial
-from nightpress.jobs.dispatch.held_models import HeldModels
+from nightpress.jobs.dispatch.held_models import HeldModel, HeldModels
 from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
 from nightpress.pipelines.inputs.preparing import NO_INPUTS
 from nightpress.pipelines.models.files import ModelFiles
@@ -84,19 +84,19 @@ class SpeedTrials:
         Raises:
             SamplingError, ModelError: the images cannot be sampled at all.
         """
-        self._few_s = self._time_few()
-        batch_s = self._few_s * self._workload.params.cost / self._few.cost
-        return TrialStart(batch_s, self._few_s, self._kept.read(_today()))
-
-    def _time_few(self) -> float:
-        """Seconds that a few steps of the batch take with plain sampling."""
-        (batch,) = self._workload.batches
-        trial, few = self._trial, self._few
+        trial = self._trial
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
+        self._few_s = self._time_few(held)
+        batch_s = self._few_s * self._workload.params.cost / self._few.cost
+        return TrialStart(batch_s, self._few_s, held.load_s, self._kept.read(_today()))
+
+    def _time_few(self, held: HeldModel) -> float:
+        """Seconds that a few steps of the batch take with a model."""
+        (batch,) = self._workload.batches
         clock, seconds = clock_for(self._device), []
         for _ in range(ROUNDS):
             started_at = clock()
-            held.sampler.sample(batch, few, trial.batch_size).settled()
+            held.sampler.sample(batch, self._few, self._trial.batch_size).settled()
             seconds.append(clock() - started_at)
         return min(seconds)
 

@@ -34,5 +34,7 @@ class TrialStart:
     """Seconds of a batch with plain sampling."""
     few_s: float
     """The same with the few steps that are timed."""
+    load_s: float
+    """Seconds that loading the model took."""
     kept: Mapping[TuningConfig, KeptTrial]
     """What earlier runs have found on its node, with the same model, device and shapes."""

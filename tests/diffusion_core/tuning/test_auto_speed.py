@@ -1,5 +1,7 @@
 """The rules of `model.speed: auto`: when faster ways are tried, and which one is kept."""
 
+from dataclasses import replace
+
 import pytest
 
 from nightpress.diffusion_core.tuning.auto_speed import (
@@ -32,7 +34,7 @@ QUICK, COMPILED = quick_ways(), compiled_ways({})
 
 def work(sampling_s: float, num_shapes: int = 1, batch_s: float = 1.0) -> ActorWork:
     """Work whose trials time a fifth of the steps of a batch."""
-    return ActorWork(sampling_s, batch_s, batch_s / 5, num_shapes)
+    return ActorWork(sampling_s, batch_s, batch_s / 5, 0.0, num_shapes)
 
 
 def trial(config: TuningConfig, ratio: float, lowest_db: float = 90.0) -> ConfigTrial:
@@ -98,6 +100,14 @@ def test_ways_that_do_not_compile_cost_their_batches_alone_with_any_number_of_sh
     just = work(attempt.worthwhile_s, MAX_SHAPES + 1, 2.0)
     assert attempt.pays(just)
     assert saving_s(just.sampling_s, EXPECTED_RATIO) == pytest.approx(attempt.cost_s)
+
+
+def test_loading_the_model_once_more_counts_for_every_way() -> None:
+    quick, slow = work(0.0), replace(work(0.0), load_s=10.0)
+    unknown_s = attempt_of_unknown(quick, QUICK).cost_s
+    assert attempt_of_unknown(slow, QUICK).cost_s == pytest.approx(unknown_s + 10.0 * len(QUICK))
+    known_s = attempt_of_known(quick, trial(LAST, 1.2)).cost_s
+    assert attempt_of_known(slow, trial(LAST, 1.2)).cost_s == pytest.approx(known_s + 10.0)
 
 
 def test_a_way_that_is_already_used_leaves_less_to_save() -> None:

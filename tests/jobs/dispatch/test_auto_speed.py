@@ -52,7 +52,7 @@ class InProcessActor:
 
     def begin_trials(self, trial: TrialImages) -> TrialStart:
         self.trials = SpeedTrials(self.models, trial, "cpu")
-        return self.trials.start()
+        return replace(self.trials.start(), load_s=0.0)
 
     def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> Any:
         (self.tried if known is None else self.confirmed).append(config)

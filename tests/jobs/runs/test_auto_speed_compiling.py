@@ -23,8 +23,7 @@ from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch import auto_speed
 
-rules.FEWEST_STEPS, rules.COMPILE_S = 1, 0.0
-rules.TIMED_CALLS = rules.COMPARED_BATCHES = 0
+rules.FEWEST_STEPS, rules.Attempt.pays = 1, lambda *given: True
 rules.SHORTEST_LIMIT_S = 1_000.0
 rules.last_bit_candidates = lambda: [TuningConfig.of(compile="regional")]
 auto_speed.choose = lambda work, trials: next(filter(None, trials.values()), None)
