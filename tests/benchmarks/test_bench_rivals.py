@@ -84,12 +84,14 @@ def test_each_variant_of_nightpress_has_its_own_table_and_verdicts(bench: Any) -
     (bare, naive, *_), two = bench.RIVALS, bench.Figures(2.0, 2.0)
     ours = bench.Figures(2.0, 1.0), bench.Figures(6.0, 3.0)
     pairs = {rival.name: [bench.Pair(two, ours)] for rival in (bare, naive)}
-    plain, fast = (list(bench.table((bare, naive), pairs, variant)) for variant in (0, 1))
-    assert [line.split()[-4:] for line in plain[2:4]] == [
-        ["1.00", "0.50", "0.97", "met"],
-        ["1.00", "0.50", "2.50", "missed"],
-    ]
-    assert fast[3].split()[-4:] == ["3.00", "1.50", "2.50", "met"]
+    plain, fast, other = (
+        list(bench.table((bare, naive), pairs, place, variant))
+        for place, variant in ((0, ()), (1, bench.AUTO), (1, ("c=3",)))
+    )
+    assert plain[2].split()[-4:] == ["1.00", "0.50", "0.97", "met"]
+    assert plain[3].split()[-3:] == ["1.00", "0.50", "-"]
+    assert fast[3].split()[-4:] == ["3.00", "1.50", "2.30", "met"]
+    assert other[3].split()[-3:] == ["3.00", "1.50", "-"]
     assert [lines[-1].split()[-2:] for lines in (plain, fast)] == [
         ["2.00", "1.00"],
         ["6.00", "3.00"],
@@ -99,6 +101,11 @@ def test_each_variant_of_nightpress_has_its_own_table_and_verdicts(bench: Any) -
 def test_variants_come_after_the_plain_one(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "--way", "a=1 b=2", "--way", "c=3"])
     assert bench.arguments().variants == [(), ("a=1", "b=2"), ("c=3",)]
+    monkeypatch.setattr("sys.argv", ["bench", "--way", "c=3", "--no-exact"])
+    assert bench.arguments().variants == [("c=3",)]
+    monkeypatch.setattr("sys.argv", ["bench", "--no-exact"])
+    with pytest.raises(SystemExit):
+        bench.arguments()
 
 
 def test_a_printed_line_gives_a_moment_for_each_of_its_images(bench: Any) -> None:
