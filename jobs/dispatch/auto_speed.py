@@ -219,12 +219,14 @@ class _Trials:
 
     @property
     def compiling_later(self) -> str:
-        """From when on compiled ways are tried, if this run is too short for that; else nothing."""
+        """In which runs compiled ways are tried, if this one is too short for that; else nothing."""
         left = [each for each in self._left if not each.is_known and each.compiles]
         lengths = [each.worthwhile_s for each in left if each.fits(self.work)]
         if not lengths:
             return ""
-        return f"; compiling is tried when an actor samples for about {duration(min(lengths))}"
+        return (
+            f"; compiling is tried in runs of {duration(min(lengths))} or more of sampling an actor"
+        )
 
     def _recall(self) -> None:
         """Take over what earlier runs have found."""

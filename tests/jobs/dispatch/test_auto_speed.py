@@ -349,7 +349,7 @@ def test_quick_ways_are_tried_in_a_run_that_is_too_short_for_compiling(
     assert first.actor.tried == [LAST]
     assert "trying faster ways first" in said[0]
     assert decision.speed == LAST.speed
-    assert "; compiling is tried when an actor samples for about 30 h" in decision.reason
+    assert "; compiling is tried in runs of 30 h" in decision.reason
 
 
 @pytest.mark.usefixtures("eager", "faster")
