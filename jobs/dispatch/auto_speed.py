@@ -219,7 +219,7 @@ class _Trials:
 
     @property
     def compiling_later(self) -> str:
-        """In which runs compiled ways are tried, if this one is too short for that; else nothing."""
+        """In which runs compiled ways are tried, if this one is too short; else nothing."""
         left = [each for each in self._left if not each.is_known and each.compiles]
         lengths = [each.worthwhile_s for each in left if each.fits(self.work)]
         if not lengths:
