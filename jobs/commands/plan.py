@@ -35,7 +35,8 @@ from nightpress.jobs.commands.times import (
     night_options,
     zone_of,
 )
-from nightpress.jobs.errors import BAD_INPUT, OK, STOPPED
+from nightpress.jobs.errors import BAD_INPUT, OK
+from nightpress.jobs.errors import exit_code as code_of
 from nightpress.jobs.runs.column_lines import carried_line, near_misses, settings_line
 from nightpress.jobs.runs.existing_run import RunState, State
 from nightpress.jobs.runs.extend_options import ExtendOptions
@@ -50,14 +51,7 @@ from nightpress.jobs.runs.gates import gate_lines
 from nightpress.jobs.runs.mode_lines import conditions, makes_text_only, mode_counts, pictures_line
 from nightpress.jobs.runs.plan import Plan, PlannedFile, plan
 from nightpress.jobs.runs.scorers import scorer_lines
-from nightpress.pipelines.errors import (
-    ChangedRunError,
-    ManifestGrown,
-    RunNotFound,
-    StoreDenied,
-    StoreMissing,
-    UnsupportedFormat,
-)
+from nightpress.pipelines.errors import ChangedRunError, ManifestGrown
 from nightpress.pipelines.formatting import duration, plural, size
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import SettingsCount
@@ -303,9 +297,8 @@ def _refusal_values(planned: Plan) -> dict[str, str] | None:
 
 def exit_code(state: RunState) -> int:
     """The exit code with which `nightpress run` would refuse the job; 0 if it would not."""
-    if state.state is State.UNREADABLE:
-        lasting = (StoreDenied, StoreMissing, RunNotFound, UnsupportedFormat)
-        return BAD_INPUT if isinstance(state.error, lasting) else STOPPED
+    if state.error is not None:
+        return code_of(state.error)
     return BAD_INPUT if state.state is State.CHANGED else OK
 
 

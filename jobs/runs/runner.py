@@ -150,7 +150,7 @@ def run(
             trace, unless the run ends before the actors have work.
 
     Raises:
-        SpecError, ManifestError, ModelError, StoreDenied, ClusterError: nothing was written.
+        SpecError, ManifestError, ModelError, StoreError, ClusterError: nothing was written.
         ChangedRunError: another job began the run; ManifestGrown: only its rows have changed.
         RunHeld, LeaseLost: another process is working on this run, or has taken it over.
         RunStopped, RunBlocked: stopped early; resume now, or when something has been changed.

@@ -98,6 +98,7 @@ def cluster_for(spec: RunSpec, store: Store, begun: LocalStart | None = None) ->
 
     Raises:
         ClusterError, ClusterUnavailable: as `connection.cluster`, or a node cannot write there.
+        StoreError: the store keeps failing for a node.
     """
     from nightpress.jobs.cluster.connection import cluster
     from nightpress.jobs.cluster.preflight import require_store_on_every_node

@@ -31,6 +31,9 @@ LOCK_S = 60.0
 FOLDER_ATTEMPTS = 100
 """How often `.partial` is made again if others remove it in the moment before it is used."""
 
+MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT)
+"""A disk that is full, or a network file system whose server is away: a later start may write."""
+
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 
 
@@ -138,6 +141,8 @@ class LocalFolder:
                 scratch.touch(exist_ok=False)
                 scratch.unlink()
         except StoreError as error:
+            if getattr(error.__cause__, "errno", None) in MAY_PASS:
+                raise
             raise StoreDenied(f"{self.location.public_url}: {nearest} is not writable") from error
         self._remove_stale_partials()
 

@@ -163,6 +163,7 @@ class Store:
 
         Raises:
             StoreDenied: an address or option is wrong; the message says what to set.
+            StoreError: the store, or a gateway before it, keeps failing.
         """
         if isinstance(self._folder, RemoteFolder):
             require_answer(self._folder.location)
@@ -173,7 +174,8 @@ class Store:
         Leaves nothing behind, not even a folder.
 
         Raises:
-            StoreDenied: one of these fails; the message says what to fix.
+            StoreDenied: one of these is refused; the message says what to fix.
+            StoreError: the store keeps failing, or the disk is full; a later try may work.
         """
         self.require_answer()
         self._folder.check()

@@ -44,6 +44,7 @@ WINDOW = (1 + PENDING) * BATCH_SIZE
 of the batches that wait for their upload."""
 
 GIVE_UP_S = 600.0
+"""How long a night may take, and any command in it that may make all images."""
 
 MADE = "made"
 
@@ -341,7 +342,7 @@ class Night:
         """Start the same job again beside the driver."""
         troubled = self._store_is_in_trouble
         other = self.command("run")
-        said, _ = other.communicate(timeout=180)
+        said, _ = other.communicate(timeout=GIVE_UP_S)
         assert "Traceback" not in said, said
         assert other.returncode in ((0, 3, 4, 5) if troubled else (0, 3, 5)), said
         if other.returncode == 5:
@@ -349,11 +350,15 @@ class Night:
         return 0
 
     def taken_over(self) -> int:
-        """Take the run over from the driver."""
+        """Take the run over from the driver.
+
+        A driver that has no lease yet may get it before the other does: then that one ends, and
+        this one makes all images.
+        """
         first = self.driver
         assert first is not None
         self.start("--take-over")
-        said, _ = first.communicate(timeout=180)
+        said, _ = first.communicate(timeout=GIVE_UP_S)
         self.said.append(said)
         assert "Traceback" not in said, self.report()
         assert first.returncode in (0, 3, 4, 5), self.report()

@@ -16,7 +16,7 @@ from support.servers import Folder
 
 from nightpress import jobs
 from nightpress.jobs.cli import exit_code
-from nightpress.jobs.cluster import connection, preflight
+from nightpress.jobs.cluster import connection
 from nightpress.jobs.cluster.connection import connect
 from nightpress.jobs.errors import ClusterError, ClusterUnavailable
 from nightpress.jobs.runs import shared
@@ -72,31 +72,6 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(make_spec: MakeSpec
     assert done.returncode == 2
     assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_local_output_that_a_node_does_not_share_is_refused(
-    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
-    monkeypatch.setattr(
-        preflight, "on_every_node", lambda f, x: [("10.0.0.1", f(x)), ("10.0.0.2", False)]
-    )
-    with pytest.raises(ClusterError, match=r"not shared by 10\.0\.0\.2") as caught:
-        preflight.require_store_on_every_node(ClusterSpec(), Store(make_spec().url))
-    assert "10.0.0.1" not in str(caught.value)
-    assert not Path(make_spec().output).exists()
-
-
-def test_a_node_that_cannot_write_to_the_store_is_named(
-    make_spec: MakeSpec, bucket: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = make_spec(output="s3://no-such-bucket/runs", storage=bucket.options)
-    monkeypatch.setattr(preflight, "alive_nodes", lambda: {"a": "10.0.0.1", "b": "10.0.0.2"})
-    monkeypatch.setattr(
-        preflight, "on_every_node", lambda f, x: [("10.0.0.1", None), ("10.0.0.2", f(x))]
-    )
-    with pytest.raises(ClusterError, match=r"node 10\.0\.0\.2: .*no-such-bucket"):
-        preflight.require_store_on_every_node(ClusterSpec(), Store(spec.url, spec.storage))
 
 
 @pytest.mark.parametrize("address", ["local", "auto"])
@@ -299,15 +274,3 @@ def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match=r"'/proc/nope'; Ray needs a HOME and a /tmp"):
         connect(ClusterSpec())
-
-
-def test_an_output_that_lets_no_marker_be_written_is_refused_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: Path) -> None:
-        raise OSError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(preflight, "alive_nodes", lambda: ["a", "b"])
-    monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(ClusterError, match="Read-only file system"):
-        preflight.require_store_on_every_node(ClusterSpec(), Store(str(tmp_path / "out")))

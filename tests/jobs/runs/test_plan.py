@@ -18,7 +18,10 @@ from support.plans import MODEL, write
 from nightpress import jobs
 from nightpress.diffusion_core.models.weight_size import WeightSizes
 from nightpress.jobs.cli import command
+from nightpress.jobs.errors import NightpressError
+from nightpress.jobs.runs import existing_run
 from nightpress.jobs.runs.existing_run import State
+from nightpress.pipelines.errors import Damaged, StoreDenied, StoreError, UnsupportedFormat
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.run_directory.lease import Lease, current_process
 from nightpress.pipelines.storage import Store
@@ -192,6 +195,32 @@ def test_an_output_that_cannot_be_reached_is_told_within_seconds(
     assert result.stdout.splitlines()[1].startswith("state    unknown: s3://bucket/runs")
     assert "images   6" in result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreError("s3://bucket: keeps failing (SlowDown)"), 4),
+        (StoreDenied("s3://bucket: access denied"), 2),
+        (Damaged("metadata/shard-00003.parquet is damaged", 3), 1),
+        (UnsupportedFormat("run.json is of a newer nightpress"), 2),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_plan_of_a_run_that_cannot_be_read_ends_as_the_run_would(
+    error: NightpressError,
+    code: int,
+    tmp_path: Path,
+    finished: RunSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(store: Store) -> None:
+        raise error
+
+    monkeypatch.setattr(existing_run, "read_record", fail)
+    result = run_plan(tmp_path, finished)
+    assert result.exit_code == code, result.output
+    assert str(error) in result.output
 
 
 def test_files_columns_and_names_are_listed(tmp_path: Path) -> None:

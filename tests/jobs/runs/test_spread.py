@@ -10,6 +10,7 @@ from nightpress.jobs.cluster import preflight
 from nightpress.jobs.errors import ClusterError
 from nightpress.jobs.runs import verify as module
 from nightpress.pipelines import Run
+from nightpress.pipelines.errors import StoreDenied
 from nightpress.pipelines.run_directory.commit import shard_path
 
 
@@ -36,12 +37,12 @@ def test_a_spread_check_finds_the_same_damage(run: Run, monkeypatch: pytest.Monk
 def test_a_node_that_does_not_see_the_run_is_named_and_nothing_is_called_missing(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = [("10.0.0.1", run.store.read("run.json")), ("10.0.0.2", None)]
+    seen: list[tuple[str, object]] = [("10.0.0.1", run.store.read("run.json")), ("10.0.0.2", None)]
     monkeypatch.setattr(preflight, "on_every_node", lambda function, item: seen)
     with pytest.raises(
         ClusterError, match=r"^node 10\.0\.0\.2 cannot read .*/run\.json: it finds no"
     ):
         preflight.require_readable_on_every_node(run.store, "run.json")
-    seen[1] = ("10.0.0.2", "access denied")
+    seen[1] = ("10.0.0.2", StoreDenied("access denied"))
     with pytest.raises(ClusterError, match="access denied"):
         preflight.require_readable_on_every_node(run.store, "run.json")

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -13,6 +14,7 @@ from support import servers
 from support.fakes.faulty_proxy import Trouble, proxy
 from support.servers import Folder
 
+from nightpress.jobs.errors import exit_code
 from nightpress.pipelines.errors import RunNotFound, StoreDenied, StoreError
 from nightpress.pipelines.run_directory.reader import open_run
 from nightpress.pipelines.storage import Store, first_contact, require_answers
@@ -21,6 +23,9 @@ AMAZON = "if this is not a bucket of Amazon S3, set the storage option s3.endpoi
 SET_HERE = "the address comes from the storage option s3.endpoint_url or AWS_ENDPOINT_URL"
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in<br></head><body>&nbsp;</body></html>"
 XHTML = b'<?xml version="1.0"?><html><body>Sign in</body></html>'
+
+AT_ONCE = replace(first_contact.FIRST_CONTACT, first_wait_s=0.0)
+"""As many attempts as usual, without waits between them."""
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def web_page(status: int, page: bytes) -> Iterator[str]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -102,6 +107,32 @@ def test_a_web_page_instead_of_a_store(status: int, page: bytes) -> None:
         message = refused(address)
     assert f"{address} does not answer as S3 does" in message
     assert SET_HERE in message
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("page", [PAGE, b""], ids=["html", "empty"])
+def test_a_gateway_that_answers_for_a_busy_store_may_pass_or_be_a_wrong_address(
+    status: int, page: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_contact, "FIRST_CONTACT", AT_ONCE)
+    with web_page(status, page) as address, pytest.raises(StoreError) as caught:
+        require_answers(["s3://press/run"], {"s3": {"endpoint_url": address}})
+    assert type(caught.value) is StoreError
+    assert exit_code(caught.value) == 4
+    message = str(caught.value)
+    assert f"{address} keeps failing (HTTP status {status} without an S3 error code)" in message
+    assert "a gateway before the store may answer so while it is busy" in message
+    assert message.endswith(f"or the address is wrong; {SET_HERE}")
+
+
+def test_a_gateway_that_fails_for_a_moment_is_asked_again(
+    bucket: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_contact, "FIRST_CONTACT", AT_ONCE)
+    with proxy(bucket.options["s3"]["endpoint_url"]) as faulty:
+        faulty.order("LIST", [Trouble.BAD_GATEWAY] * 2)
+        require_answers([bucket.url], faulty.options)
+        assert faulty.requests["GET"] == 3
 
 
 def test_a_server_that_speaks_no_tls() -> None:

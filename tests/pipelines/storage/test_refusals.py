@@ -1,6 +1,8 @@
 """Messages for stores that cannot be used: one line with the URL and without credentials."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -156,6 +158,18 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written() -> None:
     # Not even root can create a file there.
     assert refusal(Store("/proc/night/run")).endswith("is not writable")
+
+
+def test_a_disk_that_is_full_at_the_start_may_have_room_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        Store(str(tmp_path / "run")).check()
+    assert not isinstance(caught.value, StoreDenied)
 
 
 def test_a_name_that_the_disk_cannot_hold(tmp_path: Path) -> None:
