@@ -3,9 +3,9 @@
 Nothing is measured or loaded here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 from nightpress.diffusion_core.tuning.candidates import TuningConfig, last_bit_candidates
 from nightpress.diffusion_core.tuning.search import ConfigTrial, Trials, fastest
@@ -53,10 +53,6 @@ class ActorWork:
     num_shapes: int
     """Different shapes of tensors among the run's batches; each is compiled."""
 
-    def sped_up(self, ratio: float) -> Self:
-        """The same with a way that is so many times as fast in place of plain sampling."""
-        return replace(self, sampling_s=self.sampling_s / ratio)
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -64,11 +60,13 @@ class Attempt:
 
     ways: tuple[TuningConfig, ...]
     ratio: float
-    """The speed-up."""
+    """The speed-up, beside the way that is used otherwise."""
     cost_s: float
     """Seconds of an actor until all shapes are ready."""
     payback: float
     """How many times its cost it must be expected to save."""
+    beside: float = 1.0
+    """How many times as fast as plain sampling is what is used otherwise."""
     is_known: bool = False
     """Whether an earlier run has timed the way."""
 
@@ -78,9 +76,14 @@ class Attempt:
         return any(each.speed.compile for each in self.ways)
 
     @property
+    def saves(self) -> bool:
+        """Whether it is faster than what is used otherwise."""
+        return self.ratio > 1.0
+
+    @property
     def worthwhile_s(self) -> float:
-        """Seconds of plain sampling from which trying pays."""
-        return self.payback * self.cost_s / saving_s(1.0, self.ratio)
+        """Seconds of plain sampling from which trying pays; infinite if it saves nothing."""
+        return self.payback * self.cost_s / self._saving_s(1.0) if self.saves else math.inf
 
     def fits(self, work: ActorWork) -> bool:
         """Whether the run has few enough shapes."""
@@ -92,7 +95,11 @@ class Attempt:
 
     def limit_s(self, work: ActorWork) -> float:
         """Seconds after which a trial is given up: it must not cost more than it may save."""
-        return max(SHORTEST_LIMIT_S, saving_s(work.sampling_s, self.ratio))
+        return max(SHORTEST_LIMIT_S, 2.0 * self.cost_s, self._saving_s(work.sampling_s))
+
+    def _saving_s(self, sampling_s: float) -> float:
+        """What is saved of a time with plain sampling."""
+        return saving_s(sampling_s / self.beside, self.ratio)
 
 
 def quick_ways() -> list[TuningConfig]:
@@ -106,23 +113,31 @@ def compiled_ways(trials: Trials) -> list[TuningConfig]:
     Compiled code is not compiled a second time to find out what each of the two gains alone.
 
     Args:
-        trials: of the quick ways, at least.
+        trials: of the quick ways, and of compiled ones that cannot be used at all.
     """
     ways = [each for each in last_bit_candidates() if each.speed.compile]
+    usable = [each for each in ways if each not in trials or trials[each] is not None]
     quick = {config: trial for config, trial in trials.items() if not config.speed.compile}
     best = fastest(quick, LOWEST_DB)
-    return ways if best is None else [best.config.combined_with(each) or each for each in ways]
+    return usable if best is None else [best.config.combined_with(each) or each for each in usable]
 
 
-def attempt_of_unknown(work: ActorWork, ways: Sequence[TuningConfig]) -> Attempt:
+def attempt_of_unknown(
+    work: ActorWork, ways: Sequence[TuningConfig], beside: float = 1.0
+) -> Attempt:
     """Trying ways that were not tried before with this model on this device.
 
     What was found is kept for later runs, so that ways that need no compiling must just save what
-    trying them costs.
+    trying them costs. What is faster together costs another trial, and saves more than expected.
+
+    Args:
+        work: what there is to sample.
+        ways: what is tried.
+        beside: how many times as fast as plain sampling is what is used otherwise.
     """
     timing = len(ways) * (work.load_s + TIMED_CALLS * work.few_s)
     comparing = (len(ways) + 1) * COMPARED_BATCHES * work.batch_s
-    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0)
+    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0, beside)
     if not attempt.compiles:
         return attempt
     # Each way compiles one shape, and the best one all others.
@@ -130,15 +145,17 @@ def attempt_of_unknown(work: ActorWork, ways: Sequence[TuningConfig]) -> Attempt
     return replace(attempt, cost_s=attempt.cost_s + compiling, payback=PAYBACK)
 
 
-def attempt_of_known(work: ActorWork, trial: ConfigTrial) -> Attempt:
+def attempt_of_known(work: ActorWork, trial: ConfigTrial, beside: float = 1.0) -> Attempt:
     """Using the way that was the fastest in an earlier run, once its images are compared.
 
     Args:
+        work: what there is to sample.
         trial: as it would be made now, with the code of its shape compiled already.
+        beside: how many times as fast as plain sampling is what is used otherwise.
     """
     comparing = 2 * COMPARED_BATCHES * (work.few_s + work.batch_s)  # plain sampling too
     cost_s = work.load_s + work.num_shapes * _compile_s(work, trial) + comparing
-    return Attempt((trial.config,), trial.ratio, cost_s, 1.0, is_known=True)
+    return Attempt((trial.config,), trial.ratio / beside, cost_s, 1.0, beside, is_known=True)
 
 
 def saving_s(sampling_s: float, ratio: float) -> float:

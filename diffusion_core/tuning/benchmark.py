@@ -25,7 +25,7 @@ from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 
 WARM_UP_STEPS = 2
-"""Steps of a warm-up batch, enough to encode its prompts; the first batch is sampled in full."""
+"""Steps of a batch that warms up, enough to encode its prompts; the first batch takes more."""
 
 MIN_TIMINGS = 3
 """Timings per candidate; if there are fewer batches, they are sampled again."""
@@ -102,7 +102,9 @@ class Candidate:
 
     def _warm_up(self, workload: Workload, params: SamplingParams) -> None:
         first, *others = workload.batches
-        self.sample(first, params)
+        sampled, _ = self.sample(first, params)
+        if params == self._params:
+            self.first = sampled
         steps = min(WARM_UP_STEPS, params.num_inference_steps)
         for batch in others:
             self.sample(batch, replace(params, num_inference_steps=steps))

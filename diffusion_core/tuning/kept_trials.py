@@ -27,6 +27,12 @@ LOADING_SHARE = 0.2
 """What loading compiled code takes of compiling it, before it was measured; one U-Net took 0.1."""
 
 
+MOST_FAILURES = 2
+"""After so many runs in a row in which it failed, a way is left for as long as trials are kept."""
+
+LOST = "the actor was lost, or took too long"
+
+
 @dataclass(frozen=True)
 class KeptTrial:
     """A trial of one way, as a run has measured it."""
@@ -35,8 +41,8 @@ class KeptTrial:
     """`SpeedSpec.as_text` of the way."""
     measured_on: str
     """Date of the timing, as YYYY-MM-DD in UTC."""
-    ratio: float = 0.0
-    """How many times as fast as plain sampling it was; 0 if it did not fit into memory."""
+    ratio: float
+    """How many times as fast as plain sampling it was; 0 if it was never timed."""
     is_compared: bool = False
     """Whether its images were compared, as those of a way that is faster are."""
     lowest_db: float | None = None
@@ -47,7 +53,11 @@ class KeptTrial:
     loading_s: float | None = None
     """The same at the latest time after that; None if there was none."""
     fault: str | None = None
-    """What was wrong with an image, or with the way."""
+    """What was wrong with an image."""
+    failures: int = 0
+    """In how many runs in a row it has failed, or has cost the actor."""
+    failure: str | None = None
+    """What has happened in the last of them."""
 
     @classmethod
     def of(cls, trial: ConfigTrial, few_s: float, today: date) -> Self:
@@ -60,7 +70,7 @@ class KeptTrial:
         return cls(
             _text(trial.config),
             today.isoformat(),
-            round(trial.ratio, 3),
+            trial.ratio,
             trial.is_compared,
             trial.recorded_lowest_db,
             round(trial.images_per_s, 3),
@@ -70,20 +80,24 @@ class KeptTrial:
         )
 
     @classmethod
-    def too_large(cls, config: TuningConfig, fault: str, today: date) -> Self:
-        """What is kept of a way that did not fit into memory.
+    def untimed(cls, config: TuningConfig, today: date) -> Self:
+        """What is kept of a way before it is tried for the first time."""
+        return cls(_text(config), today.isoformat(), 0.0)
 
-        Args:
-            fault: what the device has said.
+    def failed(self, failure: str = LOST) -> Self:
+        """The same after another run in which the way has failed.
+
+        Kept before a way is tried, and replaced by what the trial finds, this tells later runs of a
+        trial that has cost the process.
         """
-        return cls(_text(config), today.isoformat(), fault=fault)
+        return replace(self, failures=self.failures + 1, failure=failure)
 
     def loaded_again(self, trial: ConfigTrial, few_s: float) -> Self:
         """The same after another run has loaded the way, and compared its own images.
 
         How close these were is for that run alone: other prompts may come closer.
         """
-        return replace(self, loading_s=_compile_s(trial, few_s))
+        return replace(self, loading_s=_compile_s(trial, few_s), failures=0, failure=None)
 
     @property
     def config(self) -> TuningConfig:
@@ -96,9 +110,14 @@ class KeptTrial:
         return self.compile_s * LOADING_SHARE if self.loading_s is None else self.loading_s
 
     @property
-    def is_usable(self) -> bool:
-        """Whether it could be timed at all."""
-        return self.ratio > 0.0
+    def is_given_up(self) -> bool:
+        """Whether it has failed too often to be tried again."""
+        return self.failures >= MOST_FAILURES
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it need not be tried again: it was timed, or given up."""
+        return self.ratio > 0.0 or self.is_given_up
 
     def as_trial(self, few_s: float) -> ConfigTrial:
         """What a trial would find now.
@@ -142,8 +161,18 @@ class KeptTrials:
         Raises:
             OSError: the folder cannot be written.
         """
-        path = self.folder / f"{_digest(trial.speed)}.json"
-        replace_text(path, json.dumps(asdict(trial), indent=1))
+        replace_text(self._path(trial.speed), json.dumps(asdict(trial), indent=1))
+
+    def forget(self, config: TuningConfig) -> None:
+        """Remove the trial of a way, if there is one.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._path(_text(config)).unlink(missing_ok=True)
+
+    def _path(self, speed: str) -> Path:
+        return self.folder / f"{_digest(speed)}.json"
 
 
 def _text(config: TuningConfig) -> str:

@@ -16,6 +16,7 @@ from nightpress.jobs.errors import STOPPED, ClusterError, exit_code
 from nightpress.pipelines.errors import StoreError, StoreMissing
 from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.storage import Store, is_local
+from nightpress.pipelines.storage.local import MAY_PASS
 
 
 def require_store_on_every_node(cluster: ClusterAddress, store: Store) -> None:
@@ -102,6 +103,7 @@ def marker_near(store: Store) -> Iterator[str]:
 
     Raises:
         ClusterError: it cannot be written.
+        StoreError: likewise, for a reason that may pass, such as a full disk.
     """
     folder = Path(store.url)
     while not folder.is_dir():
@@ -110,7 +112,8 @@ def marker_near(store: Store) -> Iterator[str]:
     try:
         marker.touch()
     except OSError as error:
-        raise ClusterError(f"output {store.url}: {folder}: {error.strerror or error}") from error
+        kind = StoreError if error.errno in MAY_PASS else ClusterError
+        raise kind(f"output {store.url}: {folder}: {error.strerror or error}") from error
     try:
         yield str(marker)
     finally:

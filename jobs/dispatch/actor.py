@@ -183,6 +183,7 @@ class SamplerActor:
             ModelError: the weights on this node are not those of the run.
             ScorerError: a scorer cannot be loaded.
         """
+        self._trials = None  # it may hold another model
         self._held = self._models.use(model, fingerprint, batch_size)
         self._sampler, self._runner = self._held.sampler, self._held.runner
         self._batch_size = self._held.batch_size

@@ -1,8 +1,9 @@
 """Decide `model.speed: auto` for a new run, with the first actor, before its record is written."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
@@ -10,7 +11,6 @@ from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.tuning.auto_speed import (
     FEWEST_STEPS,
     LOWEST_DB,
-    MAX_SHAPES,
     ActorWork,
     Attempt,
     attempt_of_known,
@@ -24,6 +24,16 @@ from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.diffusion_core.tuning.search import ConfigTrial, configs_to_try
 from nightpress.jobs.dispatch.trial_images import TrialImages, TrialStart
+from nightpress.jobs.dispatch.tried_ways import (
+    announcement,
+    kind_of,
+    line_of,
+    praise,
+    recalled_way,
+    tried_way,
+    why_left,
+    why_none,
+)
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.pipelines.formatting import duration
 from nightpress.pipelines.job.spec import RunSpec
@@ -115,7 +125,8 @@ class _Work:
         name, info, job = self.model.name, self.model.info, self.job
         with job.readable() as spec:
             images = first_images(spec, job.infos, job.layout, settings, size, name)
-        return TrialImages(images, self.model.spec, job.url, size, info.identity, name)
+        ways = [*quick_ways(), *compiled_ways({})]
+        return TrialImages(images, self.model.spec, job.url, size, ways, info.identity, name)
 
     def decided(
         self, reason: str, ways: SpeedSpec | None = None, tried: Sequence[TriedWay] = ()
@@ -152,12 +163,12 @@ def _decide(work: _Work, first: "FirstActor") -> Generator[Event, None, AutoSpee
     start: TrialStart | None = yield from first.try_faster(pending, first.load_timeout_s)
     if start is None:
         return work.decided("exact; the first images could not be measured")
-    trials = _Trials(work.of_an_actor(first, most, start), first, start.kept)
+    trials = _Trials(work.of_an_actor(first, most, start), first, start)
     yield from trials.make()
     best = yield from trials.confirm_best()
     if best is None:
-        return work.decided(f"exact; {trials.why_none}", tried=trials.tried)
-    reason = f"{_praise(best)}{trials.compiling_later}"
+        return work.decided(f"exact; {trials.why_exact}", tried=trials.tried)
+    reason = f"{praise(best)}{trials.compiling_later}"
     return work.decided(reason, best.config.speed, trials.tried)
 
 
@@ -170,24 +181,29 @@ class _Trials:
 
     work: ActorWork
     first: "FirstActor"
-    kept: Mapping[TuningConfig, KeptTrial]
+    start: TrialStart
     found: Found = field(default_factory=dict, init=False)
+    """None for a way that cannot be used, or whose images it does not pay to compare."""
     tried: list[TriedWay] = field(default_factory=list, init=False)
     """In this run and in earlier ones, in that order for each way."""
     _unconfirmed: set[TuningConfig] = field(default_factory=set, init=False)
     _left: list[Attempt] = field(default_factory=list, init=False)
     """What the run is too short for, or has too many shapes."""
-    _made_any: bool = field(default=False, init=False)
+    _has_measured: bool = field(default=False, init=False)
+    """Whether this run has timed a way, or compared its images."""
     _lost: str | None = field(default=None, init=False)
     """The name of the way whose trial has cost the actor."""
 
     def make(self) -> Generator[Event, None, None]:
         """Recall what earlier runs have found, and try what is missing and the run is long enough
-        for: ways that compile only if that pays beside the best of the others."""
-        self._recall()
+        for: ways that compile only if that pays beside the best of the others.
+
+        What is known comes first, so that a trial that costs the actor does not cost that as well.
+        """
+        yield from self._recall()
+        yield from self.confirm_best()
         yield from self._try_unknown(quick_ways())
-        if not self._lost:
-            yield from self._try_unknown(compiled_ways(self.found))
+        yield from self._try_unknown(compiled_ways(self.found))
 
     def confirm_best(self) -> Generator[Event, None, ConfigTrial | None]:
         """The way that the run keeps, whose images were compared in this run; None for none."""
@@ -195,25 +211,25 @@ class _Trials:
             best = choose(self.work, self.found)
             if best is None or best.config not in self._unconfirmed:
                 return best
+            known = self.start.kept[best.config]
+            attempt = attempt_of_known(self.work, best, self._ratio_so_far)
             self._unconfirmed.discard(best.config)
-            attempt = attempt_of_known(self.work, best)
             if attempt.pays(self.work):
-                yield Message(f"model.speed auto: {_announcement(self.kept[best.config])}")
-                limit_s = attempt.limit_s(self.work)
-                yield from self._try(best.config, limit_s, self.kept[best.config])
+                yield Message(f"model.speed auto: {announcement(known)}")
+                yield from self._try(best.config, attempt.limit_s(self.work), known)
             else:
-                del self.found[best.config]
-                self._left.append(attempt)
+                self.found[best.config] = None
+                self._left += [attempt] if attempt.saves else []
 
     @property
-    def why_none(self) -> str:
+    def why_exact(self) -> str:
         """Why no way is used."""
         if self._lost:
             return f"the actor was lost, or took too long, when it tried {self._lost}"
-        if self._left and not self._made_any:
-            return _why_left(self.work, self._left)
-        why = _why_none(self.found)
-        if not self._made_any:
+        if self._left and not self._has_measured:
+            return why_left(self.work, self._left)
+        why = why_none(self.found)
+        if not self._has_measured and self.start.kept:
             why = f"{why}, as earlier runs have measured here"
         return why + self.compiling_later
 
@@ -224,160 +240,71 @@ class _Trials:
         lengths = [each.worthwhile_s for each in left if each.fits(self.work)]
         if not lengths:
             return ""
-        return (
-            f"; compiling is tried in runs of {duration(min(lengths))} or more of sampling an actor"
-        )
+        return f"; compiling is tried once an actor has about {duration(min(lengths))} to sample"
 
-    def _recall(self) -> None:
-        """Take over what earlier runs have found."""
-        for config, known in self.kept.items():
-            self.found[config] = known.as_trial(self.work.few_s) if known.is_usable else None
-            self._unconfirmed.add(config)
-            self.tried.append(_recalled(known))
+    @property
+    def _ratio_so_far(self) -> float:
+        """How many times as fast as plain sampling is the best way that was compared."""
+        confirmed = {key: each for key, each in self.found.items() if key not in self._unconfirmed}
+        best = choose(self.work, confirmed)
+        return 1.0 if best is None else best.ratio
+
+    def _recall(self) -> Generator[Event, None, None]:
+        """Take over what earlier runs have found, and what cannot be used here.
+
+        The latter is said in runs that are long enough to try it.
+        """
+        for config, reason in self.start.unusable.items():
+            self.found[config] = None
+            if attempt_of_unknown(self.work, [config]).pays(self.work):
+                self.tried.append(TriedWay(config.name, reason=reason))
+                yield Message(f"model.speed auto: {line_of(self.tried[-1])}")
+        for config, known in self.start.kept.items():
+            self.tried.append(recalled_way(known))
+            self.found[config] = None
+            if not known.is_given_up:
+                self.found[config] = known.as_trial(self.work.few_s)
+                self._unconfirmed.add(config)
 
     def _try_unknown(self, ways: Sequence[TuningConfig]) -> Generator[Event, None, None]:
         """Try what was never tried, if that pays beside the best way so far."""
-        best = choose(self.work, self.found)
-        work = self.work if best is None else self.work.sped_up(best.ratio)
-        attempt = attempt_of_unknown(work, [each for each in ways if each not in self.found])
-        if not attempt.ways:
+        unknown = self._unknown(ways)
+        attempt = attempt_of_unknown(self.work, unknown, self._ratio_so_far)
+        if self._lost or not unknown:
             return
-        if not attempt.pays(work):
+        if not attempt.pays(self.work):
             self._left.append(attempt)
             return
         yield Message(
-            f"model.speed auto: an actor will sample for about {duration(work.sampling_s)}; trying "
-            f"{_what(attempt)} first"
+            f"model.speed auto: an actor will sample for about {duration(self.work.sampling_s)}; "
+            f"trying {kind_of(attempt)} first"
         )
-        limit_s = attempt.limit_s(work)
-        for config in configs_to_try(ways, self.found, LOWEST_DB):
-            if config not in self.found:
-                yield from self._try(config, limit_s)
-            if self._lost:  # and with it what the actor held
-                return
+        limit_s = attempt.limit_s(self.work)
+        while unknown and not self._lost:
+            yield from self._try(unknown[0], limit_s)
+            unknown = self._unknown(ways)
+
+    def _unknown(self, ways: Sequence[TuningConfig]) -> list[TuningConfig]:
+        """Those of some ways that were never tried; then what is faster together, one by one."""
+        unknown = [each for each in ways if each not in self.found]
+        if unknown:
+            return unknown
+        together = configs_to_try(ways, self.found, LOWEST_DB)
+        return list(islice((each for each in together if each not in self.found), 1))
 
     def _try(
         self, config: TuningConfig, limit_s: float, known: KeptTrial | None = None
     ) -> Generator[Event, None, None]:
         """Try a way, or compare the images of a known one."""
-        self._made_any = True
         pending = self.first.handle.try_speed.remote(config, known)
         found = yield from self.first.try_faster(pending, limit_s)
+        self._has_measured |= isinstance(found, ConfigTrial)
         self.found[config] = found if isinstance(found, ConfigTrial) else None
-        way = _tried(config, found, known)
+        way = tried_way(config, found, known)
         self.tried = [each for each in self.tried if each.name != way.name] + [way]
         if found is None:  # a new actor knows nothing of these trials
             self._lost = config.name
-            for each in self._unconfirmed:
-                del self.found[each]
+            self.found |= dict.fromkeys(self._unconfirmed)
             self._unconfirmed.clear()
         else:
-            yield Message(f"model.speed auto: {_line(way)}")
-
-
-def _what(attempt: Attempt) -> str:
-    """Which ways are tried, in words."""
-    return "compiled ways" if attempt.compiles else "faster ways"
-
-
-def _why_left(work: ActorWork, left: Sequence[Attempt]) -> str:
-    """Why a run tries nothing.
-
-    Args:
-        left: what it does not try.
-    """
-    possible = [each for each in left if each.fits(work)]
-    if not possible:
-        return (
-            f"its batches have {work.num_shapes:,} shapes, each of which would be compiled; "
-            f"faster ways are compiled for up to {MAX_SHAPES}"
-        )
-    soonest = min(possible, key=lambda each: each.worthwhile_s)
-    what = f"trying {_what(soonest)}"
-    if soonest.is_known:
-        (way,) = soonest.ways
-        what = f"{way.name}, known to be {soonest.ratio:.2f} times as fast,"
-    return (
-        f"an actor will sample for about {duration(work.sampling_s)}, and {what} pays from "
-        f"about {duration(soonest.worthwhile_s)}"
-    )
-
-
-def _tried(
-    config: TuningConfig, found: ConfigTrial | str | None, known: KeptTrial | None
-) -> TriedWay:
-    """What a trial has found, for the record.
-
-    Args:
-        found: why the way cannot be used, if it is text; None if the actor was lost.
-        known: the earlier trial that has timed it.
-    """
-    if not isinstance(found, ConfigTrial):
-        return TriedWay(config.name, reason=found or "the actor was lost, or took too long")
-    measured_on = None if known is None else known.measured_on
-    return TriedWay(
-        config.name,
-        round(found.ratio, 3),
-        found.recorded_lowest_db,
-        round(found.warm_s, 1),
-        _reason(found.is_compared, found.fault),
-        measured_on,
-    )
-
-
-NOT_COMPARED = "it is not faster, so its images were not compared"
-
-
-def _reason(is_compared: bool, fault: str | None) -> str | None:
-    """What is to be said of a way that was timed."""
-    return fault if is_compared else NOT_COMPARED
-
-
-def _announcement(known: KeptTrial) -> str:
-    """That the images of a known way are compared now."""
-    return (
-        f"{known.config.name} was {known.ratio:.2f} times as fast here on {known.measured_on}; "
-        "comparing its images"
-    )
-
-
-def _recalled(known: KeptTrial) -> TriedWay:
-    """What an earlier run has found."""
-    if not known.is_usable:
-        return TriedWay(known.config.name, reason=known.fault, measured_on=known.measured_on)
-    return TriedWay(
-        known.config.name,
-        known.ratio,
-        known.lowest_db,
-        round(known.expected_loading_s, 1),
-        _reason(known.is_compared, known.fault),
-        known.measured_on,
-    )
-
-
-def _line(way: TriedWay) -> str:
-    """What a trial has found, for a person."""
-    if way.ratio is None:
-        return f"{way.name} cannot be used: {way.reason}"
-    speed = f"{way.name} is {way.ratio:.2f} times as fast"
-    if way.reason == NOT_COMPARED:
-        return speed
-    close = "the same pixels" if way.lowest_db is None else f"lowest PSNR {way.lowest_db:.1f} dB"
-    faulty = "" if way.reason is None else f", {way.reason}"
-    return f"{speed}, {close}{faulty}"
-
-
-def _praise(best: ConfigTrial) -> str:
-    return f"{best.config.name}; {best.ratio:.2f} times as fast as plain sampling"
-
-
-def _why_none(trials: Found) -> str:
-    """Why no way is used of those that were tried."""
-    done = [trial for trial in trials.values() if trial is not None]
-    if not done:
-        return "no faster way can be used"
-    if any(trial.is_faster and not trial.within(LOWEST_DB) for trial in done):
-        return f"what is faster changes more than the last bits (below {LOWEST_DB:.0f} dB)"
-    if any(trial.is_faster for trial in done):
-        return "compiling all shapes would take longer than it saves"
-    return "nothing that was tried is faster"
+            yield Message(f"model.speed auto: {line_of(way)}")

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -54,6 +55,10 @@ LOG = logging.getLogger(__name__)
 PLAIN = SpeedSpec()
 
 
+class _FaultyReferenceError(SamplingError):
+    """Every image that plain sampling makes is faulty, for which no way is to blame."""
+
+
 class SpeedTrials:
     """The trials of one model in one process.
 
@@ -88,7 +93,16 @@ class SpeedTrials:
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
         self._few_s = self._time_few(held)
         batch_s = self._few_s * self._workload.params.cost / self._few.cost
-        return TrialStart(batch_s, self._few_s, held.load_s, self._kept.read(_today()))
+        kept = {config: each for config, each in self._kept.read(_today()).items() if each.is_known}
+        return TrialStart(batch_s, self._few_s, held.load_s, kept, dict(self._unusable()))
+
+    def _unusable(self) -> Iterator[tuple[TuningConfig, str]]:
+        """The ways that are not supported, with the reason."""
+        for config in self._trial.ways:
+            try:
+                self._require_supported(config)
+            except ModelError as error:
+                yield config, one_line(error)
 
     def _time_few(self, held: HeldModel) -> float:
         """Seconds that a few steps of the batch take with a model."""
@@ -129,33 +143,46 @@ class SpeedTrials:
         began = time.monotonic()
         found: ConfigTrial | str
         try:
-            trial = self._measure(config, known)
-        except DeviceError as error:
-            if not isinstance(error, OutOfMemory):
+            self._require_supported(config)
+            found = self._tried_out(config, known)
+        except (DeviceError, ModelError, SettingsError, SamplingError) as error:
+            if isinstance(error, DeviceError) and not isinstance(error, OutOfMemory):
                 raise
-            found = f"it does not fit into memory: {one_line(error)}"
-            self._keep(KeptTrial.too_large(config, found, _today()))
-        except ValidationError as error:
-            found = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        except (ModelError, SettingsError, SamplingError) as error:
             found = one_line(error)
-        else:
-            made = KeptTrial.of(trial, self._few_s, _today())
-            self._keep(known.loaded_again(trial, self._few_s) if known else made)
-            found = trial
         LOG.info("tried %s in %.1f s: %s", config.name, time.monotonic() - began, found)
         return found
 
+    def _tried_out(self, config: TuningConfig, known: KeptTrial | None) -> ConfigTrial:
+        """Try one way, and keep how that has ended, even if it costs this process."""
+        if config.speed.compile:
+            _ = self._reference  # nothing is compiled where it cannot be compared
+        earlier = known or self._kept.read(_today()).get(config)
+        failed = (earlier or KeptTrial.untimed(config, _today())).failed()
+        self._keep(failed)
+        try:
+            trial = self._measure(config, known)
+        except _FaultyReferenceError:
+            self._keep(earlier or config)
+            raise
+        except OutOfMemory as error:
+            text = f"it does not fit into memory: {one_line(error)}"
+            self._keep(replace(failed, failure=text))
+            raise OutOfMemory(text) from error
+        except (ModelError, SettingsError, SamplingError) as error:
+            self._keep(replace(failed, failure=one_line(error)))
+            raise
+        made = KeptTrial.of(trial, self._few_s, _today())
+        self._keep(made if known is None else known.loaded_again(trial, self._few_s))
+        return trial
+
     def _measure(self, config: TuningConfig, known: KeptTrial | None) -> ConfigTrial:
-        self._require_supported(config)
         if self._tried is not None:
             self._models.drop(self._trial.model, self._tried)
         if self._plain is None and not self._alone:
             self._plain = self._candidate(PLAIN)
         if not self._models.has_room_for(self._trial.model):
             self._drop_plain()
-        candidate = self._candidate(config.speed)
-        self._tried = config.speed
+        candidate = self._loaded(config.speed)
         if known is None:
             trial = self._timed(config, candidate)
         else:
@@ -164,6 +191,23 @@ class SpeedTrials:
             return trial
         close = first_likeness(candidate, self._reference)
         return trial.compared(close.psnr_db, close.fault)
+
+    def _loaded(self, ways: SpeedSpec) -> Candidate:
+        """A way that is warm: beside plain sampling, or alone if there is no memory for both.
+
+        Raises:
+            OutOfMemory: not even the way alone fits.
+        """
+        self._tried = ways
+        try:
+            return self._candidate(ways)
+        except OutOfMemory as error:
+            if self._plain is None:
+                raise
+            LOG.info("no memory for plain sampling beside it: %s", one_line(error))
+        self._models.drop(self._trial.model, ways)
+        self._drop_plain()
+        return self._candidate(ways)
 
     def _timed(self, config: TuningConfig, candidate: Candidate) -> ConfigTrial:
         if self._plain is None:
@@ -175,12 +219,15 @@ class SpeedTrials:
     def _times(self, candidates: list[Candidate]) -> list[tuple[float, ...]]:
         return time_in_turn(self._workload, candidates, self._few)
 
-    def _keep(self, trial: KeptTrial) -> None:
-        """Keep a trial for later runs, where the cache folder can be written."""
+    def _keep(self, trial: KeptTrial | TuningConfig) -> None:
+        """Keep a trial for later runs, or forget that of a way, if the cache folder is writable."""
         try:
-            self._kept.keep(trial)
+            if isinstance(trial, KeptTrial):
+                self._kept.keep(trial)
+            else:
+                self._kept.forget(trial)
         except OSError as error:
-            LOG.warning("later runs will try %s again: %s", trial.config.name, error)
+            LOG.warning("what was tried is not kept for later runs: %s", error)
 
     def _drop_plain(self) -> None:
         """Take plain sampling out of memory, and time and sample with it before that."""
@@ -194,26 +241,38 @@ class SpeedTrials:
         """Check a way without loading a weight.
 
         Raises:
-            ValidationError, ModelError: the job, the model or this machine does not support it.
+            ModelError: the job, the model or this machine does not support it.
         """
         values = self._spec.model_dump(mode="json") | {"speed": config.speed.chosen()}
-        spec = ModelSpec.model_validate(values)
+        try:
+            spec = ModelSpec.model_validate(values)
+        except ValidationError as error:
+            text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+            raise ModelError(text) from error
         model = PipelineFolder.read(ModelFiles.locate(spec, self._trial.spec.storage).folder)
         check_speed(model, text_to_image_class(model), spec)
 
     @cached_property
     def _reference(self) -> SampledBatch:
-        """The images of plain sampling, which is still in memory when this is first read."""
-        assert self._plain is not None  # noqa: S101 - `_drop_plain` reads them before it is dropped
+        """The images of plain sampling, which `_drop_plain` reads before it is too late."""
+        if self._plain is None:
+            self._plain = self._candidate(PLAIN)
         result = self._plain.first
         if all(result.faults):
-            raise SamplingError(f"every image of the first batch is faulty: {result.faults[0]}")
+            raise _FaultyReferenceError(
+                f"every image of the first batch is faulty: {result.faults[0]}"
+            )
         return result
 
     def _candidate(self, ways: SpeedSpec) -> Candidate:
         trial = self._trial
-        with as_model_error("cannot load the model"):
-            held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, ways)
+        try:
+            with as_model_error("cannot load the model"):
+                held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, ways)
+        except ModelError as error:
+            if isinstance(cause := error.__cause__, torch.OutOfMemoryError):
+                raise OutOfMemory(one_line(cause)) from error
+            raise
         return Candidate(held.model, self._workload, self._few)
 
 

@@ -20,6 +20,8 @@ class TrialImages:
     url: str
     """URL of the run directory that the job will have."""
     batch_size: int
+    ways: Sequence[TuningConfig]
+    """Those that may be tried, one by one."""
     fingerprint: str
     """The `identity` of their model."""
     model: str | None = None
@@ -38,3 +40,5 @@ class TrialStart:
     """Seconds that loading the model took."""
     kept: Mapping[TuningConfig, KeptTrial]
     """What earlier runs have found on its node, with the same model, device and shapes."""
+    unusable: Mapping[TuningConfig, str]
+    """Why the model or the node does not support a way."""

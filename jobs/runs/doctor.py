@@ -116,7 +116,7 @@ class _Doctor:
         try:
             with cluster(self._spec.model_copy(update={"address": self._address})):
                 gone, nodes, rooms = num_gone(), self._asked_nodes(), tuple(self._room())
-        except ClusterError as error:
+        except (ClusterError, StoreError) as error:
             yield Check("cluster", self._address, "fault", str(error))
             yield Check("nodes", self._address, "not checked", "the cluster was not joined")
             yield from home(HERE, self._here)

@@ -22,11 +22,11 @@ class TriedWay:
     ratio: float | None = None
     """How many times as fast as plain sampling it was; None if it could not be used."""
     lowest_db: float | None = None
-    """PSNR of the image that differed most; None if no pixel did, or it could not be used."""
+    """PSNR of the image that differed most; None if no pixel did, or if nothing was compared."""
     warm_s: float | None = None
-    """Seconds to compile and to sample a first batch."""
+    """Seconds to compile or load its code and to sample a few steps of a batch."""
     reason: str | None = None
-    """Why it could not be used."""
+    """Why it could not be used, or why its images were not compared."""
     measured_on: str | None = None
     """Date, as YYYY-MM-DD in UTC, of the earlier run that has timed it; None if this run has."""
 

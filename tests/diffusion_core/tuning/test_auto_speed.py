@@ -66,6 +66,7 @@ def test_what_is_compiled_is_compiled_with_the_fastest_of_the_quick_ways() -> No
         TuningConfig.of(channels_last=True, compile="full"),
     ]
     assert compiled_ways({LAST: trial(LAST, 1.0), FUSED: None}) == COMPILED
+    assert FULL not in compiled_ways({FULL: None})
 
 
 def unknown(num_shapes: int, batch_s: float = 2.0) -> Attempt:
@@ -111,10 +112,23 @@ def test_loading_the_model_once_more_counts_for_every_way() -> None:
 
 
 def test_a_way_that_is_already_used_leaves_less_to_save() -> None:
-    attempt = unknown(1)
-    just = work(attempt.worthwhile_s)
-    assert not attempt.pays(just.sped_up(1.2))
-    assert just.sped_up(2.0).sampling_s == just.sampling_s / 2
+    alone, beside = unknown(1), attempt_of_unknown(work(0.0, 1, 2.0), COMPILED, 1.2)
+    assert beside.worthwhile_s == pytest.approx(1.2 * alone.worthwhile_s)
+    assert alone.pays(work(alone.worthwhile_s))
+    assert not beside.pays(work(alone.worthwhile_s))
+
+
+def test_a_known_way_must_beat_the_one_that_is_used_already() -> None:
+    ten, thirty = work(1e4), trial(LAST, 1.3)
+    assert attempt_of_known(ten, thirty, 1.1).ratio == pytest.approx(1.3 / 1.1)
+    assert attempt_of_known(ten, thirty, 1.1).pays(ten)
+    for beside in (1.3, 1.4):
+        assert not attempt_of_known(ten, thirty, beside).pays(ten)
+
+
+def test_a_trial_may_take_twice_what_it_is_expected_to_cost() -> None:
+    attempt = attempt_of_unknown(work(0.0, 1, 20.0), [LAST])
+    assert attempt.limit_s(work(attempt.worthwhile_s)) == pytest.approx(2 * attempt.cost_s)
 
 
 def test_a_known_way_pays_much_earlier_than_what_was_never_tried() -> None:

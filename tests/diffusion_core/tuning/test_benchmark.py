@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,16 +149,25 @@ def test_a_few_steps_are_timed_and_the_pixels_are_those_of_all_steps(loaded: Loa
     assert len(first) == len(second) == 3
     expected = Sampler(loaded("sd"), 2).sample(IMAGES[:2], params)
     assert (one.first.pixels == expected.pixels).all()
-    assert one.first is one.first
-    assert taken == [2] * 6 + [6]
+    assert taken == [2] * 6, "the first batch had warmed up"
     assert first_likeness(one, expected).psnr_db == (math.inf, math.inf)
 
 
-def test_a_few_steps_warm_up_what_is_timed_with_few(loaded: Loaded) -> None:
-    workload, few = Workload.of(IMAGES[:2], PARAMS, 2), replace(PARAMS, num_inference_steps=1)
-    candidate = Candidate(loaded("sd"), workload, few)
-    assert "first" not in vars(candidate)
-    assert candidate.warm_s > 0
+@pytest.mark.parametrize(("few", "taken"), [(1, [1, 3]), (3, [3])])
+def test_a_few_steps_warm_up_what_is_timed_with_few(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, few: int, taken: list[int]
+) -> None:
+    steps, sample = list[int](), Sampler.sample
+
+    def counted(self: Sampler, batch: Any, params: SamplingParams, *rest: Any) -> Any:
+        steps.append(params.num_inference_steps)
+        return sample(self, batch, params, *rest)
+
+    monkeypatch.setattr(Sampler, "sample", counted)
+    workload = Workload.of(IMAGES[:2], PARAMS, 2)
+    candidate = Candidate(loaded("sd"), workload, replace(PARAMS, num_inference_steps=few))
+    assert len(candidate.first.faults) == 2
+    assert steps == taken
 
 
 def test_what_was_only_timed_has_no_psnr_and_is_within_no_tolerance() -> None:

@@ -3,13 +3,16 @@
 import json
 from dataclasses import replace
 from datetime import date, timedelta
+from pathlib import Path
 
 import pytest
 
-from nightpress.diffusion_core.cache_folder import cache_folder
+from nightpress.diffusion_core.cache_folder import cache_folder, replace_text
+from nightpress.diffusion_core.tuning import kept_trials
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.kept_trials import (
     LOADING_SHARE,
+    LOST,
     MAX_AGE,
     KeptTrial,
     KeptTrials,
@@ -54,16 +57,26 @@ def test_trials_older_than_a_month_are_made_again() -> None:
     assert trials.read(TODAY + MAX_AGE + timedelta(days=1)) == {}
 
 
-def test_two_runs_at_once_do_not_lose_each_others_trials() -> None:
+def test_two_runs_at_once_do_not_lose_each_others_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = KeptTrials(SUBJECT), KeptTrials(SUBJECT)
-    assert one.read(TODAY) == other.read(TODAY) == {}
+
+    def late(path: Path, text: str) -> None:
+        monkeypatch.undo()
+        other.keep(kept(LAST))
+        replace_text(path, text)
+
+    monkeypatch.setattr(kept_trials, "replace_text", late)
     one.keep(kept())
-    other.keep(kept(LAST))
     assert set(one.read(TODAY)) == {FULL, LAST}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "7", "{}", "[[1]]", '{"speed": "{}"}', '{"speed": 1, "measured_on": 2}']
+    "text",
+    [
+        *("", "{", "7", "{}", "[[1]]", '{"speed": "{}", "ratio": 1.2}'),
+        '{"speed": "{}", "measured_on": "2026-11-30"}',
+        '{"speed": 1, "measured_on": 2, "ratio": 1.2}',
+    ],
 )
 def test_a_file_that_is_not_what_this_version_writes_is_no_trial(text: str) -> None:
     trials = KeptTrials(SUBJECT)
@@ -104,15 +117,31 @@ def test_pixels_that_are_all_equal_are_kept_as_such() -> None:
     assert same.as_trial(5.0).lowest_db == float("inf")
 
 
-def test_a_way_that_was_not_faster_is_kept_without_a_psnr() -> None:
-    slow = KeptTrial.of(replace(trial(), ratio=1.0, psnr_db=()), 5.0, TODAY)
+@pytest.mark.parametrize("ratio", [1.0, 1.0297])
+def test_a_way_that_was_not_faster_is_kept_without_a_psnr(ratio: float) -> None:
+    slow = KeptTrial.of(replace(trial(), ratio=ratio, psnr_db=()), 5.0, TODAY)
     assert not slow.is_compared
     assert not slow.as_trial(5.0).is_compared
-    assert slow.is_usable
+    assert not slow.as_trial(5.0).is_faster
+    assert slow.is_known
 
 
-def test_a_way_that_did_not_fit_into_memory_is_kept_with_what_the_device_has_said() -> None:
+def test_a_way_is_given_up_after_two_failures_in_a_row_and_not_before() -> None:
+    once = KeptTrial.untimed(FULL, TODAY).failed()
+    assert (once.is_known, once.is_given_up, once.failure) == (False, False, LOST)
+    twice = once.failed("it needs 9 GiB")
+    assert (twice.is_known, twice.is_given_up, twice.failure) == (True, True, "it needs 9 GiB")
     trials = KeptTrials(SUBJECT)
-    trials.keep(KeptTrial.too_large(FULL, "it needs 9 GiB", TODAY))
-    found = trials.read(TODAY)[FULL]
-    assert (found.is_usable, found.fault) == (False, "it needs 9 GiB")
+    trials.keep(twice)
+    assert trials.read(TODAY) == {FULL: twice}
+    trials.forget(FULL)
+    trials.forget(FULL)
+    assert trials.read(TODAY) == {}
+
+
+def test_a_timing_survives_a_failure_and_loading_it_again_ends_the_count() -> None:
+    once = kept().failed()
+    assert (once.ratio, once.is_known, once.is_given_up) == (1.2, True, False)
+    again = once.loaded_again(trial(), 5.0)
+    assert (again.failures, again.failure) == (0, None)
+    assert kept().failed().failed().is_given_up
