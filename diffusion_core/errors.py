@@ -6,6 +6,7 @@
     └── DiffusionError
         ├── ModelError
         │   ├── ModelNotFound         no such folder, package or revision
+        │   ├── HubUnavailable        the hub is busy or fails; a later try may work
         │   ├── UnsafeWeights         the weights are pickles, and the caller did not allow them
         │   ├── UnsupportedModel      a pipeline that cannot be driven text-to-image
         │   └── IncompatibleLibrary   an upgrade of a library has moved something we patch
@@ -35,6 +36,10 @@ class ModelError(DiffusionError):
 
 class ModelNotFound(ModelError):
     """There is no model at the given source."""
+
+
+class HubUnavailable(ModelError):
+    """The Hugging Face hub answers that it is busy or fails; a later try may work."""
 
 
 class UnsafeWeights(ModelError):

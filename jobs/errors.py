@@ -14,7 +14,7 @@
         └── IncompleteRun           the images made and those planned do not add up; a bug
 """
 
-from nightpress.diffusion_core.errors import NightpressError
+from nightpress.diffusion_core.errors import HubUnavailable, NightpressError
 from nightpress.pipelines.errors import (
     Damaged,
     LeaseLost,
@@ -98,13 +98,13 @@ UNSCORED = (
 def in_mid_run(error: NightpressError) -> NightpressError:
     """What an error means once something has been written.
 
-    The same command goes on after trouble with the cluster or the store, which its next start
-    checks before anything else. After any other error it would end in the same way.
+    The same command goes on after trouble with the cluster, the store or the hub, which its next
+    start checks before anything else. After any other error it would end in the same way.
     """
     match error:
         case Damaged():
             return RunBlocked(f"{error} ({KEPT})")
-        case ClusterUnavailable() | StoreError():
+        case ClusterUnavailable() | StoreError() | HubUnavailable():
             return RunStopped(str(error))
         case ClusterError():
             return RunBlocked(f"{error} ({KEPT})")
@@ -117,7 +117,7 @@ def in_mid_run(error: NightpressError) -> NightpressError:
 def exit_code(error: BaseException) -> int:
     """The exit code of an error; 1 if it is none of nightpress's own."""
     match error:
-        case RunStopped() | ClusterUnavailable() | KeyboardInterrupt():
+        case RunStopped() | ClusterUnavailable() | HubUnavailable() | KeyboardInterrupt():
             return STOPPED
         case RunHeld() | LeaseLost():
             return HELD

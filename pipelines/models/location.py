@@ -9,14 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nightpress.diffusion_core.cache_folder import cache_folder
-from nightpress.diffusion_core.errors import ModelError, ModelNotFound, UnsafeWeights, one_line
+from nightpress.diffusion_core.errors import (
+    HubUnavailable,
+    ModelError,
+    ModelNotFound,
+    UnsafeWeights,
+    one_line,
+)
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreMissing
 from nightpress.pipelines.models import single_files
 from nightpress.pipelines.models.mirrors import mirror_folder, mirror_once
 from nightpress.pipelines.storage import Source
-from nightpress.pipelines.storage.faults import error_chain
+from nightpress.pipelines.storage.faults import error_chain, is_transient
 from nightpress.pipelines.storage.urls import Options, local_path
 
 MODEL_INDEX = "model_index.json"
@@ -183,6 +189,9 @@ def hub_error(name: str, error: Exception, kind: str = "model") -> ModelError:
     for fault, reason in reasons.items():
         if any(isinstance(cause, fault) for cause in causes):
             return ModelNotFound(f"{kind} {name!r}: {reason}")
+    faults = (cause for cause in causes if isinstance(cause, errors.HfHubHTTPError))
+    if any(map(is_transient, faults)):
+        return HubUnavailable(f"{kind} {name!r}: the hub keeps failing ({text[:200]})")
     return ModelNotFound(
         f"{kind} {name!r}: no such local folder, not in the hub's cache on this machine, and the "
         f"hub cannot be reached ({text[:200]})"

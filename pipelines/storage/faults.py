@@ -188,6 +188,8 @@ def error_code_and_status(error: BaseException) -> tuple[str, int]:
         if isinstance(response, Mapping):
             status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             return str(response.get("Error", {}).get("Code", "")), int(status)
+        if isinstance(status := getattr(response, "status_code", None), int):
+            return "", status
         for name in ("status", "status_code", "code"):
             if isinstance(status := getattr(link, name, None), int):
                 return "", status

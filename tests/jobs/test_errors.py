@@ -52,6 +52,7 @@ def test_both_packages_export_the_same_root() -> None:
         (pipelines_errors.StoreDenied, 2),
         (pipelines_errors.StoreError, 4),
         (diffusion_core_errors.ModelNotFound, 2),
+        (diffusion_core_errors.HubUnavailable, 4),
     ],
 )
 def test_an_error_survives_pickling_and_has_an_exit_code(
@@ -78,6 +79,7 @@ def test_an_error_survives_pickling_and_has_an_exit_code(
             jobs_errors.RunBlocked,
         ),
         (diffusion_core_errors.ModelError("the weights"), jobs_errors.RunBlocked),
+        (diffusion_core_errors.HubUnavailable("HTTP 503"), jobs_errors.RunStopped),
         (pipelines_errors.RunHeld("another"), pipelines_errors.RunHeld),
         (pipelines_errors.LeaseLost("another"), pipelines_errors.LeaseLost),
         (jobs_errors.StoppedOnRequest("asked"), jobs_errors.StoppedOnRequest),

@@ -135,6 +135,7 @@ def test_nodes_that_read_the_same_are_no_reason_to_stop(
     preflight.require_readable_on_every_node(Store(str(tmp_path)), "run.json")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_start_whose_node_meets_a_busy_store_ends_with_4(
     make_spec: MakeSpec,

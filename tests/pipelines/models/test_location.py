@@ -17,12 +17,12 @@ from support import tiny_models
 from support.fakes.fake_hub import COMMIT, FakeHub, serving
 
 from nightpress.diffusion_core import builtin
-from nightpress.diffusion_core.errors import ModelError, ModelNotFound
+from nightpress.diffusion_core.errors import HubUnavailable, ModelError, ModelNotFound
 from nightpress.diffusion_core.models import loading
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import storage
 from nightpress.pipelines.errors import StoreError
-from nightpress.pipelines.models.location import component_folder, is_here, locate
+from nightpress.pipelines.models.location import component_folder, hub_error, is_here, locate
 from nightpress.pipelines.models.mirrors import mirror_once
 from nightpress.pipelines.storage import Source
 from nightpress.pipelines.storage.urls import Options
@@ -149,6 +149,31 @@ def test_what_the_hub_does_not_have_is_reported_in_one_line(
         assert message in answers[case]["message"]
         assert "\n" not in answers[case]["message"]
     assert not any(file.endswith(".bin") for file in hub.fetched[PICKLED])
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_busy_is_no_missing_model(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "failing", 503)
+    (answer,) = ask(hub, tmp_path / "empty", {"source": "studio/new"})
+    assert answer["error"] == "HubUnavailable"
+    assert answer["message"].startswith("model 'studio/new': the hub keeps failing (")
+    assert "\n" not in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(429, HubUnavailable), (503, HubUnavailable), (418, ModelNotFound)]
+)
+def test_a_hub_answer_that_may_pass_is_told_from_one_that_stays(
+    status: int, kind: type[ModelError]
+) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx
+
+    response = httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid/api"))
+    error = hub_error("studio/new", HfHubHTTPError("it says no", response=response))
+    assert type(error) is kind
 
 
 @pytest.mark.slow

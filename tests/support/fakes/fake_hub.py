@@ -18,6 +18,8 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos = repos
         self.fetched: dict[str, list[str]] = {repo: [] for repo in repos}
+        self.failing: int | None = None
+        """The HTTP status that every request gets, if it is set."""
 
     @property
     def url(self) -> str:
@@ -39,6 +41,11 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if self.server.failing is not None:
+            self.send_response(self.server.failing)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         path = self.path.partition("?")[0].lstrip("/")
         is_api, path = path.startswith("api/models/"), path.removeprefix("api/models/")
         self.repo = "/".join(path.split("/")[:2])
