@@ -18,7 +18,7 @@ from nightpress.diffusion_core.tuning.device_memory import DeviceMemory, HostMem
 
 TRIAL_STEPS = 4
 """Denoising steps of a trial, or fewer if the images have fewer. With so few steps, decoding takes
-a slightly larger share of the time than it does in real images."""
+a larger share of the time than it does in real images."""
 
 ROUNDS = 2
 """How often each batch size is sampled; the fastest round counts, since the first warms up."""

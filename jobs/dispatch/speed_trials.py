@@ -24,7 +24,7 @@ from nightpress.diffusion_core.errors import (
 from nightpress.diffusion_core.models.model_speed import check_speed
 from nightpress.diffusion_core.models.pipeline_folder import PipelineFolder, text_to_image_class
 from nightpress.diffusion_core.models.spec import ModelSpec
-from nightpress.diffusion_core.sampling.request import ImageRequest
+from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
 from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.diffusion_core.tuning.batch_size_benchmark import (
     ROUNDS,
@@ -32,6 +32,7 @@ from nightpress.diffusion_core.tuning.batch_size_benchmark import (
     trial_settings,
 )
 from nightpress.diffusion_core.tuning.benchmark import (
+    WARM_UP_STEPS,
     Candidate,
     Workload,
     clock_for,
@@ -91,8 +92,7 @@ class SpeedTrials:
         """
         trial = self._trial
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
-        self._few_s = self._time_few(held)
-        batch_s = self._few_s * self._workload.params.cost / self._few.cost
+        self._few_s, batch_s = self._time_batch(held)
         kept = {config: each for config, each in self._kept.read(_today()).items() if each.is_known}
         return TrialStart(batch_s, self._few_s, held.load_s, kept, dict(self._unusable()))
 
@@ -104,13 +104,26 @@ class SpeedTrials:
             except ModelError as error:
                 yield config, one_line(error)
 
-    def _time_few(self, held: HeldModel) -> float:
-        """Seconds that a few steps of the batch take with a model."""
+    def _time_batch(self, held: HeldModel) -> tuple[float, float]:
+        """Seconds that the batch takes with a few steps, and with all of them as these tell.
+
+        Even fewer steps tell what a batch takes besides them: to be decoded, mostly.
+        """
+        params, few = self._workload.params, self._few
+        fewer = trial_settings(params, WARM_UP_STEPS)
+        few_s = self._time(held, few)
+        if fewer.cost == few.cost:
+            return few_s, few_s * params.cost / few.cost
+        per_cost = (few_s - self._time(held, fewer)) / (few.cost - fewer.cost)
+        return few_s, few_s + max(0.0, per_cost) * (params.cost - few.cost)
+
+    def _time(self, held: HeldModel, params: SamplingParams) -> float:
+        """Seconds that the batch takes with some settings; the fastest of `ROUNDS`."""
         (batch,) = self._workload.batches
         clock, seconds = clock_for(self._device), []
         for _ in range(ROUNDS):
             started_at = clock()
-            held.sampler.sample(batch, self._few, self._trial.batch_size).settled()
+            held.sampler.sample(batch, params, self._trial.batch_size).settled()
             seconds.append(clock() - started_at)
         return min(seconds)
 

@@ -15,6 +15,7 @@ from support import tiny_models
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import OutOfMemory
 from nightpress.diffusion_core.models.info import ModelInfo
+from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
 from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning import benchmark
@@ -237,6 +238,21 @@ def test_after_a_way_that_kills_the_actor_no_other_is_tried(
     assert decision.reason == lost
     assert [each.reason for each in decision.tried] == ["the actor was lost, or took too long"]
     assert first.actor.tried == []
+
+
+def test_the_time_of_a_batch_leaves_what_comes_once_out_of_its_steps(
+    job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(self: SpeedTrials, held: Any, params: SamplingParams) -> float:
+        return 0.5 + 0.25 * params.num_inference_steps
+
+    monkeypatch.setattr(SpeedTrials, "_time", time)
+    monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
+    starts: list[TrialStart] = []
+    begin = SpeedTrials.start
+    monkeypatch.setattr(SpeedTrials, "start", lambda self: starts.append(begin(self)) or starts[0])
+    decide(job, first_of(job))
+    assert (starts[0].few_s, starts[0].batch_s) == (0.5 + 0.25 * 4, 0.5 + 0.25 * 6)
 
 
 @pytest.fixture
