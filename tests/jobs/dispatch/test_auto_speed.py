@@ -240,6 +240,7 @@ def test_after_a_way_that_kills_the_actor_no_other_is_tried(
     assert first.actor.tried == []
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_time_of_a_batch_leaves_what_comes_once_out_of_its_steps(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +248,7 @@ def test_the_time_of_a_batch_leaves_what_comes_once_out_of_its_steps(
         return 0.5 + 0.25 * params.num_inference_steps
 
     monkeypatch.setattr(SpeedTrials, "_time", time)
-    monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
+    monkeypatch.setattr(rules, "last_bit_candidates", list)
     starts: list[TrialStart] = []
     begin = SpeedTrials.start
     monkeypatch.setattr(SpeedTrials, "start", lambda self: starts.append(begin(self)) or starts[0])
@@ -293,6 +294,7 @@ def test_without_room_for_two_models_plain_sampling_is_timed_and_sampled_before(
     assert first.actor.models.names == (None,)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager", "faster")
 def test_a_way_that_only_fits_alone_is_tried_alone(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
@@ -418,6 +420,7 @@ def test_what_is_compiled_is_tried_with_the_best_quick_way_and_must_pay_beside_i
     assert decision.speed == LAST.speed, "the actor was lost with the other"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager", "faster")
 def test_what_is_known_is_compared_before_a_trial_that_may_cost_the_actor(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
@@ -468,6 +471,7 @@ def test_a_trial_that_cost_the_process_is_known_to_later_runs(
     assert decision.tried[0].reason == f"{LOST}, in 2 runs"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eager", "faster")
 def test_faulty_images_of_plain_sampling_are_not_held_against_a_way(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
