@@ -30,12 +30,14 @@ READ_TIMEOUT_S = 4
 GATEWAY_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
 )
-"""What a load balancer or gateway before a store answers while the store is busy or restarts."""
+"""What a load balancer or gateway before a store answers while the store is busy or restarts.
+
+Not 500: botocore says that of a web page with status 200, and a store's own 500 has an S3 error code.
+"""
 
 
 def require_answers(urls: Iterable[str], options: Options | None = None) -> None:
