@@ -36,7 +36,7 @@ GATEWAY_STATUSES = (
 )
 """What a load balancer or gateway before a store answers while the store is busy or restarts.
 
-Not 500: botocore says that of a web page with status 200, and a store's own 500 has an S3 error code.
+Not 500: botocore reports a web page with status 200 so, and a store's own 500 has an S3 error code.
 """
 
 
