@@ -19,8 +19,14 @@ FEWEST_STEPS = 2_000
 EXPECTED_RATIO = 1.15
 """The speed-up that is expected before anything was tried; compiling gives 1.1 to 1.5."""
 
-COMPILE_S = 60.0
-"""Seconds that compiling one shape is expected to take, before any was compiled."""
+EXPECTED_RATIO_BESIDE_COMPILED = 1.05
+"""The same where another compiled way is used already, as `full` beside `regional`."""
+
+COMPILE_S = {"regional": 20.0, "full": 100.0}
+"""Seconds that compiling one shape is expected to take, before any was compiled.
+
+Of the built-in model on a slow CPU core it took 16 and 113.
+"""
 
 TIMED_CALLS = 7
 """Calls of a few steps that time a way: one to warm up, and three in turn with plain sampling."""
@@ -108,7 +114,7 @@ def quick_ways() -> list[TuningConfig]:
 
 
 def compiled_ways(trials: Trials) -> list[TuningConfig]:
-    """The ways that are compiled, each with the fastest of the quick ways.
+    """The ways that are compiled, those first that take less time, with the fastest quick way.
 
     Compiled code is not compiled a second time to find out what each of the two gains alone.
 
@@ -123,7 +129,7 @@ def compiled_ways(trials: Trials) -> list[TuningConfig]:
 
 
 def attempt_of_unknown(
-    work: ActorWork, ways: Sequence[TuningConfig], beside: float = 1.0
+    work: ActorWork, ways: Sequence[TuningConfig], beside: ConfigTrial | None = None
 ) -> Attempt:
     """Trying ways that were not tried before with this model on this device.
 
@@ -133,29 +139,37 @@ def attempt_of_unknown(
     Args:
         work: what there is to sample.
         ways: what is tried.
-        beside: how many times as fast as plain sampling is what is used otherwise.
+        beside: the way that is used otherwise; None for plain sampling.
     """
     timing = len(ways) * (work.load_s + TIMED_CALLS * work.few_s)
     comparing = (len(ways) + 1) * COMPARED_BATCHES * work.batch_s
-    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0, beside)
+    ratio_so_far = 1.0 if beside is None else beside.ratio
+    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0, ratio_so_far)
     if not attempt.compiles:
         return attempt
+    expected_s = [COMPILE_S[each.speed.compile] for each in ways if each.speed.compile]
     # Each way compiles one shape, and the best one all others.
-    compiling = (len(ways) + work.num_shapes - 1) * COMPILE_S
-    return replace(attempt, cost_s=attempt.cost_s + compiling, payback=PAYBACK)
+    compiling = sum(expected_s) + (work.num_shapes - 1) * max(expected_s)
+    is_second = beside is not None and beside.config.speed.compile is not None
+    ratio = EXPECTED_RATIO_BESIDE_COMPILED if is_second else EXPECTED_RATIO
+    return replace(attempt, ratio=ratio, cost_s=attempt.cost_s + compiling, payback=PAYBACK)
 
 
-def attempt_of_known(work: ActorWork, trial: ConfigTrial, beside: float = 1.0) -> Attempt:
+def attempt_of_known(
+    work: ActorWork, trial: ConfigTrial, beside: ConfigTrial | None = None
+) -> Attempt:
     """Using the way that was the fastest in an earlier run, once its images are compared.
 
     Args:
         work: what there is to sample.
         trial: as it would be made now, with the code of its shape compiled already.
-        beside: how many times as fast as plain sampling is what is used otherwise.
+        beside: the way that is used otherwise; None for plain sampling.
     """
     comparing = 2 * COMPARED_BATCHES * (work.few_s + work.batch_s)  # plain sampling too
     cost_s = work.load_s + work.num_shapes * _compile_s(work, trial) + comparing
-    return Attempt((trial.config,), trial.ratio / beside, cost_s, 1.0, beside, is_known=True)
+    ratio_so_far = 1.0 if beside is None else beside.ratio
+    ratio = trial.ratio / ratio_so_far
+    return Attempt((trial.config,), ratio, cost_s, 1.0, ratio_so_far, is_known=True)
 
 
 def saving_s(sampling_s: float, ratio: float) -> float:

@@ -203,7 +203,8 @@ class _Trials:
         yield from self._recall()
         yield from self.confirm_best()
         yield from self._try_unknown(quick_ways())
-        yield from self._try_unknown(compiled_ways(self.found))
+        for way in compiled_ways(self.found):
+            yield from self._try_unknown([way])
 
     def confirm_best(self) -> Generator[Event, None, ConfigTrial | None]:
         """The way that the run keeps, whose images were compared in this run; None for none."""
@@ -212,7 +213,7 @@ class _Trials:
             if best is None or best.config not in self._unconfirmed:
                 return best
             known = self.start.kept[best.config]
-            attempt = attempt_of_known(self.work, best, self._ratio_so_far)
+            attempt = attempt_of_known(self.work, best, self._best_so_far)
             self._unconfirmed.discard(best.config)
             if attempt.pays(self.work):
                 yield Message(f"model.speed auto: {announcement(known)}")
@@ -237,17 +238,18 @@ class _Trials:
     def compiling_later(self) -> str:
         """In which runs compiled ways are tried, if this one is too short; else nothing."""
         left = [each for each in self._left if not each.is_known and each.compiles]
-        lengths = [each.worthwhile_s for each in left if each.fits(self.work)]
-        if not lengths:
+        left = [each for each in left if each.fits(self.work)]
+        if not left:
             return ""
-        return f"; compiling is tried once an actor has about {duration(min(lengths))} to sample"
+        soonest = min(left, key=lambda each: each.worthwhile_s)
+        length = duration(soonest.worthwhile_s)
+        return f"; {kind_of(soonest)} is tried once an actor has about {length} to sample"
 
     @property
-    def _ratio_so_far(self) -> float:
-        """How many times as fast as plain sampling is the best way that was compared."""
+    def _best_so_far(self) -> ConfigTrial | None:
+        """The best way that was compared in this run; None for plain sampling."""
         confirmed = {key: each for key, each in self.found.items() if key not in self._unconfirmed}
-        best = choose(self.work, confirmed)
-        return 1.0 if best is None else best.ratio
+        return choose(self.work, confirmed)
 
     def _recall(self) -> Generator[Event, None, None]:
         """Take over what earlier runs have found, and what cannot be used here.
@@ -269,7 +271,7 @@ class _Trials:
     def _try_unknown(self, ways: Sequence[TuningConfig]) -> Generator[Event, None, None]:
         """Try what was never tried, if that pays beside the best way so far."""
         unknown = self._unknown(ways)
-        attempt = attempt_of_unknown(self.work, unknown, self._ratio_so_far)
+        attempt = attempt_of_unknown(self.work, unknown, self._best_so_far)
         if self._lost or not unknown:
             return
         if not attempt.pays(self.work):

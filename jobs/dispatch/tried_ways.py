@@ -19,7 +19,7 @@ NOT_COMPARED = "it is not faster, so its images were not compared"
 
 def kind_of(attempt: Attempt) -> str:
     """Which ways are tried, in words."""
-    return "compiled ways" if attempt.compiles else "faster ways"
+    return " and ".join(each.name for each in attempt.ways) if attempt.compiles else "faster ways"
 
 
 def why_left(work: ActorWork, left: Sequence[Attempt]) -> str:

@@ -7,6 +7,7 @@ import pytest
 from nightpress.diffusion_core.tuning.auto_speed import (
     COMPILE_S,
     EXPECTED_RATIO,
+    EXPECTED_RATIO_BESIDE_COMPILED,
     FEWEST_STEPS,
     MAX_SHAPES,
     PAYBACK,
@@ -91,7 +92,7 @@ def test_what_is_hoped_of_compiling_pays_for_the_trial_twice() -> None:
     attempt = unknown(1)
     assert attempt.limit_s(work(attempt.worthwhile_s)) == pytest.approx(PAYBACK * attempt.cost_s)
     timing = len(COMPILED) * TIMED_CALLS * 0.4
-    compared, compiled = (len(COMPILED) + 1) * 2.0, len(COMPILED) * COMPILE_S
+    compared, compiled = (len(COMPILED) + 1) * 2.0, sum(COMPILE_S.values())
     assert attempt.cost_s == pytest.approx(timing + compared + compiled)
 
 
@@ -112,18 +113,30 @@ def test_loading_the_model_once_more_counts_for_every_way() -> None:
 
 
 def test_a_way_that_is_already_used_leaves_less_to_save() -> None:
-    alone, beside = unknown(1), attempt_of_unknown(work(0.0, 1, 2.0), COMPILED, 1.2)
+    used = trial(LAST, 1.2)
+    alone, beside = unknown(1), attempt_of_unknown(work(0.0, 1, 2.0), COMPILED, used)
     assert beside.worthwhile_s == pytest.approx(1.2 * alone.worthwhile_s)
     assert alone.pays(work(alone.worthwhile_s))
     assert not beside.pays(work(alone.worthwhile_s))
 
 
 def test_a_known_way_must_beat_the_one_that_is_used_already() -> None:
-    ten, thirty = work(1e4), trial(LAST, 1.3)
-    assert attempt_of_known(ten, thirty, 1.1).ratio == pytest.approx(1.3 / 1.1)
-    assert attempt_of_known(ten, thirty, 1.1).pays(ten)
-    for beside in (1.3, 1.4):
-        assert not attempt_of_known(ten, thirty, beside).pays(ten)
+    long, known = work(1e4), trial(LAST, 1.3)
+    slower = attempt_of_known(long, known, trial(FUSED, 1.1))
+    assert slower.ratio == pytest.approx(1.3 / 1.1)
+    assert slower.pays(long)
+    for ratio in (1.3, 1.4):
+        assert not attempt_of_known(long, known, trial(FUSED, ratio)).pays(long)
+
+
+def test_compiling_whole_networks_beside_compiled_blocks_is_for_much_longer_runs() -> None:
+    (blocks, whole), used = COMPILED, trial(LAST, 1.2)
+    assert (blocks.speed.compile, whole.speed.compile) == ("regional", "full")
+    first = attempt_of_unknown(work(0.0), [blocks], used)
+    second = attempt_of_unknown(work(0.0), [whole], trial(blocks, 1.2))
+    alone = attempt_of_unknown(work(0.0), [whole], used)
+    assert first.worthwhile_s < alone.worthwhile_s < second.worthwhile_s
+    assert second.ratio == EXPECTED_RATIO_BESIDE_COMPILED
 
 
 def test_a_trial_may_take_twice_what_it_is_expected_to_cost() -> None:

@@ -141,7 +141,7 @@ def job(source: str, tmp_path: Path) -> tuple[RunSpec, ModelInfo, PlanLayout]:
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Try ways in a run of any length, on a cluster with room for two actors."""
     monkeypatch.setattr(rules, "FEWEST_STEPS", 48)
-    monkeypatch.setattr(rules, "COMPILE_S", 0.0)
+    monkeypatch.setattr(rules, "COMPILE_S", {"regional": 0.0, "full": 0.0})
     monkeypatch.setattr(rules, "TIMED_CALLS", 0)
     monkeypatch.setattr(rules, "COMPARED_BATCHES", 0)
     monkeypatch.setattr(connection, "room", lambda *size: 2)
@@ -391,13 +391,13 @@ def test_quick_ways_are_tried_in_a_run_that_is_too_short_for_compiling(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FULL])
-    monkeypatch.setattr(rules, "COMPILE_S", 3600.0)
+    monkeypatch.setattr(rules, "COMPILE_S", {"full": 3600.0})
     first = first_of(job)
     decision, said = decide(job, first)
     assert first.actor.tried == [LAST]
     assert "trying faster ways first" in said[0]
     assert decision.speed == LAST.speed
-    assert "; compiling is tried once an actor has about 46 h" in decision.reason
+    assert f"; {BOTH.name} is tried once an actor has about 46 h" in decision.reason
 
 
 @pytest.mark.usefixtures("eager", "faster")
@@ -405,18 +405,18 @@ def test_what_is_compiled_is_tried_with_the_best_quick_way_and_must_pay_beside_i
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rules, "last_bit_candidates", lambda: [LAST, FULL])
-    asked: list[tuple[Any, float]] = []
+    asked: list[tuple[Any, Any]] = []
 
-    def attempt(work: rules.ActorWork, ways: Any, beside: float = 1.0) -> rules.Attempt:
-        asked.append((list(ways), beside))
+    def attempt(work: rules.ActorWork, ways: Any, beside: Any = None) -> rules.Attempt:
+        asked.append((list(ways), beside and beside.config))
         return rules.attempt_of_unknown(work, ways, beside)
 
     monkeypatch.setattr(auto_speed, "attempt_of_unknown", attempt)
     first = first_of(job, BOTH)
     decision, said = decide(job, first)
-    assert asked == [([LAST], 1.0), ([BOTH], 1.5)]
+    assert asked == [([LAST], None), ([BOTH], LAST)]
     assert [each.name for each in decision.tried] == ["channels_last", BOTH.name]
-    assert "trying compiled ways first" in said[2]
+    assert f"trying {BOTH.name} first" in said[2]
     assert decision.speed == LAST.speed, "the actor was lost with the other"
 
 

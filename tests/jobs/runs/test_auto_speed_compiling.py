@@ -34,7 +34,7 @@ command()
 """
 """The command line, where even a short run compiles, and keeps that however fast it is."""
 
-TRYING = "trying compiled ways first"
+TRYING = "trying compile regional first"
 
 
 class Press:
