@@ -100,7 +100,7 @@ class Attempt:
         return self.fits(work) and work.sampling_s >= self.worthwhile_s
 
     def limit_s(self, work: ActorWork) -> float:
-        """Seconds after which a trial is given up: it must not cost more than it may save."""
+        """Seconds after which a trial is given up: twice its expected cost, or all it may save."""
         return max(SHORTEST_LIMIT_S, 2.0 * self.cost_s, self._saving_s(work.sampling_s))
 
     def _saving_s(self, sampling_s: float) -> float:
@@ -143,8 +143,7 @@ def attempt_of_unknown(
     """
     timing = len(ways) * (work.load_s + TIMED_CALLS * work.few_s)
     comparing = (len(ways) + 1) * COMPARED_BATCHES * work.batch_s
-    ratio_so_far = 1.0 if beside is None else beside.ratio
-    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0, ratio_so_far)
+    attempt = Attempt(tuple(ways), EXPECTED_RATIO, timing + comparing, 1.0, _ratio(beside))
     if not attempt.compiles:
         return attempt
     expected_s = [COMPILE_S[each.speed.compile] for each in ways if each.speed.compile]
@@ -167,9 +166,13 @@ def attempt_of_known(
     """
     comparing = 2 * COMPARED_BATCHES * (work.few_s + work.batch_s)  # plain sampling too
     cost_s = work.load_s + work.num_shapes * _compile_s(work, trial) + comparing
-    ratio_so_far = 1.0 if beside is None else beside.ratio
-    ratio = trial.ratio / ratio_so_far
-    return Attempt((trial.config,), ratio, cost_s, 1.0, ratio_so_far, is_known=True)
+    so_far = _ratio(beside)
+    return Attempt((trial.config,), trial.ratio / so_far, cost_s, 1.0, so_far, is_known=True)
+
+
+def _ratio(beside: ConfigTrial | None) -> float:
+    """How many times as fast as plain sampling is what is used otherwise."""
+    return 1.0 if beside is None else beside.ratio
 
 
 def saving_s(sampling_s: float, ratio: float) -> float:

@@ -197,20 +197,10 @@ class Likeness:
     """What is wrong with one of these images."""
 
 
-def first_likeness(candidate: Candidate, reference: SampledBatch) -> Likeness:
-    """Compare a candidate's first batch with that of the reference, as `likeness` does."""
-    return likeness(candidate.first.pixels, candidate.first.faults, reference)
-
-
 def likeness(
-    pixels: Pixels, faults: Sequence[Fault | None], reference: "SampledBatch | CandidateResult"
+    result: SampledBatch | CandidateResult, reference: SampledBatch | CandidateResult
 ) -> Likeness:
-    """Compare images, without those that are faulty in the reference.
-
-    Args:
-        pixels: (n, H, W, 3).
-        faults: what is wrong with each image.
-        reference: the same images with the configuration of the reference.
+    """Compare the images, without those that are faulty in the reference.
 
     Raises:
         ValueError: every image of the reference is faulty.
@@ -218,10 +208,10 @@ def likeness(
     sound = [index for index, fault in enumerate(reference.faults) if fault is None]
     if not sound:
         raise ValueError("every image of the reference is faulty")
-    found = (faults[index] for index in sound)
+    faults = (result.faults[index] for index in sound)
     return Likeness(
-        tuple(image_psnrs_db(pixels[sound], reference.pixels[sound])),
-        next((fault.value for fault in found if fault is not None), None),
+        tuple(image_psnrs_db(result.pixels[sound], reference.pixels[sound])),
+        next((fault.value for fault in faults if fault is not None), None),
     )
 
 
@@ -233,7 +223,7 @@ def compare(
     Raises:
         ValueError: every image of the reference is faulty.
     """
-    close = likeness(result.pixels, result.faults, reference)
+    close = likeness(result, reference)
     seconds = reference.batch_s, result.batch_s
     return timed(workload, config, *seconds, result.warm_s).compared(close.psnr_db, close.fault)
 

@@ -26,7 +26,6 @@ MAX_AGE = timedelta(days=30)
 LOADING_SHARE = 0.2
 """What loading compiled code takes of compiling it, before it was measured; one U-Net took 0.1."""
 
-
 MOST_FAILURES = 2
 """After so many runs in a row in which it failed, a way is left for as long as trials are kept."""
 

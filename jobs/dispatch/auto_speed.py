@@ -271,9 +271,9 @@ class _Trials:
     def _try_unknown(self, ways: Sequence[TuningConfig]) -> Generator[Event, None, None]:
         """Try what was never tried, if that pays beside the best way so far."""
         unknown = self._unknown(ways)
-        attempt = attempt_of_unknown(self.work, unknown, self._best_so_far)
         if self._lost or not unknown:
             return
+        attempt = attempt_of_unknown(self.work, unknown, self._best_so_far)
         if not attempt.pays(self.work):
             self._left.append(attempt)
             return

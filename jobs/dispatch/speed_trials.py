@@ -36,7 +36,7 @@ from nightpress.diffusion_core.tuning.benchmark import (
     Candidate,
     Workload,
     clock_for,
-    first_likeness,
+    likeness,
     time_in_turn,
     timed,
 )
@@ -202,7 +202,7 @@ class SpeedTrials:
             trial = replace(known.as_trial(self._few_s), warm_s=candidate.warm_s)
         if not trial.is_faster:
             return trial
-        close = first_likeness(candidate, self._reference)
+        close = likeness(candidate.first, self._reference)
         return trial.compared(close.psnr_db, close.fault)
 
     def _loaded(self, ways: SpeedSpec) -> Candidate:

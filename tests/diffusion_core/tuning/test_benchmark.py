@@ -20,7 +20,7 @@ from nightpress.diffusion_core.tuning.benchmark import (
     CandidateResult,
     Workload,
     compare,
-    first_likeness,
+    likeness,
     sample_in_turn,
     time_in_turn,
     timed,
@@ -150,7 +150,7 @@ def test_a_few_steps_are_timed_and_the_pixels_are_those_of_all_steps(loaded: Loa
     expected = Sampler(loaded("sd"), 2).sample(IMAGES[:2], params)
     assert (one.first.pixels == expected.pixels).all()
     assert taken == [2] * 6, "the first batch had warmed up"
-    assert first_likeness(one, expected).psnr_db == (math.inf, math.inf)
+    assert likeness(one.first, expected).psnr_db == (math.inf, math.inf)
 
 
 @pytest.mark.parametrize(("few", "taken"), [(1, [1, 3]), (3, [3])])

@@ -377,7 +377,7 @@ def test_the_images_of_a_way_that_is_not_faster_are_not_sampled_in_full(
     job: tuple[RunSpec, ModelInfo, PlanLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed_trials, "timed", fast_as(1.02))
-    monkeypatch.setattr(speed_trials, "first_likeness", lambda *given: pytest.fail("compared"))
+    monkeypatch.setattr(speed_trials, "likeness", lambda *given: pytest.fail("compared"))
     decision, said = decide(job, first_of(job))
     (way,) = decision.tried
     assert (way.ratio, way.lowest_db) == (1.02, None)
@@ -505,14 +505,14 @@ def test_a_known_way_whose_images_now_differ_is_not_used(
 ) -> None:
     decide(job, first_of(job))
     far = benchmark.Likeness((99.0, 60.0), None)
-    monkeypatch.setattr(speed_trials, "first_likeness", lambda *results: far)
+    monkeypatch.setattr(speed_trials, "likeness", lambda *results: far)
     decision, said = decide(job, first_of(job))
     assert decision.speed == SpeedSpec()
     assert decision.reason == (
         "exact; what is faster changes more than the last bits (below 70 dB)"
     )
     assert "channels_last is 1.50 times as fast, lowest PSNR 60.0 dB" in said[1]
-    monkeypatch.setattr(speed_trials, "first_likeness", benchmark.first_likeness)
+    monkeypatch.setattr(speed_trials, "likeness", benchmark.likeness)
     assert decide(job, first_of(job))[0].speed == LAST.speed, "the images of another run"
 
 
