@@ -213,7 +213,8 @@ class Worker:
         """The work that a lost worker was sampling: the last that had reached the accelerator.
 
         Work before it was being stored, work after it was waiting. The answer may be one too early
-        if the process had no time to send its last event.
+        if the process had no time to send its last event, and one too late if the device was still
+        at work on the last batch of the one before.
         """
         if not self.uncommitted:
             return None

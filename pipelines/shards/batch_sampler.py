@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 from nightpress.diffusion_core.acceleration.compilation import on_compilation
 from nightpress.diffusion_core.conditioning import edits
@@ -25,10 +26,22 @@ from nightpress.pipelines.storage import Store
 NONE_GIVEN: Mapping[str, PreparedInputs] = {}
 
 
+@dataclass(frozen=True)
+class QueuedBatch:
+    """A batch that is queued on the device."""
+
+    flight: ImagesInFlight
+    inputs: Mapping[str, PreparedInputs]
+    """Its pictures."""
+    ticket: int
+    """That of its shard."""
+
+
 class BatchSampler:
     """Samples the batches of one process, one at a time.
 
     A batch is queued on the device before it is done with the one before, which is then in flight.
+    The last batch of a shard may be left in flight to the next shard.
 
     Args:
         sampler: samples a single batch.
@@ -47,20 +60,41 @@ class BatchSampler:
         self._inputs: Mapping[str, PreparedInputs] = {}
         self._may_compile = record.spec.model.ways.compile is not None
         self._timeline = timeline
-        self._in_flight: tuple[ImagesInFlight, Mapping[str, PreparedInputs]] | None = None
-        """What is in flight, and its pictures."""
+        self._ticket = 0
+        self._in_flight: QueuedBatch | None = None
+        self._left: QueuedBatch | None = None
+        """What the shard before has left in flight, until it is settled."""
         self._last_ended = 0.0
-        self.is_sampling = False
-        """Whether a batch is being sampled at this moment; read from any thread."""
+        self._is_sampling = False
 
-    def begin_shard(self, exact_sizes: Mapping[str, int]) -> None:
+    def begin_shard(self, ticket: int, exact_sizes: Mapping[str, int]) -> None:
         """Start on a shard.
 
         Args:
+            ticket: that of the shard.
             exact_sizes: image id -> the size of the batch it was first made in, for images that
                 must get the same bits again.
+
+        Raises:
+            DeviceError: the device has failed in the last batch of the shard before.
         """
-        self._exact_sizes = dict(exact_sizes)
+        if exact_sizes or self._exact_sizes:  # what must be repeated needs the sizes of its shard
+            self.settle()
+        self._ticket, self._exact_sizes = ticket, dict(exact_sizes)
+
+    @property
+    def has_batch_in_flight(self) -> bool:
+        """Whether the device may be at work on a batch that is not settled."""
+        return self._in_flight is not None
+
+    def is_sampling(self, ticket: int) -> bool:
+        """Whether a shard with this ticket is being sampled at this moment; asked in any thread.
+
+        Where the next shard has begun while a batch of this one is in flight, both are.
+        """
+        left = self._left
+        by_left = left is not None and left.ticket == ticket and not left.flight.has_ended
+        return self._is_sampling and (ticket == self._ticket or by_left)
 
     def planned_size(self, image: PlannedImage) -> int:
         """The size of a batch with the settings of an image, in any shard."""
@@ -118,20 +152,36 @@ class BatchSampler:
         """
         if self._in_flight is None:
             return
-        (flight, inputs), self._in_flight = self._in_flight, None
-        self.is_sampling = True
+        queued, self._in_flight = self._in_flight, None
+        flight = queued.flight
+        self._is_sampling = True
         try:
             self._last_ended = flight.wait()
             if flight.must_be_repeated:
-                flight.repeated(self._sampled_again(flight.images, inputs))
+                flight.repeated(self._sampled_again(flight.images, queued.inputs))
         finally:
-            self.is_sampling = False
+            self._is_sampling, self._left = False, None
             flight.close()
 
+    def leave(self) -> None:
+        """Leave the batch in flight, if there is one, to the next shard, which settles it."""
+        self._left = self._in_flight
+
     def drop(self) -> None:
-        """Forget the batch in flight, if there is one; a device that has failed ends none."""
-        if self._in_flight is not None:
-            self._in_flight[0].close()
+        """Forget the batch in flight, if there is one; a device that has failed ends none.
+
+        What this shard leaves stays, and what was left to it is settled.
+
+        Raises:
+            DeviceError: the device has failed in the batch that was left.
+        """
+        queued = self._in_flight
+        if queued is None:
+            return
+        if queued.ticket != self._ticket:
+            self.settle()
+        elif queued is not self._left:
+            queued.flight.close()
             self._in_flight = None
 
     def _sampled_again(
@@ -148,7 +198,7 @@ class BatchSampler:
     def _queued(self, made: SampledImages, began: float) -> ImagesInFlight:
         """Note that a batch is in flight; what was in flight before is settled."""
         flight = ImagesInFlight(made, max(began, self._last_ended))
-        self._in_flight = flight, self._inputs
+        self._in_flight = QueuedBatch(flight, self._inputs, self._ticket)
         return flight
 
     def _sample(self, images: Sequence[PlannedImage]) -> Iterator[Outcome]:
@@ -192,13 +242,13 @@ class BatchSampler:
             yield from self._sample(images[start : start + size])
 
     def _sample_batch(self, images: Sequence[PlannedImage], size: int) -> SampledBatch:
-        self.is_sampling = True
+        self._is_sampling = True
         try:
             with self._compilation_noted():
                 requests = [each.request(self._inputs_of(each).images) for each in images]
                 return self._sampler.sample(requests, images[0].params, size)
         finally:
-            self.is_sampling = False
+            self._is_sampling = False
 
     def _inputs_of(self, image: PlannedImage) -> PreparedInputs:
         return self._inputs.get(image.image_id, NO_INPUTS)

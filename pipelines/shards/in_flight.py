@@ -74,6 +74,11 @@ class ImagesInFlight:
             return self._ended
 
     @property
+    def has_ended(self) -> bool:
+        """Whether a thread has seen that the device is done with them; does not wait."""
+        return self._ended is not None
+
+    @property
     def must_be_repeated(self) -> bool:
         """Whether they have to be sampled again, by `repeated`; waits, and raises, as `wait`."""
         return self._sampled.batch.must_be_repeated

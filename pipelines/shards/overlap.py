@@ -25,6 +25,7 @@ class TicketLock:
         self._changed = threading.Condition()
         self._next_number = self._serving = 0
         self._released: set[int] = set()
+        self._waiting: set[int] = set()
 
     @contextmanager
     def ticket(self, number: int | None = None) -> Iterator[int]:
@@ -51,7 +52,14 @@ class TicketLock:
     def wait(self, number: int) -> None:
         """Block until a ticket has the lock."""
         with self._changed:
+            self._waiting.add(number)
             self._changed.wait_for(lambda: self._serving >= number)
+            self._waiting.remove(number)
+
+    def is_awaited_by(self, number: int) -> bool:
+        """Whether a thread waits until a ticket has the lock."""
+        with self._changed:
+            return number in self._waiting
 
     def release(self, number: int) -> None:
         """Give a ticket up, whether or not it was served yet; does nothing the second time."""

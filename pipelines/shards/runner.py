@@ -6,7 +6,7 @@ and copy the images of earlier batches off the device, encode them and upload th
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -16,14 +16,7 @@ import pyarrow as pa
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
 from nightpress.pipelines.records import ImageRecord
-from nightpress.pipelines.run_directory.commit import (
-    amend_commit,
-    commit_shard,
-    metadata_part,
-    read_commit_if_any,
-    recommit_shard,
-)
-from nightpress.pipelines.run_directory.embeddings import write_records_embeddings
+from nightpress.pipelines.run_directory.commit import read_commit_if_any
 from nightpress.pipelines.run_directory.lease import FencingToken
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.image_scorer import NO_SCORERS, ImageScorer
@@ -44,6 +37,7 @@ from nightpress.pipelines.shards.batching import (
     planned_images,
 )
 from nightpress.pipelines.shards.committed_draws import as_committed, with_committed_draws
+from nightpress.pipelines.shards.committing import commit_work
 from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
@@ -57,7 +51,7 @@ from nightpress.pipelines.shards.gated_draws import GatedDraws
 from nightpress.pipelines.shards.image_encoder import ImageEncoder
 from nightpress.pipelines.shards.image_source import ImageSource, PlannedImages, settled
 from nightpress.pipelines.shards.in_flight import Outcome
-from nightpress.pipelines.shards.input_history import InputSession, kept_rows
+from nightpress.pipelines.shards.input_history import InputSession
 from nightpress.pipelines.shards.missing import InHand, Missing, batch_sizes, without
 from nightpress.pipelines.shards.overlap import PromptPrefetcher, TicketLock
 from nightpress.pipelines.shards.shard_scores import ShardScores
@@ -151,7 +145,7 @@ class ShardRunner:
         limit_s = SCORING_HANG_S if scoring_limit_s is None else scoring_limit_s
         if self._scorer.busy_s > limit_s:
             return True
-        return self._batch_sampler.is_sampling and self.accelerator_lock.serving == ticket
+        return self._batch_sampler.is_sampling(ticket)
 
     def drain(self) -> None:
         """Make `run` stop after the current batch; called from any thread."""
@@ -206,8 +200,8 @@ class ShardRunner:
             if not work.names_batches:
                 self._prefetch_first_batch(missing, ticket)
             self.accelerator_lock.wait(ticket)
+            self._batch_sampler.begin_shard(ticket, batch_sizes(original))
             yield ShardBegun(work.shard)
-            self._batch_sampler.begin_shard(batch_sizes(original))
             positions = {images[n].image_id: n for n in wanted}
             for step in self._make_images(missing, attempt, source, ticket):
                 yield from source.judged()
@@ -223,7 +217,7 @@ class ShardRunner:
             yield ShardLeft(work.shard)
         elif work.commits:
             final = with_committed_draws({row_numbers[n]: made[n] for n in wanted}, original)
-            yield self._commit(final, attempt, sink, rows, committed)
+            yield commit_work(attempt, sink, final, rows, committed)
 
     def _planned(self, rows: pa.Table) -> list[PlannedImage]:
         images = planned_images(rows)
@@ -266,14 +260,26 @@ class ShardRunner:
         ends the process is blamed on the shard being sampled: an innocent shard can bear that once,
         but not when it is retried, perhaps row by row.
         """
-        attempts = dict(self._attempts)
-        earlier = range(self.accelerator_lock.serving, ticket)
-        if all(number in attempts for number in earlier) and set(attempts.values()) == {1}:
+        if self._are_first_attempts(range(self.accelerator_lock.serving, ticket + 1)):
             size = self._batch_sampler.planned_size
             cut = batches(missing.images, size, self._supports_per_image_guidance)
             first = next(cut, [])
             self._prompts.prefetch(first)
             self._prepare_pictures(first, missing)
+
+    def _are_first_attempts(self, tickets: Iterable[int]) -> bool:
+        """Whether shards are all running, each for the first time."""
+        attempts = dict(self._attempts)
+        return {attempts.get(ticket) for ticket in tickets} == {1}
+
+    def _leaves_last_batch(self, ticket: int) -> bool:
+        """Whether the next shard begins while the device is at work on the last batch of this one.
+
+        Only if it waits already, and if both are at their first attempt: what ends the process then
+        is blamed on the next shard, which an innocent one can bear once.
+        """
+        waits = self.accelerator_lock.is_awaited_by(ticket + 1)
+        return waits and self._are_first_attempts((ticket, ticket + 1))
 
     def _make_images(
         self, missing: Missing, attempt: Attempt, source: ImageSource, ticket: int
@@ -295,14 +301,18 @@ class ShardRunner:
                 if names:  # what ends the process from now on is this batch
                     yield InHand(list(dict.fromkeys(image.image_id for image in batch)))
                 ahead = [] if names else source.coming()
-                batch_s = self._sample_next(batch, ahead, missing, source)
+                batch_s = self._sample_next(batch, ahead, missing, source, ticket)
                 if batch_s is None:
                     break
                 yield settled(source), batch_s
-            self._batch_sampler.settle()
+            if self._leaves_last_batch(ticket):
+                self._batch_sampler.leave()
+            else:
+                self._batch_sampler.settle()
         finally:
             self._batch_sampler.drop()
-            self.timeline.switch(Activity.INPUT)
+            is_busy = self._batch_sampler.has_batch_in_flight
+            self.timeline.switch(Activity.BUSY if is_busy else Activity.INPUT)
             self.accelerator_lock.release(ticket)
         while source.num_pending:
             yield source.settle(), 0.0
@@ -315,6 +325,7 @@ class ShardRunner:
         ahead: list[PlannedImage],
         missing: Missing,
         source: ImageSource,
+        ticket: int,
     ) -> float | None:
         """Sample a batch, and prepare the one after it, if that may be prepared.
 
@@ -330,8 +341,8 @@ class ShardRunner:
         clock = time.perf_counter()
         self.timeline.switch(Activity.BUSY)
         source.take(outcomes)
-        if not ahead:  # nothing will be queued right behind it
-            self._batch_sampler.settle()
+        if not (ahead or (source.is_finished and self._leaves_last_batch(ticket))):
+            self._batch_sampler.settle()  # nothing will be queued right behind it
         self.timeline.switch(Activity.OUTPUT)
         return time.perf_counter() - clock
 
@@ -349,49 +360,3 @@ class ShardRunner:
             return None
         usable = without(batch, pictures.failed)
         return chain(pictures.failed, self._batch_sampler.sample(usable, pictures.prepared))
-
-    def _commit(
-        self,
-        made: Mapping[int, ImageRecord],
-        attempt: Attempt,
-        sink: ImageSink,
-        rows: pa.Table,
-        committed: pa.Table | None,
-    ) -> ShardDone:
-        """Store what is left of thumbnails; then commit a shard, or amend what is committed."""
-        thumbs = (0, None) if attempt.thumbs is None else attempt.thumbs.finish(made.values())
-        return self._commit_records(made, attempt, sink, rows, committed).with_thumbs(*thumbs)
-
-    def _commit_records(
-        self,
-        made: Mapping[int, ImageRecord],
-        attempt: Attempt,
-        sink: ImageSink,
-        rows: pa.Table,
-        committed: pa.Table | None,
-    ) -> ShardDone:
-        shard, amends = attempt.work.shard, attempt.work.amends
-        kept = kept_rows(made, committed) if amends is not None else {}
-        is_new_pack = self.record.spec.images.is_packed and amends is None
-        # If another attempt was faster, a second pack would be an orphan.
-        if is_new_pack and (winner := read_commit_if_any(self.store, shard)) is not None:
-            return ShardDone.of(shard, winner)
-        records = sink.flush(made, rows)
-        if self._fence is not None:
-            self._fence.require(self.store)
-        stored = list(records.values())
-        write_records_embeddings(self.store, shard, stored, self.record.scorers)
-        if amends is not None and not amends.recommits:
-            changed = {row: record for row, record in records.items() if row not in kept}
-            part = amend_commit(self.store, shard, changed, self._fence)
-            done = ShardDone.of(shard, part.take(list(amends.rows)))
-            if not kept:
-                return done
-            errors = [str(record.error) for record in kept.values()]
-            return done.with_unmade(errors, ShardDone.of(shard, part.take(list(kept))).num_ok)
-        part = metadata_part(stored, rows)
-        if amends is None:
-            part = commit_shard(self.store, shard, part)
-        else:
-            recommit_shard(self.store, shard, part, self._fence)
-        return ShardDone.of(shard, part)

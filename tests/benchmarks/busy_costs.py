@@ -10,7 +10,9 @@ from unittest.mock import patch
 import numpy as np
 
 from nightpress.pipelines.image_files import file_format
+from nightpress.pipelines.shards import image_encoder
 from nightpress.pipelines.shards.attempt import Attempt
+from nightpress.pipelines.shards.runner import MAX_THREADS
 from nightpress.pipelines.shards.shard_scores import ShardScores
 from nightpress.pipelines.shards.shard_thumbs import ShardThumbs
 from nightpress.pipelines.storage import Store
@@ -57,9 +59,12 @@ class Costs:
 
         Args:
             asleep: whether the work on pixels is done once for each size of images, and after that
-                takes as many seconds of sleep as it took of CPU time.
+                takes as many seconds of sleep as it took of CPU time, for all images at a time.
         """
         with ExitStack() as stack:
+            if asleep:
+                plenty = patch.object(image_encoder, "usable_cores", lambda: MAX_THREADS)
+                stack.enter_context(plenty)
             for part, (owner, name) in PARTS.items():
                 function = getattr(owner, name)
                 if asleep and part in OF_PIXELS:

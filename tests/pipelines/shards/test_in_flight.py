@@ -1,103 +1,26 @@
 """A batch is queued while the device is still at work on the one before, and nothing is lost."""
 
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
-import torch
 from support.fakes.fake_runs import FakeSampler, prepare, work_on
+from support.fakes.late_sampler import LateSampler, Spotted
 
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
-from nightpress.diffusion_core.sampling.batch_result import BatchInFlight, SampledBatch
-from nightpress.diffusion_core.sampling.copy_to_host import Copy
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards import image_source
+from nightpress.pipelines.shards.batch_sampler import QueuedBatch
 from nightpress.pipelines.shards.events import BatchBegun, ShardDone
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.work import ShardWork
 from nightpress.pipelines.storage import Store
 
 Prepared = tuple[Store, RunRecord, pa.Table]
-
-PATIENCE_S = 20.0
-"""How long the device waits for what must happen first; only a failing test waits that long."""
-
-
-@dataclass
-class Moment:
-    """When the device is done with a batch; the host must not wait for it before it is allowed."""
-
-    allowed: threading.Event = field(default_factory=threading.Event)
-    error: str = ""
-
-    def synchronize(self) -> None:
-        assert self.allowed.wait(PATIENCE_S), "the host waited for the batch too early"
-        if self.error:
-            raise torch.AcceleratorError(self.error)
-
-
-@dataclass
-class Late:
-    """Copies that are complete at a moment."""
-
-    moment: Moment
-
-    def copy_to_host(self, tensor: torch.Tensor) -> Copy:
-        return Copy(tensor, self.moment)
-
-
-class Spotted(FakeSampler):
-    """Its images have a spot, so that none is blank."""
-
-    def sample(self, requests: Any, params: Any, batch_size: int | None = None) -> SampledBatch:
-        made = super().sample(requests, params, batch_size)
-        made.pixels[:, 0, 0] = 200
-        return made
-
-
-@dataclass
-class LateSampler(Spotted):
-    """Its batches are in flight until `allow` says that the device is done with them.
-
-    Args:
-        allow: given the number of the batch that is queued, those that the device is done with.
-        overflows: the numbers of the batches that must be sampled again.
-        error: what the device fails with in each batch.
-    """
-
-    allow: Callable[[int], Sequence[int]] = lambda number: [number]
-    overflows: Sequence[int] = ()
-    error: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.moments: list[Moment] = []
-
-    def sample(self, requests: Any, params: Any, batch_size: int | None = None) -> SampledBatch:
-        number = len(self.moments)
-        self.moments.append(Moment(error=self.error))
-        made = super().sample(requests, params, batch_size)
-        for each in self.allow(number):
-            self.moments[each].allowed.set()
-        images = torch.from_numpy(made.pixels).permute(0, 3, 1, 2) / 255
-        overflowed = torch.tensor(number in self.overflows)
-        finite = torch.ones(len(requests), dtype=torch.bool)
-        return BatchInFlight(
-            images,
-            finite,
-            overflowed,
-            [False] * len(requests),
-            Late(self.moments[number]),  # type: ignore[arg-type]
-            lambda faults, overflowed: overflowed,
-            lambda: pytest.fail("the runner samples such batches again itself"),
-        )
 
 
 @pytest.fixture
@@ -186,9 +109,9 @@ def test_images_without_pictures_leave_no_batch_in_flight(prepared: Prepared) ->
     store, record, _ = prepared
     runner = ShardRunner(store, record, FakeSampler(), "here:1")  # type: ignore[arg-type]
     flight = Mock(must_be_repeated=False, wait=lambda: 1.0)
-    runner._batch_sampler._in_flight = flight, {}
+    runner._batch_sampler._in_flight = QueuedBatch(flight, {}, 0)
     assert list(runner._batch_sampler.sample([])) == []
-    assert runner._batch_sampler._in_flight is None
+    assert not runner._batch_sampler.has_batch_in_flight
     flight.close.assert_called_once()
     runner.close()
 
@@ -211,7 +134,7 @@ def test_a_retried_shard_waits_for_each_batch_before_it_names_the_next(prepared:
         if isinstance(event, BatchBegun):
             begun.append(event)
             assert len(sampler.moments) == len(begun) - 1
-            assert runner._batch_sampler._in_flight is None
+            assert not runner._batch_sampler.has_batch_in_flight
     runner.close()
     assert len(begun) == 3
 
