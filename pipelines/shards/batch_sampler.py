@@ -34,7 +34,7 @@ class QueuedBatch:
     inputs: Mapping[str, PreparedInputs]
     """Its pictures."""
     ticket: int
-    """That of its shard."""
+    """That of the shard in whose turn it was queued."""
 
 
 class BatchSampler:
@@ -66,6 +66,8 @@ class BatchSampler:
         """What the shard before has left in flight, until it is settled."""
         self._last_ended = 0.0
         self._is_sampling = False
+        self.num_settled = 0
+        """Batches in flight that the device is done with."""
 
     def begin_shard(self, ticket: int, exact_sizes: Mapping[str, int]) -> None:
         """Start on a shard.
@@ -90,10 +92,10 @@ class BatchSampler:
     def is_sampling(self, ticket: int) -> bool:
         """Whether a shard with this ticket is being sampled at this moment; asked in any thread.
 
-        Where the next shard has begun while a batch of this one is in flight, both are.
+        Where the next shard has begun before the last batch of this one is settled, both are.
         """
         left = self._left
-        by_left = left is not None and left.ticket == ticket and not left.flight.has_ended
+        by_left = left is not None and left.ticket == ticket and not left.flight.is_settled
         return self._is_sampling and (ticket == self._ticket or by_left)
 
     def planned_size(self, image: PlannedImage) -> int:
@@ -157,30 +159,37 @@ class BatchSampler:
         self._is_sampling = True
         try:
             self._last_ended = flight.wait()
+            self.num_settled += 1
             if flight.must_be_repeated:
                 flight.repeated(self._sampled_again(flight.images, queued.inputs))
+        except Exception as error:
+            flight.close(error)
+            raise
         finally:
-            self._is_sampling, self._left = False, None
-            flight.close()
+            self._is_sampling = False
+            if self._left is queued:
+                self._left = None
 
     def leave(self) -> None:
         """Leave the batch in flight, if there is one, to the next shard, which settles it."""
         self._left = self._in_flight
 
-    def drop(self) -> None:
-        """Forget the batch in flight, if there is one; a device that has failed ends none.
+    def settle_left(self) -> None:
+        """Settle what the shard before has left in flight; see `settle`."""
+        if self._in_flight is not None and self._in_flight.ticket != self._ticket:
+            self.settle()
 
-        What this shard leaves stays, and what was left to it is settled.
+    def drop(self) -> None:
+        """End a shard: forget its batch in flight unless it is left, and settle one left to it.
+
+        A device that has failed is done with no batch.
 
         Raises:
             DeviceError: the device has failed in the batch that was left.
         """
+        self.settle_left()
         queued = self._in_flight
-        if queued is None:
-            return
-        if queued.ticket != self._ticket:
-            self.settle()
-        elif queued is not self._left:
+        if queued is not None and queued is not self._left:
             queued.flight.close()
             self._in_flight = None
 

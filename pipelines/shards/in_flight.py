@@ -74,9 +74,9 @@ class ImagesInFlight:
             return self._ended
 
     @property
-    def has_ended(self) -> bool:
-        """Whether a thread has seen that the device is done with them; does not wait."""
-        return self._ended is not None
+    def is_settled(self) -> bool:
+        """Whether a thread has seen what has become of them all; does not wait."""
+        return self._ended is not None and (not self.must_be_repeated or self._again.done())
 
     @property
     def must_be_repeated(self) -> bool:
@@ -87,10 +87,15 @@ class ImagesInFlight:
         """Note what has become of them when they were sampled again, in their order."""
         self._again.set_result([known for each in outcomes for known in _each(each)])
 
-    def close(self) -> None:
-        """Have those fail who wait for images that were not sampled again."""
+    def close(self, error: Exception | None = None) -> None:
+        """Have those fail who wait for images that were not sampled again.
+
+        Args:
+            error: why not.
+        """
         if not self._again.done():
-            self._again.set_exception(DeviceError("the sampling ended before the batch was done"))
+            ended = DeviceError("the sampling ended before the batch was done")
+            self._again.set_exception(error or ended)
 
     def known(self, index: int) -> Known:
         """What has become of one image; waits, and raises, as `wait`."""

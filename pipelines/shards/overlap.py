@@ -53,8 +53,10 @@ class TicketLock:
         """Block until a ticket has the lock."""
         with self._changed:
             self._waiting.add(number)
-            self._changed.wait_for(lambda: self._serving >= number)
-            self._waiting.remove(number)
+            try:
+                self._changed.wait_for(lambda: self._serving >= number)
+            finally:
+                self._waiting.remove(number)
 
     def is_awaited_by(self, number: int) -> bool:
         """Whether a thread waits until a ticket has the lock."""

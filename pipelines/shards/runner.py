@@ -115,8 +115,8 @@ class ShardRunner:
         self._fence = fence
         self._draining = threading.Event()
         self.accelerator_lock = lock or TicketLock()
-        self._attempts: dict[int, int] = {}
-        """Ticket -> attempt number, of the shards that are running."""
+        self._works: dict[int, ShardWork] = {}
+        """Ticket -> what is made, of the shards that are running."""
         self.timeline = timeline or Timeline(worker)
         self.timeline.switch(Activity.INPUT)
         self._batch_sampler = BatchSampler(sampler, store, record, self.timeline)
@@ -173,11 +173,11 @@ class ShardRunner:
             with self.accelerator_lock.ticket() as next_ticket:
                 yield from self.run(work, rows, next_ticket)
             return
-        self._attempts[ticket] = work.attempt
+        self._works[ticket] = work
         try:
             yield from self._run(work, rows, ticket)
         finally:
-            del self._attempts[ticket]
+            del self._works[ticket]
 
     def _run(self, work: ShardWork, rows: pa.Table, ticket: int) -> Iterator[ShardEvent]:
         committed = None if work.recommits else read_commit_if_any(self.store, work.shard)
@@ -256,9 +256,9 @@ class ShardRunner:
     def _prefetch_first_batch(self, missing: Missing, ticket: int) -> None:
         """Prepare prompts and pictures of a first batch while another shard is being sampled.
 
-        Only if every shard from that one to this is at its first attempt. A prompt or picture that
-        ends the process is blamed on the shard being sampled: an innocent shard can bear that once,
-        but not when it is retried, perhaps row by row.
+        Only if every shard is at its first attempt. A prompt or picture that ends the process is
+        blamed on the shard being sampled: an innocent shard can bear that once, but not when it is
+        retried, perhaps row by row.
         """
         if self._are_first_attempts(range(self.accelerator_lock.serving, ticket + 1)):
             size = self._batch_sampler.planned_size
@@ -268,15 +268,17 @@ class ShardRunner:
             self._prepare_pictures(first, missing)
 
     def _are_first_attempts(self, tickets: Iterable[int]) -> bool:
-        """Whether shards are all running, each for the first time."""
-        attempts = dict(self._attempts)
-        return {attempts.get(ticket) for ticket in tickets} == {1}
+        """Whether these shards are running, and all that are running are at their first attempt."""
+        running = dict(self._works)
+        first = all(work.is_first_attempt for work in running.values())
+        return first and running.keys() >= set(tickets)
 
     def _leaves_last_batch(self, ticket: int) -> bool:
         """Whether the next shard begins while the device is at work on the last batch of this one.
 
-        Only if it waits already, and if both are at their first attempt: what ends the process then
-        is blamed on the next shard, which an innocent one can bear once.
+        Only if it waits already: one that is still reading may turn out to be committed, and would
+        never settle that batch. And only under the conditions of `_prefetch_first_batch`: what ends
+        the process then is blamed on the next shard.
         """
         waits = self.accelerator_lock.is_awaited_by(ticket + 1)
         return waits and self._are_first_attempts((ticket, ticket + 1))
@@ -310,14 +312,20 @@ class ShardRunner:
             else:
                 self._batch_sampler.settle()
         finally:
-            self._batch_sampler.drop()
-            is_busy = self._batch_sampler.has_batch_in_flight
-            self.timeline.switch(Activity.BUSY if is_busy else Activity.INPUT)
-            self.accelerator_lock.release(ticket)
+            self._end_turn(ticket)
         while source.num_pending:
             yield source.settle(), 0.0
         if records := source.finish():
             yield records, 0.0
+
+    def _end_turn(self, ticket: int) -> None:
+        """Let the next shard sample."""
+        try:
+            self._batch_sampler.drop()
+        finally:
+            is_busy = self._batch_sampler.has_batch_in_flight
+            self.timeline.switch(Activity.BUSY if is_busy else Activity.INPUT)
+            self.accelerator_lock.release(ticket)
 
     def _sample_next(
         self,
@@ -330,7 +338,8 @@ class ShardRunner:
         """Sample a batch, and prepare the one after it, if that may be prepared.
 
         Returns:
-            How many seconds it took; None if it was drained, and not sampled.
+            The seconds until the device was done with the batch before, or with this one if nothing
+            is queued behind it; 0 if there is neither. None if it was drained, and not sampled.
         """
         self._inputs.prefetch(batch, missing.history)
         self._prompts.prefetch(ahead)
@@ -338,13 +347,15 @@ class ShardRunner:
         if outcomes is None:
             return None
         self._prepare_pictures(ahead, missing)
-        clock = time.perf_counter()
+        clock, num_settled = time.perf_counter(), self._batch_sampler.num_settled
         self.timeline.switch(Activity.BUSY)
         source.take(outcomes)
         if not (ahead or (source.is_finished and self._leaves_last_batch(ticket))):
             self._batch_sampler.settle()  # nothing will be queued right behind it
         self.timeline.switch(Activity.OUTPUT)
-        return time.perf_counter() - clock
+        seconds = time.perf_counter() - clock
+        only_queued = self._batch_sampler.has_batch_in_flight
+        return 0.0 if only_queued and self._batch_sampler.num_settled == num_settled else seconds
 
     def _prepare_pictures(self, images: list[PlannedImage], missing: Missing) -> None:
         """Start to read the pictures of a later batch, and then to join them for its upload."""
@@ -354,6 +365,7 @@ class ShardRunner:
     def _outcomes(self, batch: list[PlannedImage]) -> Iterator[Outcome] | None:
         """Wait for the pictures of a batch; returns what samples it, None if it is drained."""
         if not self._inputs.are_ready(batch):
+            self._batch_sampler.settle_left()  # the shard before must not wait for these pictures
             self.timeline.switch(Activity.INPUT)
         pictures = self._inputs.take(batch, self._draining.is_set)
         if pictures is None:

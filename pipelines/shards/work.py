@@ -77,6 +77,11 @@ class ShardWork:
         return self.isolated
 
     @property
+    def is_first_attempt(self) -> bool:
+        """Whether no process may have ended because of it yet, and it may share its actor."""
+        return self.attempt == 1 and not self.isolated
+
+    @property
     def replaces(self) -> bool:
         """Whether the files under the images' names are damaged and must be replaced."""
         return self.amends is not None and self.amends.replaces

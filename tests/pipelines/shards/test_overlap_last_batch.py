@@ -14,12 +14,12 @@ import pytest
 from support.fakes.fake_runs import FakeSampler, prepare, work_on
 from support.fakes.late_sampler import LateSampler, Spotted
 
-from nightpress.diffusion_core.errors import DeviceError
+from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.batch_result import SampledBatch
 from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
 from nightpress.pipelines.run_directory.record import RunRecord
-from nightpress.pipelines.shards.events import ShardDone, ShardEvent
+from nightpress.pipelines.shards.events import BatchDone, BatchSampled, ShardDone, ShardEvent
 from nightpress.pipelines.shards.runner import ShardRunner
 from nightpress.pipelines.shards.timeline import Activity
 from nightpress.pipelines.shards.work import Amendment
@@ -152,18 +152,22 @@ def test_a_first_attempt_shares_the_device_with_the_next(prepared: Prepared) -> 
     assert begun.had_in_flight == [False, True]
 
 
+@pytest.mark.parametrize("keeps", [["first"], ["second"]])
 def test_images_that_keep_their_batch_sizes_are_queued_behind_no_other_shard(
-    prepared: Prepared, expected: list[str]
+    prepared: Prepared, expected: list[str], keeps: list[str]
 ) -> None:
     """A batch that is sampled again needs the sizes of its own shard."""
     make_both(prepared, Spotted())
     store = prepared[0]
     for name in store.list("images"):
         store.delete(name)
-    amends = Amendment(tuple(range(8)), replaces=True)
+    every = tuple(range(8))
+    works = {
+        name: {"look_first": True, "amends": Amendment(every, replaces=name in keeps)}
+        for name in ("first", "second")
+    }
     sampler = LateSampler(overflows=[1])
-    work = {"amends": amends, "look_first": True}
-    make_both(prepared, sampler, first=work, second=work)
+    make_both(prepared, sampler, **works)
     seeds = prepared[2].column("seed").to_pylist()
     assert sampler.seeds == [*seeds[:8], *seeds[4:8], *seeds[8:]], "again before the next shard"
     assert hashes(prepared) == expected
@@ -210,10 +214,10 @@ def test_a_shard_that_is_drained_at_once_settles_what_was_left_to_it(prepared: P
 def test_a_device_that_fails_in_the_last_batch_ends_both_shards(prepared: Prepared) -> None:
     class Failing(LateSampler):
         def sample(self, *args: Any) -> SampledBatch:
-            self.error = "CUDA error: an illegal memory access" if self.moments else ""
+            self.error = "CUDA error: an illegal memory access" if len(self.moments) == 1 else ""
             return super().sample(*args)
 
-    with both_running(prepared, Failing()) as shards:
+    with both_running(prepared, Failing(allow=after_the_next)) as shards:
         for shard in shards:
             with pytest.raises(DeviceError, match="illegal memory access"):
                 shard.result(PATIENCE_S)
@@ -228,7 +232,7 @@ def test_a_device_that_hangs_in_the_last_batch_is_blamed_on_both_shards(
     with both_running(prepared, sampler, watch=runners.append) as shards:
         until(lambda: len(sampler.moments) == 3)
         until(lambda: runners[0].is_stuck(1))
-        assert runners[0].is_stuck(0), "the device is at work on its last batch"
+        until(lambda: runners[0].is_stuck(0))  # the device is at work on its last batch
         assert not runners[0].is_stuck(2)
         sampler.moments[1].allowed.set()
         until(lambda: not runners[0].is_stuck(0))
@@ -258,6 +262,130 @@ def test_a_next_shard_that_hangs_is_not_blamed_on_one_whose_last_batch_has_ended
         finally:
             goes_on.set()
         second.result(PATIENCE_S)
+
+
+def test_a_next_shard_that_hangs_is_seen_while_images_wait_to_be_sampled_again(
+    prepared: Prepared,
+) -> None:
+    """The driver asks about the first shard alone until that has ended."""
+    goes_on = threading.Event()
+
+    class Hanging(LateSampler):
+        def sample(self, *args: Any) -> SampledBatch:
+            if len(self.moments) == 2:
+                assert goes_on.wait(3 * PATIENCE_S)
+            return super().sample(*args)
+
+    runners: list[ShardRunner] = []
+    sampler = Hanging(overflows=[1])
+    with both_running(prepared, sampler, watch=runners.append) as (first, second):
+        until(lambda: runners[0].is_stuck(1))
+        time.sleep(0.2)  # until the threads of the first shard wait
+        try:
+            assert runners[0].is_stuck(0)
+            assert not first.done()
+        finally:
+            goes_on.set()
+        assert first.result(PATIENCE_S)[-1] == ShardDone(0, num_ok=8, num_failed=0)
+        second.result(PATIENCE_S)
+
+
+def test_nothing_is_left_to_a_shard_that_does_not_wait_for_its_turn(prepared: Prepared) -> None:
+    """It may turn out to be committed, and then it settles nothing."""
+    store, record, rows = prepared
+    own = rows.filter(pc.equal(rows.column("shard"), 0))
+    runner = ShardRunner(store, record, LateSampler(overflows=[1]), "here:1")  # type: ignore[arg-type]
+    runner._works[1] = work_on(own, 1)
+    events: list[ShardEvent] = []
+    thread = threading.Thread(
+        target=lambda: events.extend(runner.run(work_on(own), own, 0)), daemon=True
+    )
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert events[-1] == ShardDone(0, num_ok=8, num_failed=0)
+    runner.close()
+
+
+def test_a_store_that_fails_when_a_batch_is_sampled_again_fails_its_images(
+    prepared: Prepared,
+) -> None:
+    def watch(runner: ShardRunner) -> None:
+        def failing(*args: Any) -> Any:
+            raise StoreError("the smaller batch size cannot be stored")
+
+        runner._batch_sampler._sampled_again = failing  # type: ignore[method-assign]
+
+    sampler = LateSampler(overflows=[1])
+    with both_running(prepared, sampler, watch=watch) as shards:
+        for shard in shards:
+            with pytest.raises(StoreError, match="cannot be stored"):
+                shard.result(PATIENCE_S)
+
+
+def test_a_shard_that_waits_for_pictures_settles_what_was_left_to_it(prepared: Prepared) -> None:
+    """Otherwise the shard before it waits for these pictures."""
+    arrive = threading.Event()
+
+    def watch(runner: ShardRunner) -> None:
+        inputs, take = runner._inputs, runner._inputs.take
+
+        def late(images: Any, *args: Any) -> Any:
+            if runner.accelerator_lock.serving == 1:
+                assert arrive.wait(3 * PATIENCE_S)
+            return take(images, *args)
+
+        inputs.are_ready = lambda images: arrive.is_set()  # type: ignore[method-assign]
+        inputs.take = late  # type: ignore[method-assign]
+
+    with both_running(prepared, LateSampler(overflows=[1]), watch=watch) as (first, second):
+        try:
+            assert first.result(PATIENCE_S)[-1] == ShardDone(0, num_ok=8, num_failed=0)
+        finally:
+            arrive.set()
+        assert second.result(PATIENCE_S)[-1] == ShardDone(1, num_ok=8, num_failed=0)
+
+
+@pytest.mark.parametrize("found", ["first", "second"])
+def test_a_shard_whose_images_are_all_found_leaves_and_settles_batches_as_any_other(
+    prepared: Prepared, expected: list[str], found: str
+) -> None:
+    store, record, rows = prepared
+    number = ("first", "second").index(found)
+    own = rows.filter(pc.equal(rows.column("shard"), number))
+    runner = ShardRunner(store, record, Spotted(), "here:1")  # type: ignore[arg-type]
+    list(runner.run(work_on(own, number, commits=False), own))
+    runner.close()
+    make_both(prepared, LateSampler(overflows=[1]), **{found: {"look_first": True}})
+    assert hashes(prepared) == expected
+
+
+def test_a_shard_whose_first_batch_does_not_fit_settles_what_was_left_to_it(
+    prepared: Prepared,
+) -> None:
+    class Full(LateSampler):
+        def sample(self, requests: Any, params: Any, batch_size: Any = None) -> SampledBatch:
+            if len(self.moments) == 2 and batch_size > 2:
+                raise OutOfMemory("4 do not fit")
+            return super().sample(requests, params, batch_size)
+
+    sampler = Full(overflows=[1])
+    make_both(prepared, sampler)
+    sizes = read_commit(prepared[0], 0).column("batch_size").to_pylist()
+    assert sizes == [4] * 4 + [2] * 4, "the size that fits holds for what is sampled again"
+
+
+def test_the_seconds_of_a_batch_are_told_once_the_device_is_done_with_one(
+    prepared: Prepared,
+) -> None:
+    """From them it is told how long a batch may take at most."""
+    with both_running(prepared, LateSampler()) as shards:
+        events = [shard.result(PATIENCE_S) for shard in shards]
+    first, second = [
+        [e.batch_s for e in each if isinstance(e, BatchSampled | BatchDone)] for each in events
+    ]
+    assert first[0] == 0.0
+    assert first[1] > 0.0
+    assert second[0] > 0.0
 
 
 def test_the_device_counts_as_busy_from_one_shard_to_the_next(prepared: Prepared) -> None:
