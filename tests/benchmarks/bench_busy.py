@@ -20,7 +20,8 @@ as in an actor. Only the networks are simulated: SDXL's, which sleep as long as 
 
 With `--cores real` the CPU encodes. A machine with few cores then limits the rate, and the command
 says so. With `--cores plentiful` the work on pixels sleeps as long as it would compute, as if each
-image had a core of its own: what is lost then is lost by nightpress, or to the host's own work.
+image had a core of its own: what is lost then is lost by nightpress, to the host's own work, or by
+waiting for a core, which hashing, storing and the simulation itself still need.
 """
 
 import argparse
