@@ -377,7 +377,7 @@ def test_a_shard_whose_first_batch_does_not_fit_settles_what_was_left_to_it(
 def test_the_seconds_of_a_batch_are_told_once_the_device_is_done_with_one(
     prepared: Prepared,
 ) -> None:
-    """From them it is told how long a batch may take at most."""
+    """The limit after which an actor counts as hung is worked out from them."""
     with both_running(prepared, LateSampler()) as shards:
         events = [shard.result(PATIENCE_S) for shard in shards]
     first, second = [
