@@ -162,7 +162,7 @@ class BatchSampler:
             self.num_settled += 1
             if flight.must_be_repeated:
                 flight.repeated(self._sampled_again(flight.images, queued.inputs))
-        except Exception as error:
+        except BaseException as error:  # whatever it is, those who wait for the images must know
             flight.close(error)
             raise
         finally:

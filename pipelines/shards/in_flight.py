@@ -87,7 +87,7 @@ class ImagesInFlight:
         """Note what has become of them when they were sampled again, in their order."""
         self._again.set_result([known for each in outcomes for known in _each(each)])
 
-    def close(self, error: Exception | None = None) -> None:
+    def close(self, error: BaseException | None = None) -> None:
         """Have those fail who wait for images that were not sampled again.
 
         Args:

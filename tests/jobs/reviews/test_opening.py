@@ -6,13 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 import pytest
+from support import waiting
 from support.fakes.fake_runs import finished_run
 from support.review_client import review_client
 
@@ -44,11 +45,7 @@ def urls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return opened
 
 
-def until(is_so: Any) -> None:
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+until = partial(waiting.until, within_s=60.0)
 
 
 def path_of(url: str) -> Path:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.servers import Folder, Server
+from support.waiting import until
 
 from nightpress.pipelines.errors import LeaseLost, RunHeld, StoreError
 from nightpress.pipelines.run_directory import lease
@@ -39,13 +39,6 @@ def store(run_url: Folder) -> Store:
 def elsewhere(holder: Holder) -> Holder:
     """A holder on another machine, so that its process cannot be looked up."""
     return replace(holder, host="far-away", process=None)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_second_process_is_refused_and_told_who_holds_the_lease(store: Store) -> None:
@@ -119,7 +112,7 @@ def test_taking_over_fences_the_earlier_holder(store: Store) -> None:
     new = acquire(store, require_free(store, take_over=True), **QUICK)
     with pytest.raises(LeaseLost, match="taken over by"):
         old.fence.require(store)
-    wait_for(lambda: old._lost is not None)
+    until(lambda: old._lost is not None)
     with pytest.raises(LeaseLost):
         old.require()
     new.fence.require(store)
@@ -146,7 +139,7 @@ def test_a_holder_whose_heartbeat_returns_in_time_keeps_its_lease(store: Store) 
     store.create("lease/00001.json", holder.to_json())
     free = require_free(store, silence_s=0.3, poll_s=0.1)
     awake = Lease(store, 1, holder, BEAT_S)
-    wait_for(lambda: last_holder(store).beats > 0)
+    until(lambda: last_holder(store).beats > 0)
     with pytest.raises(RunHeld):
         acquire(store, free, **QUICK)
     awake.require()
@@ -228,7 +221,7 @@ def test_on_a_store_without_conditional_writes_a_replaced_holder_notices(
     store = Store(folder.url, folder.options).reading_back()
     first = acquire(store, **QUICK)
     store.put("lease/00001.json", current_process().to_json())
-    wait_for(lambda: first._lost is not None)
+    until(lambda: first._lost is not None)
     first.release()
 
 
@@ -284,7 +277,7 @@ def test_a_store_that_fails_for_a_while_does_not_cost_the_lease(
     time.sleep(4 * BEAT_S)
     monkeypatch.setattr(FailingStore, "fails", False)
     before = last_holder(failing).beats
-    wait_for(lambda: last_holder(failing).beats > before)
+    until(lambda: last_holder(failing).beats > before)
     kept.require()
     kept.release()
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_runs import FakeSampler, prepare, work_on
-from support.fakes.late_sampler import LateSampler, Spotted
+from support.fakes.fake_runs import FakeSampler, prepare, rows_of, work_on
+from support.fakes.late_sampler import PATIENCE_S, LateSampler, Spotted
+from support.waiting import until
 
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.batch_result import SampledBatch
@@ -27,21 +27,22 @@ from nightpress.pipelines.storage import Store
 
 Prepared = tuple[Store, RunRecord, pa.Table]
 
-PATIENCE_S = 20.0
+
+def planned(folder: Path) -> Prepared:
+    """Two shards of two batches each."""
+    prompts = [f"picture {number}" for number in range(16)]
+    return prepare(folder, prompts, shard_size=8, review={"thumbs": False})
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Prepared:
-    """Two shards of two batches each."""
-    prompts = [f"picture {number}" for number in range(16)]
-    return prepare(tmp_path, prompts, shard_size=8, review={"thumbs": False})
+    return planned(tmp_path)
 
 
 @pytest.fixture
 def expected(tmp_path: Path) -> list[str]:
     """The hashes that a sampler makes which is done with each batch at once."""
-    prompts = [f"picture {number}" for number in range(16)]
-    plain = prepare(tmp_path / "plain", prompts, shard_size=8, review={"thumbs": False})
+    plain = planned(tmp_path / "plain")
     make_both(plain, Spotted())
     return hashes(plain)
 
@@ -70,7 +71,7 @@ def both_running(
     watch(runner)
 
     def make(shard: int, ticket: int, work: dict[str, Any]) -> list[ShardEvent]:
-        own = rows.filter(pc.equal(rows.column("shard"), shard))
+        own = rows_of(rows, shard)
         with runner.accelerator_lock.ticket(ticket):
             return list(runner.run(work_on(own, shard, **work), own, ticket))
 
@@ -79,13 +80,6 @@ def both_running(
         until(lambda: runner.accelerator_lock.is_awaited_by(1))
         yield [threads.submit(make, 0, 0, first or {}), later]
     runner.close()
-
-
-def until(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def make_both(prepared: Prepared, sampler: FakeSampler, **work: Any) -> None:
@@ -240,27 +234,33 @@ def test_a_device_that_hangs_in_the_last_batch_is_blamed_on_both_shards(
             shard.result(PATIENCE_S)
 
 
+class HangingSampler(LateSampler):
+    """Hangs in the first batch of the second shard."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.hangs, self.goes_on = threading.Event(), threading.Event()
+
+    def sample(self, *args: Any) -> SampledBatch:
+        if len(self.moments) == 2:
+            self.hangs.set()
+            assert self.goes_on.wait(3 * PATIENCE_S)
+        return super().sample(*args)
+
+
 def test_a_next_shard_that_hangs_is_not_blamed_on_one_whose_last_batch_has_ended(
     prepared: Prepared,
 ) -> None:
-    hangs, goes_on = threading.Event(), threading.Event()
-
-    class Hanging(LateSampler):
-        def sample(self, *args: Any) -> SampledBatch:
-            if len(self.moments) == 2:
-                hangs.set()
-                assert goes_on.wait(3 * PATIENCE_S)
-            return super().sample(*args)
-
+    sampler = HangingSampler()
     runners: list[ShardRunner] = []
-    with both_running(prepared, Hanging(), watch=runners.append) as (first, second):
-        assert hangs.wait(PATIENCE_S)
+    with both_running(prepared, sampler, watch=runners.append) as (first, second):
+        assert sampler.hangs.wait(PATIENCE_S)
         try:
             until(lambda: not runners[0].is_stuck(0))
             assert runners[0].is_stuck(1)
             assert first.result(PATIENCE_S)[-1] == ShardDone(0, num_ok=8, num_failed=0)
         finally:
-            goes_on.set()
+            sampler.goes_on.set()
         second.result(PATIENCE_S)
 
 
@@ -268,16 +268,8 @@ def test_a_next_shard_that_hangs_is_seen_while_images_wait_to_be_sampled_again(
     prepared: Prepared,
 ) -> None:
     """The driver asks about the first shard alone until that has ended."""
-    goes_on = threading.Event()
-
-    class Hanging(LateSampler):
-        def sample(self, *args: Any) -> SampledBatch:
-            if len(self.moments) == 2:
-                assert goes_on.wait(3 * PATIENCE_S)
-            return super().sample(*args)
-
+    sampler = HangingSampler(overflows=[1])
     runners: list[ShardRunner] = []
-    sampler = Hanging(overflows=[1])
     with both_running(prepared, sampler, watch=runners.append) as (first, second):
         until(lambda: runners[0].is_stuck(1))
         time.sleep(0.2)  # until the threads of the first shard wait
@@ -285,7 +277,7 @@ def test_a_next_shard_that_hangs_is_seen_while_images_wait_to_be_sampled_again(
             assert runners[0].is_stuck(0)
             assert not first.done()
         finally:
-            goes_on.set()
+            sampler.goes_on.set()
         assert first.result(PATIENCE_S)[-1] == ShardDone(0, num_ok=8, num_failed=0)
         second.result(PATIENCE_S)
 
@@ -293,7 +285,7 @@ def test_a_next_shard_that_hangs_is_seen_while_images_wait_to_be_sampled_again(
 def test_nothing_is_left_to_a_shard_that_does_not_wait_for_its_turn(prepared: Prepared) -> None:
     """It may turn out to be committed, and then it settles nothing."""
     store, record, rows = prepared
-    own = rows.filter(pc.equal(rows.column("shard"), 0))
+    own = rows_of(rows, 0)
     runner = ShardRunner(store, record, LateSampler(overflows=[1]), "here:1")  # type: ignore[arg-type]
     runner._works[1] = work_on(own, 1)
     events: list[ShardEvent] = []
@@ -351,7 +343,7 @@ def test_a_shard_whose_images_are_all_found_leaves_and_settles_batches_as_any_ot
 ) -> None:
     store, record, rows = prepared
     number = ("first", "second").index(found)
-    own = rows.filter(pc.equal(rows.column("shard"), number))
+    own = rows_of(rows, number)
     runner = ShardRunner(store, record, Spotted(), "here:1")  # type: ignore[arg-type]
     list(runner.run(work_on(own, number, commits=False), own))
     runner.close()

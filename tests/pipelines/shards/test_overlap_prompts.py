@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_runs import FakeSampler, make_shard, prepare, work_on
+from support.fakes.fake_runs import FakeSampler, make_shard, prepare, rows_of, work_on
 
 from nightpress.diffusion_core.errors import DeviceError, SamplingError
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
@@ -59,10 +58,6 @@ class Watched(FakeSampler):
 @pytest.fixture
 def prepared(tmp_path: Path) -> tuple[Store, RunRecord, pa.Table]:
     return prepare(tmp_path, PROMPTS, shard_size=4)
-
-
-def rows_of(rows: pa.Table, shard: int) -> pa.Table:
-    return rows.filter(pc.equal(rows.column("shard"), shard))
 
 
 def events_of(runner: ShardRunner, rows: pa.Table, shard: int, **work: Any) -> list[ShardEvent]:

@@ -5,9 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_runs import FakeSampler, prepare, work_on
+from support.fakes.fake_runs import FakeSampler, prepare, rows_of, work_on
 
 from nightpress.pipelines.run_directory.commit import committed_shards, read_commit
 from nightpress.pipelines.shards.events import ShardDone
@@ -21,7 +20,7 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
 ) -> None:
     prompts = [f"picture {i}" for i in range(8)]
     store, record, rows = prepare(tmp_path, prompts, shard_size=4, packing=packing)
-    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
+    shards = [rows_of(rows, shard) for shard in (0, 1)]
     stored, sampled = threading.Event(), threading.Event()
 
     class Slow(Store):
@@ -54,7 +53,7 @@ def test_the_next_shard_is_sampled_while_this_one_is_being_stored(
 def test_shards_are_sampled_in_the_order_of_their_tickets(tmp_path: Path) -> None:
     prompts = [f"picture {i}" for i in range(8)]
     store, record, rows = prepare(tmp_path, prompts, shard_size=4)
-    shards = [rows.filter(pc.equal(rows.column("shard"), shard)) for shard in (0, 1)]
+    shards = [rows_of(rows, shard) for shard in (0, 1)]
     sampler = FakeSampler()
     runner = ShardRunner(store, record, sampler, "here:1")  # type: ignore[arg-type]
     lock = runner.accelerator_lock

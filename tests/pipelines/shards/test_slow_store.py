@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
-from support.fakes.fake_runs import FakeSampler, prepare, work_on
+from support.fakes.fake_runs import FakeSampler, prepare, rows_of, work_on
 from support.fakes.faulty_proxy import proxy
 from support.plans import MODEL
 from support.servers import Folder
@@ -70,7 +69,7 @@ def test_a_connection_of_20_mb_per_second_is_waited_for_and_images_do_not_pile_u
     monkeypatch.setattr(image_source, "PENDING_BYTES", PENDING_BATCHES * BATCH * planned_bytes)
     prompts = [f"picture {i}" for i in range(4 * BATCH * SHARDS)]
     _, record, rows = prepare(tmp_path, prompts, shard_size=4 * BATCH)
-    shards = [rows.filter(pc.equal(rows.column("shard"), number)) for number in range(SHARDS)]
+    shards = [rows_of(rows, number) for number in range(SHARDS)]
     with proxy(bucket.options["s3"]["endpoint_url"]) as line:
         store = Counting(bucket.url, line.options)
         line.upward.bytes_per_s = BYTES_PER_S

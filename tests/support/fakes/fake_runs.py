@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from support.plans import MODEL
 
 from nightpress.diffusion_core.errors import OutOfMemory, SamplingError
@@ -96,6 +97,11 @@ def prepare(
     layout = check(spec, MODEL, 4)
     record = new_record(spec, MODEL, "cpu", 4, layout)
     return Store(spec.url), record, plan_part(spec, MODEL, layout, 0)
+
+
+def rows_of(rows: pa.Table, shard: int) -> pa.Table:
+    """The rows of one shard of a plan."""
+    return rows.filter(pc.equal(rows.column("shard"), shard))
 
 
 def work_on(rows: pa.Table, shard: int = 0, **values: Any) -> ShardWork:
