@@ -89,6 +89,7 @@ WHAT_IS_LEFT = {
     "deliver": "copies that are written stay: run the same command to go on",
     "review": "thumbnails and marks that are stored are kept: run the same command to go on",
     "train": "the last checkpoint is kept: run the same command to resume",
+    "import": "files that are written stay: remove them before you run it again",
 }
 """What is said when a command is interrupted; the others change nothing before their end."""
 

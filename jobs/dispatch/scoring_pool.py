@@ -12,6 +12,7 @@ from nightpress.diffusion_core.acceleration.numerics import fix_numerics
 from nightpress.diffusion_core.silence_libraries import log_to_stderr, silence_process
 from nightpress.jobs.cluster.ray_errors import reason_of
 from nightpress.jobs.errors import ClusterError
+from nightpress.pipelines.run_directory.late_scores import register_scorer
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.scoring.job_scorers import JobScorers
@@ -41,12 +42,27 @@ class ScoringActor:
         silence_process()
         log_to_stderr()
         fix_numerics(threads)
-        loaded: dict[str, LoadedScorer] = dict(scorers.load(device))
-        self._scorer = LateScorer(Run(store, record), loaded)
+        self._loaded: dict[str, LoadedScorer] = dict(scorers.load(device))
+        self._scorer = LateScorer(Run(store, record), self._loaded)
+        self._store, self._specs = store, scorers.specs
+        self._has_names = False
 
     def score(self, shard: int) -> ShardScored:
-        """Score the images of a shard; see `LateScorer.score`."""
+        """Score the images of a shard; see `LateScorer.score`.
+
+        Raises:
+            SpecError: a name stands for the scores of another scorer.
+        """
+        if not self._has_names:
+            self._take_names()
         return self._scorer.score(shard)
+
+    def _take_names(self) -> None:
+        """Take the names of the scorers, now that they are loaded: a name is taken for good."""
+        for name, each in self._loaded.items():
+            settings = self._specs[name].model_dump(mode="json")
+            register_scorer(self._store, name, each.scorer.fingerprint, settings)
+        self._has_names = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class ScoringPool:
 
         Raises:
             ClusterError: several actors in a row, or over one shard, were lost.
-            ScorerError, StoreError, Damaged: as an actor raised them.
+            ScorerError, SpecError, StoreError, Damaged: as an actor raised them.
         """
         self._waiting.extend(shards)
         self._idle = [self._start() for _ in range(min(self._num_actors, len(shards)))]

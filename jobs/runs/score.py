@@ -19,7 +19,7 @@ from nightpress.pipelines.formatting import plural
 from nightpress.pipelines.job.scores_section import ScorerSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.records import METADATA_SCHEMA
-from nightpress.pipelines.run_directory.late_scores import register_scorer, require_same_scorer
+from nightpress.pipelines.run_directory.late_scores import require_free_name, require_same_scorer
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE
 from nightpress.pipelines.scoring.job_scorers import JobScorers
@@ -90,7 +90,7 @@ def score(
     scorers = JobScorers.of(specs, {**run.spec.storage, **run.store.options})
     _check_columns(run, specs)
     infos = scorers.describe()
-    _require_names(run, specs, infos)
+    _require_names(run, infos)
     run = Run(create_only_store(run.store, on_event), run.record)
     with cluster(spec.cluster):
         require_readable_on_every_node(run.store, RUN_FILE)
@@ -125,16 +125,13 @@ def _check_columns(run: Run, specs: Mapping[str, ScorerSpec]) -> None:
         check_templates(specs, [*PROMPTS, *sorted(carried)])
 
 
-def _require_names(
-    run: Run, specs: Mapping[str, ScorerSpec], infos: Mapping[str, ScorerInfo]
-) -> None:
-    """Take the names of the scores for these scorers."""
+def _require_names(run: Run, infos: Mapping[str, ScorerInfo]) -> None:
+    """Check that no name stands for the scores of another scorer."""
     for name, info in infos.items():
         taken = run.record.scorers.get(name)
         if taken is not None:
             require_same_scorer(run.store, name, taken, info.fingerprint)
-    for name, info in infos.items():
-        register_scorer(run.store, name, info.fingerprint, specs[name].model_dump(mode="json"))
+        require_free_name(run.store, name, info.fingerprint)
 
 
 def _scored(

@@ -205,7 +205,8 @@ def _licences(facts: CardFacts) -> str:
     ]
     for each in facts.licences:
         what = f"{each.role} {_cell(each.name)}" if shows_names else each.role
-        licence = _cell(each.licence or "unknown")
+        unknown = "unknown: its card could not be read" if each.is_unread else "unknown"
+        licence = _cell(each.licence or unknown)
         lines.append(f"| {what} | `{each.fingerprint[:16]}` | {licence} |")
     return "\n".join(lines) + "\n"
 

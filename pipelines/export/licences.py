@@ -33,7 +33,9 @@ class Licence:
     fingerprint: str
     """SHA-256 of its weights."""
     licence: str | None
-    """As its card states it; None if it states none, or cannot be read."""
+    """As its card states it; None if it states none, is not there, or could not be read."""
+    is_unread: bool = False
+    """Whether a store or a disk failed while the card was read."""
 
 
 def licences_of(record: RunRecord, options: Options) -> list[Licence]:
@@ -48,10 +50,9 @@ def licences_of(record: RunRecord, options: Options) -> list[Licence]:
 def _of_model(record: RunRecord, options: Options) -> list[Licence]:
     """The licences behind one model of a run."""
     model = record.model
-    found = [
-        Licence("model", model.source, model.fingerprint, stated_licence(model.source, options))
-    ]
-    sources = dict(_adapter_sources(record))
+    revision = record.spec.model.revision
+    found = [_licence("model", model.source, model.fingerprint, (model.source, revision), options)]
+    sources = {name: (source, revision) for name, source, revision in _adapter_sources(record)}
     for role, infos in (
         ("LoRA", (*model.loras, *model.row_loras)),
         ("ControlNet", model.controlnets),
@@ -62,33 +63,58 @@ def _of_model(record: RunRecord, options: Options) -> list[Licence]:
     return found
 
 
-def _adapter(role: str, info: LoraInfo, source: str | None, options: Options) -> Licence:
-    stated = None if source is None else stated_licence(source, options)
-    return Licence(role, info.name, info.sha256, stated)
+def _adapter(
+    role: str, info: LoraInfo, source: tuple[str, str | None] | None, options: Options
+) -> Licence:
+    return _licence(role, info.name, info.sha256, source, options)
 
 
-def _adapter_sources(record: RunRecord) -> Iterator[tuple[str, str]]:
-    """(name, source) of every adapter of the job."""
+def _licence(
+    role: str,
+    name: str,
+    fingerprint: str,
+    source: tuple[str, str | None] | None,
+    options: Options,
+) -> Licence:
+    """The licence of one thing by its source and the job's revision of it."""
+    if source is None:
+        return Licence(role, name, fingerprint, None)
+    try:
+        stated = _stated(*source, options)
+    except (StoreError, OSError):
+        return Licence(role, name, fingerprint, None, is_unread=True)
+    return Licence(role, name, fingerprint, stated)
+
+
+def _adapter_sources(record: RunRecord) -> Iterator[tuple[str, str, str | None]]:
+    """(name, source, revision) of every adapter of the job."""
     model = record.spec.model
     for lora in (*model.loras, *model.row_loras):
-        yield lora.label, lora.source
-    yield from ((each.label, each.source) for each in model.controlnets)
-    yield from ((each.label, each.source) for each in model.references)
-    yield from ((each.label, each.source) for each in model.embeddings)
+        yield lora.label, lora.source, None
+    yield from ((each.label, each.source, None) for each in model.embeddings)
+    yield from ((each.label, each.source, each.revision) for each in model.controlnets)
+    yield from ((each.label, each.source, each.revision) for each in model.references)
 
 
 def stated_licence(source: str, options: Options) -> str | None:
     """The licence that the card beside a model or an adapter states; None if it states none.
 
-    Nothing is downloaded from a hub.
+    Nothing is downloaded from a hub. A card that cannot be read counts as one that states none.
 
     Args:
         source: as a job names it.
         options: fsspec options by protocol, for URLs.
     """
+    try:
+        return _stated(source, None, options)
+    except (StoreError, OSError):
+        return None
+
+
+def _stated(source: str, revision: str | None, options: Options) -> str | None:
     if source.partition("/")[0] == "builtin":
         return OWN_LICENCE
-    card = _card(source, options)
+    card = _card(source, revision, options)
     head = None if card is None else _HEAD.match(card)
     if head is None:
         return None
@@ -100,27 +126,29 @@ def stated_licence(source: str, options: Options) -> str | None:
     return str(stated) if stated else None
 
 
-def _card(source: str, options: Options) -> str | None:
-    """The text of the card beside a model or an adapter; None if there is none to be read."""
-    try:
-        if is_url(source) and not is_local(source):
-            data = Store(source, options).read_if_any(CARD)
-        else:
-            folder = local_path(source)
-            folder = folder.parent if folder.is_file() else folder
-            path = folder / CARD if folder.is_dir() else _cached_card(source)
-            data = None if path is None or not path.is_file() else path.read_bytes()
-    except (StoreError, OSError):
-        return None
+def _card(source: str, revision: str | None, options: Options) -> str | None:
+    """The text of the card beside a model or an adapter; None if there is none.
+
+    Raises:
+        StoreError: the store refuses or fails.
+        OSError: the file cannot be read.
+    """
+    if is_url(source) and not is_local(source):
+        data = Store(source, options).read_if_any(CARD)
+    else:
+        folder = local_path(source)
+        folder = folder.parent if folder.is_file() else folder
+        path = folder / CARD if folder.is_dir() else _cached_card(source, revision)
+        data = None if path is None or not path.is_file() else path.read_bytes()
     return None if data is None else data.decode("utf-8", "replace")
 
 
-def _cached_card(source: str) -> Path | None:
+def _cached_card(source: str, revision: str | None) -> Path | None:
     """The card of a hub model in this machine's cache."""
     hub_id = HUB_ID.fullmatch(source)
     if hub_id is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id["repo"], CARD, revision=hub_id["revision"])
+    found = try_to_load_from_cache(hub_id["repo"], CARD, revision=hub_id["revision"] or revision)
     return Path(found) if isinstance(found, str) else None

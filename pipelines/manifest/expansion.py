@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nightpress.pipelines.manifest.rows import row_number_ids
 from nightpress.pipelines.manifest.types import one_chunk, to_text
 from nightpress.pipelines.records import DRAW_KEY
 from nightpress.pipelines.storage import Options, Store, is_local
+from nightpress.pipelines.storage.local import PARTIAL_FOLDER, link_new
 from nightpress.pipelines.storage.urls import local_path
 
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -92,22 +94,38 @@ def _created(output: str, options: Options) -> Iterator[Any]:
     with store.as_store_errors(name):
         if store.size(name) is not None:
             raise StoreDenied(f"{output}: this file is there already; remove it, or name another")
-        if not is_local(output):
-            filesystem, path = store.arrow()
-            with filesystem.open_output_stream(f"{path}/{name}") as stream:
-                yield stream
-            return
-        whole = local_path(output)
-        partial = whole.with_name(f".{whole.name}.{os.getpid()}.partial")
-        try:
+        with _partial(output) as partial:
             with pa.OSFile(str(partial), "wb") as stream:
                 yield stream
-            os.link(partial, whole)
-        except FileExistsError as error:
-            message = f"{output}: another process has written this file; remove it, or name another"
-            raise StoreDenied(message) from error
-        finally:
-            partial.unlink(missing_ok=True)
+            if is_local(output):
+                is_new = link_new(partial, local_path(output))
+            else:
+                is_new = store.create(name, partial.read_bytes())
+        if not is_new:
+            raise StoreDenied(
+                f"{output}: another process has written this file; remove it, or name another"
+            )
+
+
+@contextmanager
+def _partial(output: str) -> Iterator[Path]:
+    """Where a file is written until it is whole: on the disk of a local output, or a temporary one.
+
+    What stays of the folder is removed, unless another process writes there as well.
+    """
+    if not is_local(output):
+        with TemporaryDirectory(prefix="nightpress-") as folder:
+            yield Path(folder, "partial")
+        return
+    partial = (
+        local_path(output).with_name(PARTIAL_FOLDER) / f"{os.getpid()}-{local_path(output).name}"
+    )
+    partial.parent.mkdir(exist_ok=True)
+    try:
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+        Store(str(local_path(output).parent)).tidy()
 
 
 @contextmanager

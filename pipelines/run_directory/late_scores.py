@@ -150,16 +150,34 @@ def register_scorer(store: Store, name: str, fingerprint: str, scorer: Mapping[s
 
     Raises:
         SpecError: the name stands for the scores of another scorer.
+        Damaged: the record of the name is not one.
     """
-    path = f"{SCORES_FOLDER}/{name}.json"
-    if store.create(path, json_file({"fingerprint": fingerprint, "scorer": dict(scorer)})):
+    data = json_file({"fingerprint": fingerprint, "scorer": dict(scorer)})
+    if not store.create(_record_of(name), data):
+        require_free_name(store, name, fingerprint)
+
+
+def require_free_name(store: Store, name: str, fingerprint: str) -> None:
+    """Refuse a name that stands for the late scores of another scorer.
+
+    Raises:
+        SpecError: it does.
+        Damaged: the record of the name is not one.
+    """
+    path = _record_of(name)
+    data = store.read_if_any(path)
+    if data is None:
         return
     try:
-        taken = json.loads(store.read(path))["fingerprint"]
+        taken = json.loads(data)["fingerprint"]
     except (ValueError, KeyError, TypeError) as error:
         wrong = what_is_wrong(error)
         raise Damaged(f"{store.url}/{path}: not the record of a scorer: {wrong}") from error
     require_same_scorer(store, name, taken, fingerprint)
+
+
+def _record_of(name: str) -> str:
+    return f"{SCORES_FOLDER}/{name}.json"
 
 
 def require_same_scorer(store: Store, name: str, taken: str, fingerprint: str) -> None:

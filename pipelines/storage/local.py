@@ -59,7 +59,7 @@ class LocalFolder:
         with as_store_errors(self.location, path):
             target = self._target(path)
             with self._partial(data) as partial:
-                created = _link(partial, target)
+                created = link_new(partial, target)
             if created:
                 _fsync_folder(target.parent)
             return created
@@ -212,7 +212,7 @@ def _opened(partial: Path) -> IO[bytes]:
     return partial.open("xb")
 
 
-def _link(partial: Path, target: Path) -> bool:
+def link_new(partial: Path, target: Path) -> bool:
     """Link a file to its final name in one step; False if the name is taken."""
     try:
         os.link(partial, target)
@@ -226,7 +226,7 @@ def _link(partial: Path, target: Path) -> bool:
 
 
 def _rename_under_lock(partial: Path, target: Path) -> bool:
-    """Like `_link`, for file systems without hard links.
+    """Like `link_new`, for file systems without hard links.
 
     A rename would replace an existing file, so the check and the rename share a lock, which the
     system releases when a process dies.

@@ -12,7 +12,7 @@ from support.run_files import PROMPTS, files_of, read_metadata
 
 from nightpress import jobs
 from nightpress.jobs.cli import command
-from nightpress.jobs.errors import UntrustedRun
+from nightpress.jobs.errors import ClusterError, UntrustedRun
 from nightpress.pipelines import open_run
 from nightpress.pipelines.errors import ScorerError, SpecError
 from nightpress.pipelines.job.spec import RunSpec
@@ -64,6 +64,18 @@ def test_a_name_stands_for_one_scorer_and_texts_name_columns_that_are_there(
     text = {"text": {"scorer": "ocr", "expect": "{moood}"}}
     with pytest.raises(ScorerError, match=r"scores\.text\.expect: there is no column 'moood'"):
         jobs.score(spec.url, scores=text)
+
+
+def test_a_scorer_that_could_not_be_loaded_leaves_its_name_free(
+    finished: MakeSpec, mood: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = finished()
+    (tmp_path / "mood.py").write_text(MOOD + "\n    def __init__(self):\n        raise OSError\n")
+    with pytest.raises((ClusterError, ScorerError)):
+        jobs.score(spec.url, scores=mood)
+    assert not [name for name in files_of(spec) if name.startswith("scores/")]
+    (tmp_path / "mood.py").write_text(MOOD)
+    assert jobs.score(spec.url, scores=mood).is_complete
 
 
 def test_the_command_takes_a_file_and_says_what_it_did(

@@ -1,6 +1,7 @@
 """README.md, croissant.json and the tables beside an export."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,11 +10,14 @@ import yaml
 from support.exports import SPLIT, finished_run, spec_of, written
 from support.made_runs import colour
 
+from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.pipelines import Run
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.export.card import size_category
 from nightpress.pipelines.export.layouts.registry import DATA_FILES, WRITERS
 from nightpress.pipelines.export.licences import licences_of
 from nightpress.pipelines.export.spec import WITHOUT_SPLITS
+from nightpress.pipelines.storage import Store
 
 
 @pytest.fixture
@@ -118,10 +122,6 @@ def seeds(url: str, split: str) -> list[int]:
 
 
 def test_the_licence_of_a_model_is_what_its_card_states(run: Run, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from nightpress.diffusion_core.models.spec import ModelSpec
-
     folder = tmp_path / "model"
     folder.mkdir()
     record = replace(run.record, model=replace(run.record.model, source=str(folder)))
@@ -137,6 +137,61 @@ def test_the_licence_of_a_model_is_what_its_card_states(run: Run, tmp_path: Path
     spec = record.spec.model_copy(update={"model": ModelSpec(source="owner/none")})
     unknown = replace(record, spec=spec, model=replace(record.model, source="owner/none"))
     assert [each.licence for each in licences_of(unknown, {})] == [None]
+
+
+def cached_card(cache: Path, revision: str, card: str) -> None:
+    """Put the card of `owner/model` at a revision into a cache of the hub."""
+    repo = cache / "models--owner--model"
+    snapshot = repo / "snapshots" / f"{revision:0<40}"
+    snapshot.mkdir(parents=True)
+    (snapshot / "README.md").write_text(card)
+    (repo / "refs").mkdir(exist_ok=True)
+    (repo / "refs" / revision).write_text(snapshot.name)
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [
+        ({"source": "owner/model"}, "cc-by-nc-4.0"),
+        ({"source": "owner/model", "revision": "v1"}, "openrail"),
+        ({"source": "owner/model@v1"}, "openrail"),
+        ({"source": "owner/model@v2"}, None),
+    ],
+)
+def test_the_licence_of_a_hub_model_is_that_of_its_revision(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: dict[str, str],
+    licence: str | None,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached_card(tmp_path / "hub", "main", "---\nlicense: cc-by-nc-4.0\n---\n")
+    cached_card(tmp_path / "hub", "v1", "---\nlicense: openrail\n---\n")
+    spec = run.record.spec.model_copy(update={"model": ModelSpec.model_validate(model)})
+    info = replace(run.record.model, source=model["source"])
+    record = replace(run.record, spec=spec, model=info)
+    assert [each.licence for each in licences_of(record, {})] == [licence]
+
+
+def test_a_card_that_cannot_be_read_is_told_from_one_that_states_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise StoreError("s3://models: the store is busy")
+
+    source = f"memory://{tmp_path.name}/model"
+    model = run.record.spec.model.model_copy(update={"source": source})
+    record = replace(
+        run.record,
+        spec=run.record.spec.model_copy(update={"model": model}),
+        model=replace(run.record.model, source=source),
+    )
+    (none,) = licences_of(record, {})
+    assert (none.licence, none.is_unread) == (None, False)
+    monkeypatch.setattr(Store, "read_if_any", busy)
+    (unread,) = licences_of(record, {})
+    assert (unread.licence, unread.is_unread) == (None, True)
 
 
 def test_sizes_have_the_names_of_the_hub() -> None:

@@ -1,5 +1,6 @@
 """Campaigns written out as files, and compared row by row."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,9 +9,10 @@ import pytest
 from support.campaigns import scanned, table_of, write_campaign
 
 from nightpress.pipelines.errors import ManifestError, StoreDenied
+from nightpress.pipelines.manifest import expansion
 from nightpress.pipelines.manifest.expansion import compare_rows, write_rows
 from nightpress.pipelines.manifest.files import scan
-from nightpress.pipelines.storage import find
+from nightpress.pipelines.storage import Store, find
 
 TEXT = """
     prompt: "{film|studio} photo of ${n}"
@@ -61,6 +63,44 @@ def test_nothing_that_is_there_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(StoreDenied, match="is there already"):
         write_rows(campaign, str(tmp_path / "x.csv"), {})
     assert (tmp_path / "x.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_file_whose_writing_is_stopped_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, is_remote: bool
+) -> None:
+    def stopped(*_: object) -> Iterator[pa.Table]:
+        yield from tables(campaign, {})
+        raise KeyboardInterrupt
+
+    campaign, tables = scanned(write_campaign(tmp_path, TEXT % 3)), expansion._tables
+    folder = f"memory://{tmp_path.name}-{suffix}" if is_remote else str(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(expansion, "_tables", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(campaign, f"{folder}/x.{suffix}", {})
+    assert Store(folder).list() == {}
+    assert not any((tmp_path / "out").iterdir())
+    monkeypatch.undo()
+    write_rows(campaign, f"{folder}/x.{suffix}", {})
+    assert list(Store(folder).list()) == [f"x.{suffix}"]
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_of_two_that_write_the_same_file_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
+) -> None:
+    def late(*_: object) -> Iterator[pa.Table]:
+        assert Store(folder).create("x.csv", b"theirs")
+        yield from tables(campaign, {})
+
+    campaign, tables = scanned(write_campaign(tmp_path, TEXT % 3)), expansion._tables
+    folder = f"memory://{tmp_path.name}" if is_remote else str(tmp_path)
+    monkeypatch.setattr(expansion, "_tables", late)
+    with pytest.raises(StoreDenied, match="another process has written"):
+        write_rows(campaign, f"{folder}/x.csv", {})
+    assert Store(folder).read("x.csv") == b"theirs"
 
 
 def test_rows_come_go_change_and_stay(tmp_path: Path) -> None:
