@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from nightpress.pipelines.errors import RunNotFound, SpecError
@@ -12,13 +13,15 @@ from nightpress.pipelines.export.columns import SCORES
 from nightpress.pipelines.export.selected_images import SelectedImages
 from nightpress.pipelines.export.spec import ExportSpec, SelectSpec
 from nightpress.pipelines.formatting import plural
+from nightpress.pipelines.planning.layout import PlanLayout
 from nightpress.pipelines.run_directory.clip_checks import refuse_clips
 from nightpress.pipelines.run_directory.commit import commit_sizes, read_commit
 from nightpress.pipelines.run_directory.embeddings import embedding_parts, read_part
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
-    with_scores_of,
+    read_late,
+    registered_scorers,
 )
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
@@ -150,15 +153,39 @@ def _require_one_scorer(sources: Sequence[ExportSource]) -> None:
 
 
 def _score_names(run: Run, schema: pa.Schema, late: Mapping[int, LatePart]) -> tuple[str, ...]:
-    """The names of the scores in the first shard of each edition."""
+    """The names of the scores that images of the run have.
+
+    All images of an edition that are ok have the scores of its job; late ones are in the parts.
+    """
     if SCORES not in schema.names or not pa.types.is_map(schema.field(SCORES).type):
         return ()
     names: dict[str, None] = {}
     for section in run.record.layout.sections:
-        if section.parts:
-            first = section.parts[0].first_shard
-            part = with_scores_of(run.store, read_commit(run.store, first), late.get(first))
-            if SCORES in part.column_names:
-                for scores in part.column(SCORES).to_pylist():
-                    names |= dict.fromkeys(name for name, _ in scores or ())
+        names |= dict.fromkeys(_names_in_section(run, section))
+    wanted = registered_scorers(run.store) if late else set[str]()
+    for part in late.values():
+        if not wanted:
+            break
+        found = read_late(run.store, part)
+        if not wanted.isdisjoint(found.scorers):
+            names |= dict.fromkeys(_names_in(found.rows))
+            wanted -= set(found.scorers)
     return tuple(names)
+
+
+def _names_in_section(run: Run, section: PlanLayout) -> list[str]:
+    """The names of the scores in the first shard of a section that has an image that is ok."""
+    for part in section.parts:
+        for shard in range(part.first_shard, part.first_shard + part.num_shards):
+            rows = read_commit(run.store, shard)
+            if pc.any(pc.equal(rows.column("status"), "ok")).as_py():
+                return _names_in(rows)
+    return []
+
+
+def _names_in(rows: pa.Table) -> list[str]:
+    """The names of the scores in these rows, as they come."""
+    if SCORES not in rows.column_names:
+        return []
+    scores = rows.column(SCORES).to_pylist()
+    return list(dict.fromkeys(name for each in scores for name, _ in each or ()))

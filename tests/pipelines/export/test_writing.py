@@ -41,7 +41,12 @@ from nightpress.pipelines.run_directory.commit import (
     metadata_columns,
     shard_path,
 )
-from nightpress.pipelines.run_directory.late_scores import LatePart, LateScores, create_late
+from nightpress.pipelines.run_directory.late_scores import (
+    LatePart,
+    LateScores,
+    create_late,
+    register_scorer,
+)
 from nightpress.pipelines.run_directory.selections.files import (
     SELECTION_SCHEMA,
     Selection,
@@ -453,6 +458,24 @@ def test_scores_are_columns_of_their_own(tmp_path: Path) -> None:
         assert row["scores.nsfw"] is None
 
 
+def test_scores_are_found_behind_shards_without_images(tmp_path: Path) -> None:
+    run = made_runs.begin(str(tmp_path / "press"))
+    made_runs.commit(run, 0, [made_runs.failed(run, n) for n in range(4)])
+    for shard, size in ((1, 4), (2, 2)):
+        records = [made_runs.made(run, shard * 4 + n) for n in range(size)]
+        made_runs.commit(run, shard, [replace(each, scores={"clip": 0.5}) for each in records])
+    spec = spec_of(tmp_path, run.url)
+    written(spec)
+    assert {row["scores.clip"] for row in rows_of(spec.url)} == {0.5}
+
+
+def test_late_scores_are_found_in_whichever_shard_has_them(run: Run, tmp_path: Path) -> None:
+    add_late_scores(run, 1, 0, 0.9)
+    spec = spec_of(tmp_path, run.url)
+    written(spec)
+    assert [row["scores.clip"] for row in rows_of(spec.url)].count(0.9) == 3
+
+
 def add_late_scores(run: Run, shard: int, layer: int, clip: float) -> None:
     """Give every image of a shard the score `clip`, as `nightpress score` does."""
     data = run.store.read(shard_path(shard))
@@ -460,6 +483,7 @@ def add_late_scores(run: Run, shard: int, layer: int, clip: float) -> None:
     scores = pa.array([[("clip", clip)]] * len(rows), METADATA_SCHEMA.field("scores").type)
     rows = rows.set_column(rows.schema.get_field_index("scores"), "scores", scores)
     part = LatePart(shard, len(data), layer)
+    register_scorer(run.store, "clip", "f", {})
     assert create_late(run.store, part, LateScores(rows, {"clip": "f"}), "c")
 
 
