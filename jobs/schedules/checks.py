@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.characters import not_text
 from nightpress.pipelines.job.credentials import has_credentials
 from nightpress.pipelines.job.local_time import moments_of
+from nightpress.pipelines.job.scores_section import OwnSpec, ScorerSpec
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.models.location import is_path
 from nightpress.pipelines.storage import is_local
@@ -38,8 +39,6 @@ NAMES = {"namespace": LABEL, "image": r"\S+"}
 
 
 CERTIFICATE = "provenance.sign.certificate"
-TRAVELLING = ("manifest", CERTIFICATE)
-"""Keys whose files `submit` sends along."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class LocalPath:
 
     key: str
     path: str
+    travels: bool = False
+    """Whether `submit` sends its file along."""
 
     @property
     def is_absolute(self) -> bool:
@@ -91,7 +92,7 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
     _require_text(schedule)
     _require_names(kind, schedule)
     for each in local_paths(schedule.job.spec):
-        travels = each.key in TRAVELLING and schedule.to is not None and not kind.runs_in_pods
+        travels = each.travels and schedule.to is not None and not kind.runs_in_pods
         elsewhere = kind.runs_in_pods or schedule.to is not None
         if elsewhere and not each.is_absolute and not travels:
             raise SpecError(
@@ -203,17 +204,28 @@ def _has_port(url: str) -> bool:
 
 def local_paths(spec: RunSpec) -> Iterator[LocalPath]:
     """Everything in a job that is named by a path."""
+    certificate = spec.provenance.certificate_url
     named = [
-        *(("manifest", url) for url in spec.manifests),
-        ("output", spec.output),
-        *([("inputs.root", spec.inputs.root)] if spec.inputs.root else []),
-        *(("model", each) for each in spec.model_sources if is_path(each)),
+        *(LocalPath("manifest", url, travels=True) for url in spec.manifests),
+        LocalPath("output", spec.output),
+        *([LocalPath("inputs.root", spec.inputs.root)] if spec.inputs.root else []),
+        *(LocalPath("model", each) for each in spec.model_sources if is_path(each)),
+        *([LocalPath(CERTIFICATE, certificate, travels=True)] if certificate else []),
+        *(path for name, each in spec.scores.items() for path in _of_scorer(name, each)),
     ]
-    if spec.provenance.certificate_url is not None:
-        named.append((CERTIFICATE, spec.provenance.certificate_url))
-    for key, url in named:
-        if is_local(url):
-            yield LocalPath(key, url.removeprefix("file://"))
+    for each in named:
+        if is_local(each.path):
+            yield replace(each, path=each.path.removeprefix("file://"))
+
+
+def _of_scorer(name: str, scorer: ScorerSpec) -> Iterator[LocalPath]:
+    """The Python file of a scorer, or the folder of its model."""
+    if isinstance(scorer, OwnSpec):
+        yield LocalPath(f"scores.{name}.scorer", scorer.file, travels=True)
+    else:
+        yield from (
+            LocalPath(f"scores.{name}.model", each) for each in scorer.sources if is_path(each)
+        )
 
 
 def notes(kind: Kind, schedule: Schedule, today: date) -> Iterator[str]:

@@ -288,6 +288,15 @@ def test_a_job_file_is_the_same_text_in_a_config_map(text: str) -> None:
         ("manifest: s3://b/a.csv\noutput: s3://b/p\ninputs: {root: in}\n", "inputs.root: 'in'"),
         ("manifest: s3://b/a.csv\noutput: builtin/p\n", "output: 'builtin/p'"),
         ("manifest: s3://b/a.csv\noutput: s3://b/p\nmodel: ~/sdxl\n", "model: '~/sdxl'"),
+        (
+            "manifest: s3://b/a.csv\noutput: s3://b/p\nscores: {look: {scorer: brand.py:Logo}}\n",
+            "scores.look.scorer: 'brand.py'",
+        ),
+        (
+            "manifest: s3://b/a.csv\noutput: s3://b/p\n"
+            "scores: {fit: {scorer: clip, model: ./models/clip}}\n",
+            "scores.fit.model: './models/clip'",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["cronjob", "raycronjob"])
@@ -542,6 +551,19 @@ def test_what_was_assumed_and_what_a_night_does_is_said(
     said = call(job, "--as", "cronjob", *NIGHTLY, *chosen).stderr
     assert "has no {night}: all nights continue one run" in said
     assert "manifest: /mnt/x.csv must be mounted at this path on every node" in said
+
+
+def test_the_file_of_a_scorer_travels_with_a_submitted_job_and_its_model_does_not(
+    job: Path,
+) -> None:
+    submitted = ("--as", "cron", *NIGHTLY, "--to", "http://head:8265")
+    job.write_text(f"{JOB}scores: {{look: {{scorer: brand.py:Logo}}}}\n")
+    assert call(job, *submitted).exit_code == 0
+    job.write_text(f"{JOB}scores: {{look: {{scorer: /mnt/brand.py:Logo}}}}\n")
+    note = "scores.look.scorer: /mnt/brand.py must be mounted at this path on every node"
+    assert note in call(job, *submitted).stderr
+    job.write_text(f"{JOB}scores: {{fit: {{scorer: clip, model: ./models/clip}}}}\n")
+    assert "scores.fit.model: './models/clip' is relative" in refusal(job, *submitted)
 
 
 def test_a_name_that_is_cut_is_said(job: Path) -> None:
