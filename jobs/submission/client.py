@@ -92,6 +92,8 @@ class RemoteJob:
     exit_code: int | None
     """Of the job's process; None while it runs, and if the cluster ended it."""
     message: str
+    entrypoint: str = ""
+    """The command of the job's process."""
 
     @property
     def has_ended(self) -> bool:
@@ -259,4 +261,9 @@ def dashboard_url(address: str) -> str:
 
 
 def _remote_job(details: JobDetails) -> RemoteJob:
-    return RemoteJob(str(details.status.value), details.driver_exit_code, details.message or "")
+    return RemoteJob(
+        str(details.status.value),
+        details.driver_exit_code,
+        details.message or "",
+        details.entrypoint or "",
+    )

@@ -109,7 +109,23 @@ def submit(
                 client.submit(job_id, _entrypoint(arguments), _runtime_env(spec, bundle))
             except JobExists:
                 runs = True
+        if runs:
+            _say_other_options(client.jobs().get(job_id), arguments, say)
         return Submission(job_id, client.address, attached=runs)
+
+
+def _say_other_options(job: RemoteJob | None, arguments: Sequence[str], say: Say) -> None:
+    """Say that a job which runs already keeps the options that it was started with."""
+    plain = _entrypoint(())
+    if job is None or job.entrypoint == _entrypoint(arguments):
+        return
+    if not job.entrypoint.startswith(plain):
+        return  # an older version's, whose options are not known
+    own = shlex.split(job.entrypoint.removeprefix(plain))
+    say(
+        f"the job runs with the options of its start, {shlex.join(own) or 'none'}; those given "
+        f"now, {shlex.join(arguments) or 'none'}, are not applied"
+    )
 
 
 def _attempt(jobs: Mapping[str, RemoteJob], stem: str) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from nightpress.pipelines.storage.sources import (
     contents,
     download_folder,
     find,
+    hidden,
     require_readable,
 )
 from nightpress.pipelines.storage.store import Store
@@ -30,6 +31,7 @@ __all__ = [
     "contents",
     "download_folder",
     "find",
+    "hidden",
     "is_known_protocol",
     "is_local",
     "is_url",

@@ -123,6 +123,23 @@ def _named(files: "_LocalFiles | _RemoteFiles", suffixes: Sequence[str]) -> list
     ]
 
 
+def hidden(url: str, suffixes: Sequence[str], options: Options | None = None) -> list[Source]:
+    """The files of these suffixes below a folder that `find` skips for a name with `_` or `.`.
+
+    Nothing where the URL is a file or a pattern.
+    """
+    files = _files(url, options or {})
+    with as_store_errors(files.location):
+        if not files.is_folder():
+            return []
+        return [
+            source
+            for source in files.below()
+            if source.url.lower().endswith(tuple(suffixes))
+            and _is_hidden(source.url[len(files.location.url) :].split("/"))
+        ]
+
+
 def require_readable(urls: Sequence[str], options: Options | None = None) -> None:
     """Check that manifests are there and may be read, by the first byte of the first file of each.
 

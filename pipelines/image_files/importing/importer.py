@@ -37,7 +37,15 @@ from nightpress.pipelines.image_files.importing.reading import (
     read_made_image,
 )
 from nightpress.pipelines.manifest.expansion import OUTPUT_SUFFIXES
-from nightpress.pipelines.storage import READ_THREADS, Options, Source, Store, find, open_source
+from nightpress.pipelines.storage import (
+    READ_THREADS,
+    Options,
+    Source,
+    Store,
+    find,
+    hidden,
+    open_source,
+)
 from nightpress.pipelines.storage.urls import public
 
 NOTES_SUFFIX = ".notes.json"
@@ -94,7 +102,7 @@ class ImportedImages:
     not_read: tuple[NotRead, ...]
     """Images, texts and graphs that do not say how an image was made."""
     passed_over: tuple[NotRead, ...]
-    """Files of other kinds, and texts beside images that say the same."""
+    """Files of other kinds or hidden names, and texts beside images that say the same."""
     notes: str | None
     """URL of the notes about all files; None if there is nothing to say."""
 
@@ -171,7 +179,10 @@ def _read_all(
 ) -> tuple[list[MadeImage], list[NotRead], list[NotRead]]:
     """The images that say how they were made, the files that do not, and those passed over."""
     wanted: list[Source] = []
-    passed_over: list[NotRead] = []
+    passed_over = [
+        NotRead(each.url, "its name, or that of its folder, begins with _ or .")
+        for each in hidden(source, SUFFIXES, options)
+    ]
     for each in find([source], options, suffixes=("",)):
         is_wanted = each.url.lower().endswith(SUFFIXES)
         if is_wanted and not each.url.lower().endswith(NOTES_SUFFIX):

@@ -167,6 +167,19 @@ def test_a_second_submission_attaches_while_the_job_runs_and_then_starts_the_nex
     assert other != first
 
 
+def test_options_that_a_running_job_was_not_started_with_are_said(api: JobsApi) -> None:
+    def said(*options: str) -> str:
+        return run(api, "--no-wait", *options).stderr
+
+    assert "not applied" not in said("--budget", "40")
+    assert "not applied" not in said("--budget", "40")
+    assert (
+        "the job runs with the options of its start, --budget 40.0; those given now, "
+        "--budget 50.0 --take-over, are not applied"
+    ) in said("--budget", "50", "--take-over")
+    assert "those given now, none, are not applied" in said()
+
+
 def test_two_that_start_a_job_at_once_get_the_same_one(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,13 +48,13 @@ class JobsApi:
         for job in self.jobs.values():
             job.update(status=status, driver_exit_code=exit_code, message=message)
 
-    def add(self, job_id: str, status: str = "RUNNING") -> None:
+    def add(self, job_id: str, status: str = "RUNNING", entrypoint: str = "python") -> None:
         """Add a job."""
         self.jobs[job_id] = {
             "type": "SUBMISSION",
             "submission_id": job_id,
             "status": status,
-            "entrypoint": "python",
+            "entrypoint": entrypoint,
         }
 
     def files(self, number: int = -1) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ class JobsApi:
         if body["submission_id"] in self.jobs:
             return web.Response(status=500, text="a job of this id exists")
         self.started.append(body)
-        self.add(body["submission_id"])
+        self.add(body["submission_id"], entrypoint=body["entrypoint"])
         return web.json_response({"submission_id": body["submission_id"], "job_id": "1"})
 
     async def _get(self, request: web.Request) -> web.Response:

@@ -212,7 +212,9 @@ def test_an_image_and_the_text_beside_it_are_one_row(tmp_path: Path) -> None:
         b__jpg=with_user_comment("", "JPEG"),
         b__txt=text(2),
         c__md="notes",
+        _d__png=png_with(parameters=text(3)),
     )
+    folder_of(tmp_path / "in" / "_old", e__png=png_with(parameters=text(4)))
     result = imported(folder)
     assert [(row["id"], row["seed"]) for row in rows_of(result)] == [("a", 1), ("b", 2)]
     assert result.not_read == ()
@@ -221,6 +223,8 @@ def test_an_image_and_the_text_beside_it_are_one_row(tmp_path: Path) -> None:
         "a.txt": "the image beside it says how it was made",
         "b.jpg": "the text beside it says how it was made",
         "c.md": "not one of .png .jpg .jpeg .webp .txt .json",
+        "_d.png": "its name, or that of its folder, begins with _ or .",
+        "e.png": "its name, or that of its folder, begins with _ or .",
     }
 
 
