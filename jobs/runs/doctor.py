@@ -162,13 +162,14 @@ class _Doctor:
         try:
             store.check()
             yield Check("output", store.url, "ok", "objects can be listed, created and deleted")
-            yield condition(store.url, "create-only", store.honours_create_only())
-            yield condition(store.url, "replace-if-same", store.honours_if_match())
-            for path, free in free_bytes([store.url] if is_local(store.url) else []):
-                yield space(HERE, path, free)
         except StoreError as error:
             self._writes_here = False
             yield Check("output", store.url, "fault", str(error))
+            return
+        yield condition(store.url, "create-only", store.honours_create_only)
+        yield condition(store.url, "replace-if-same", store.honours_if_match)
+        for path, free in free_bytes([store.url] if is_local(store.url) else []):
+            yield space(HERE, path, free)
 
     def _inputs(self) -> Check:
         """Whether this machine can read the manifest, as each start does first."""

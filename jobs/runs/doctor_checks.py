@@ -1,11 +1,12 @@
 """What `doctor` says of one thing that it looked at."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from nightpress.diffusion_core.errors import NightpressError, one_line
 from nightpress.jobs.cluster.node_facts import NodeFacts
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.formatting import duration, size
 from nightpress.pipelines.image_files.content_credentials.setup import (
     signing_key_of,
@@ -72,10 +73,13 @@ def fit(where: str, name: str, num_bytes: int, part: float, weights: int | None)
     return Check("memory", where, "ok", text)
 
 
-def condition(url: str, name: str, honoured: bool) -> Check:
-    """Whether a store honours a condition of a write."""
-    if honoured:
-        return Check(name, url, "ok", "the store refuses what it should")
+def condition(url: str, name: str, honours: Callable[[], bool]) -> Check:
+    """Whether a store honours a condition of a write; a store that fails on it is of no use."""
+    try:
+        if honours():
+            return Check(name, url, "ok", "the store refuses what it should")
+    except StoreError as error:
+        return Check(name, url, "fault", str(error))
     text = (
         "the store ignores the condition, so runs look before and after they write, which is safe "
         "for one driver at a time; prefer a store that honours If-None-Match and If-Match"

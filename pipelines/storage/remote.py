@@ -103,16 +103,26 @@ class RemoteFolder:
             raise
 
     def honours_if_match(self, path: str) -> bool:
-        """Whether the store refuses to replace an object that has changed, tested with this one."""
+        """Whether the store refuses to replace an object that has changed, tested with this one.
+
+        Raises:
+            StoreError: it fails on the condition itself, so that nothing can be replaced.
+        """
         driver, key = self._driver_and_key(path)
         self.put(path, b"first")
         condition = self._if_unchanged(driver, key)
         self.put(path, b"second")
-        try:
-            self._run(path, lambda: driver.pipe_file(key, b"third", **condition))
-        except StoreError:
-            return self._read(path, self.policy) == b"second"
-        return False
+
+        def is_refused() -> bool:
+            try:
+                driver.pipe_file(key, b"third", **condition)
+            except driver_errors() as error:
+                if classify(error) is not Fault.NAME_TAKEN:
+                    raise
+                return True
+            return False
+
+        return self._run(path, is_refused)
 
     def read(self, path: str) -> bytes:
         """The object's bytes."""

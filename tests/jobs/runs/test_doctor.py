@@ -17,6 +17,7 @@ from nightpress.jobs.errors import ClusterError
 from nightpress.jobs.runs import doctor as module
 from nightpress.jobs.runs.doctor import doctor
 from nightpress.jobs.runs.doctor_checks import Check
+from nightpress.pipelines.errors import StoreError
 from nightpress.pipelines.image_files.content_credentials.signing_key import KEY, KEY_FILE
 from nightpress.pipelines.job.spec import RunSpec
 
@@ -168,6 +169,20 @@ def test_a_store_that_ignores_conditions_is_pointed_out(
     states = {check.name: check.state for check in found.checks}
     assert (states["create-only"], states["replace-if-same"]) == ("warning", "warning")
     assert found.is_healthy
+
+
+def test_a_store_that_fails_on_a_condition_is_a_fault(
+    nodes: list[Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: object) -> bool:
+        raise StoreError("s3://press: the store answered NotImplemented")
+
+    monkeypatch.setattr(module.Store, "honours_if_match", fails)
+    found = doctor(job(tmp_path))
+    states = {check.name: check.state for check in found.checks}
+    assert (states["output"], states["create-only"]) == ("ok", "ok")
+    assert states["replace-if-same"] == "fault"
+    assert not found.is_healthy
 
 
 def test_an_output_that_cannot_be_written_is_a_fault_once(

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
+from botocore.exceptions import ClientError
 from support.servers import Folder, Server
 
 from nightpress.pipelines.errors import StoreError, StoreMissing
@@ -233,6 +235,26 @@ def test_a_store_that_ignores_the_condition_is_recognised(rclone_s3: Server) -> 
     store = Store(f"{folder.url}/run", folder.options)
     assert not store.honours_create_only()
     assert not store.honours_if_match()
+    assert store.list() == {}
+
+
+def test_a_store_that_fails_on_the_condition_does_not_honour_it(
+    moto_s3: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = s3fs.S3FileSystem._pipe_file
+
+    async def pipe_file(self: object, path: str, data: bytes, **arguments: object) -> None:
+        if "IfMatch" in arguments:
+            status = {"HTTPStatusCode": 501}
+            answer = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": status}
+            raise ClientError(answer, "PutObject")
+        await put(self, path, data, **arguments)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_pipe_file", pipe_file)
+    folder = moto_s3.folder()
+    store = Store(f"{folder.url}/run", folder.options)
+    with pytest.raises(StoreError, match="NotImplemented"):
+        store.honours_if_match()
     assert store.list() == {}
 
 
