@@ -146,7 +146,18 @@ def _measure(
         yield Message(
             f"batch.size auto: {best.batch_size} for {kind.name}; {best.ending.explanation}"
         )
-    return BatchSizes.from_measurements(found) if found else BatchSizes(usual)
+    sizes = BatchSizes.from_measurements(found) if found else BatchSizes(usual)
+    yield from _not_measured(kinds[len(found) :], sizes)
+    return sizes
+
+
+def _not_measured(kinds: Sequence[SamplingParams], sizes: BatchSizes) -> Iterator[Event]:
+    """Say what becomes of kinds of images that measuring did not come to."""
+    how = "derived from the most similar kind" if sizes.measured else "the usual size"
+    for kind in map(ImageKind.of, kinds):
+        yield Message(
+            f"batch.size auto: {sizes.of(kind)} for {kind.name}, which was not measured; {how}"
+        )
 
 
 def _fit_in_memory(

@@ -31,6 +31,7 @@ from nightpress.pipelines.shards.events import (
     BatchBegun,
     BatchDone,
     BatchSampled,
+    BatchSplit,
     DrawsJudged,
     ShardBegun,
     ShardDone,
@@ -257,7 +258,7 @@ class Dispatcher:
                 if event.batch_s:
                     timing.add_batch(event.batch_s)
                 in_flight.note_sampled(event)
-            case DrawsJudged():
+            case DrawsJudged() | BatchSplit():
                 if not in_flight.is_copy:
                     yield event
             case BatchDone():

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
-from nightpress.pipelines.shards.events import BatchDone, DrawsJudged, ShardDone, ShardLeft
+from nightpress.pipelines.shards.events import (
+    BatchDone,
+    BatchSplit,
+    DrawsJudged,
+    ShardDone,
+    ShardLeft,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ Event = (
     | ActorLost
     | ShardRetried
     | RowSetAside
+    | BatchSplit
     | DrawsJudged
     | BatchDone
     | ShardLeft

@@ -6,6 +6,7 @@ from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.progress.events import Event
 from nightpress.jobs.progress.failure_limit import FailureLimit
 from nightpress.jobs.progress.rejection_limit import RejectionLimit
+from nightpress.jobs.runs.batch_notes import BatchNotes
 from nightpress.jobs.runs.gates import GateNotes
 from nightpress.jobs.runs.scorers import ScorerNotes
 from nightpress.jobs.runs.thumb_notes import ThumbNotes
@@ -24,7 +25,7 @@ class Watch:
     def __init__(self, max_failures: int | str | None, max_rejected: str | None = None) -> None:
         self._failures, self._rejections = FailureLimit(max_failures), RejectionLimit(max_rejected)
         self._scorers, self._gates = ScorerNotes(), GateNotes(self._rejections)
-        self._thumbs = ThumbNotes()
+        self._thumbs, self._batches = ThumbNotes(), BatchNotes()
 
     @property
     def reason_to_stop(self) -> StopReason | str | None:
@@ -43,6 +44,8 @@ class Watch:
             yield from self._scorers.of_event(event)
             yield from self._gates.add(event)
             yield from self._thumbs.add(event)
+            yield from self._batches.add(event)
         yield from self._scorers.lines()
         yield from self._gates.lines()
         yield from self._thumbs.lines()
+        yield from self._batches.lines()

@@ -10,10 +10,12 @@ from nightpress.diffusion_core.conditioning import edits
 from nightpress.diffusion_core.errors import DeviceError, OutOfMemory
 from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
 from nightpress.pipelines.inputs.preparing import NO_INPUTS, PreparedInputs
+from nightpress.pipelines.planning.batch_sizes import ImageKind
 from nightpress.pipelines.records import FailureType
 from nightpress.pipelines.run_directory.record import RunRecord
 from nightpress.pipelines.shards.batch_size_fallback import BatchSizeFallback
 from nightpress.pipelines.shards.batching import PlannedImage
+from nightpress.pipelines.shards.events import BatchSplit
 from nightpress.pipelines.shards.in_flight import (
     ImagesInFlight,
     Outcome,
@@ -60,7 +62,8 @@ class BatchSampler:
         self._inputs: Mapping[str, PreparedInputs] = {}
         self._may_compile = record.spec.model.ways.compile is not None
         self._timeline = timeline
-        self._ticket = 0
+        self._ticket = self._shard = 0
+        self._splits: list[BatchSplit] = []
         self._in_flight: QueuedBatch | None = None
         self._left: QueuedBatch | None = None
         """What the shard before has left in flight, until it is settled."""
@@ -69,20 +72,26 @@ class BatchSampler:
         self.num_settled = 0
         """Batches in flight that the device is done with."""
 
-    def begin_shard(self, ticket: int, exact_sizes: Mapping[str, int]) -> None:
+    def begin_shard(self, ticket: int, exact_sizes: Mapping[str, int], shard: int) -> None:
         """Start on a shard.
 
         Args:
             ticket: that of the shard.
             exact_sizes: image id -> the size of the batch it was first made in, for images that
                 must get the same bits again.
+            shard: its number.
 
         Raises:
             DeviceError: the device has failed in the last batch of the shard before.
         """
         if exact_sizes or self._exact_sizes:  # what must be repeated needs the sizes of its shard
             self.settle()
-        self._ticket, self._exact_sizes = ticket, dict(exact_sizes)
+        self._ticket, self._exact_sizes, self._shard = ticket, dict(exact_sizes), shard
+
+    def take_splits(self) -> list[BatchSplit]:
+        """The batches that could not be sampled as a whole since the last call."""
+        splits, self._splits = self._splits, []
+        return splits
 
     @property
     def has_batch_in_flight(self) -> bool:
@@ -234,13 +243,22 @@ class BatchSampler:
             yield made if sampled.is_done else self._queued(made, clock)
         if too_large is not None and size > 1:
             self._exact_sizes.clear()
-            yield from self._sample_in(images, self._sizes.halve(images[0].params, size))
+            smaller = self._sizes.halve(images[0].params, size)
+            self._note_split(images, smaller, too_large, did_not_fit=True)
+            yield from self._sample_in(images, smaller)
         elif too_large is not None:
             yield self._unsampled(images[0], FailureType.OUT_OF_MEMORY, too_large)
         elif error_text is not None and len(images) > 1:
+            self._note_split(images, 1, error_text, did_not_fit=False)
             yield from self._sample_in(images, 1)
         elif error_text is not None:
             yield self._unsampled(images[0], FailureType.SAMPLING, error_text)
+
+    def _note_split(
+        self, images: Sequence[PlannedImage], size: int, error: str, did_not_fit: bool
+    ) -> None:
+        kind, text = ImageKind.of(images[0].params).name, " ".join(error.split())
+        self._splits.append(BatchSplit(self._shard, kind, len(images), size, text, did_not_fit))
 
     def _unsampled(self, image: PlannedImage, kind: FailureType, error: str) -> UnsampledImage:
         return UnsampledImage(image, kind, error, self._inputs_of(image).infos)

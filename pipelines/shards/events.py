@@ -38,6 +38,21 @@ class BatchSampled:
 
 
 @dataclass(frozen=True)
+class BatchSplit:
+    """A batch could not be sampled as a whole, so its images are sampled in smaller ones."""
+
+    shard: int
+    kind: str
+    """The kind of its images, such as `1024x768-guided`."""
+    num_images: int
+    size: int
+    """The size of the smaller batches."""
+    error: str
+    did_not_fit: bool
+    """Whether it did not fit in memory. Later batches of the kind then have the smaller size."""
+
+
+@dataclass(frozen=True)
 class DrawsJudged:
     """Gates have judged draws."""
 
@@ -157,6 +172,13 @@ class ShardLeft:
 
 
 ShardEvent = (
-    ShardBegun | BatchBegun | BatchSampled | DrawsJudged | BatchDone | ShardDone | ShardLeft
+    ShardBegun
+    | BatchBegun
+    | BatchSampled
+    | BatchSplit
+    | DrawsJudged
+    | BatchDone
+    | ShardDone
+    | ShardLeft
 )
 """Any of the events."""

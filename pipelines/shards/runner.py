@@ -200,11 +200,12 @@ class ShardRunner:
             if not work.names_batches:
                 self._prefetch_first_batch(missing, ticket)
             self.accelerator_lock.wait(ticket)
-            self._batch_sampler.begin_shard(ticket, batch_sizes(original))
+            self._batch_sampler.begin_shard(ticket, batch_sizes(original), work.shard)
             yield ShardBegun(work.shard)
             positions = {images[n].image_id: n for n in wanted}
             for step in self._make_images(missing, attempt, source, ticket):
                 yield from source.judged()
+                yield from self._batch_sampler.take_splits()
                 if isinstance(step, InHand):
                     yield BatchBegun(work.shard, tuple(positions[each] for each in step.ids))
                     continue

@@ -88,6 +88,21 @@ def test_a_measured_size_is_recorded_and_used_by_a_later_start(
     assert hashes(spec) == before
 
 
+@pytest.mark.usefixtures("measuring")
+def test_kinds_that_there_is_no_time_to_measure_are_said(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "MEASURING_S", 0.0)
+    seen: list[Event] = []
+    spec = make_spec(batch=AUTO)
+    jobs.run(spec, seen.append)
+    assert sorted(text for text in texts(seen) if text.startswith("batch.size")) == [
+        f"batch.size auto: 4 for {kind}-guided, which was not measured; the usual size"
+        for kind in ("32x64", "64x64")
+    ]
+    assert open_run(spec.url).record.measured == ()
+
+
 def first_of(spec: RunSpec, *kinds: type[SamplerActor]) -> FirstActor:
     factory = FactoryOf(spec.model, {}, cpus=1, gpus=0, threads=1, kinds=list(kinds))
     return FirstActor(factory, 60.0, lambda: None)

@@ -4,7 +4,7 @@ from nightpress.jobs.dispatch.limits import StopReason
 from nightpress.jobs.errors import STOPPED, RunStopped, StoppedOnRequest, exit_code
 from nightpress.jobs.progress.events import Message
 from nightpress.jobs.runs.watch import Watch
-from nightpress.pipelines.shards.events import BatchDone, DrawsJudged
+from nightpress.pipelines.shards.events import BatchDone, BatchSplit, DrawsJudged
 
 REJECTED = DrawsJudged(0, 80, failed=(("clip > 1", 80),), rows=(("a", 80, 0),))
 FAILED = BatchDone(0, num_ok=0, num_failed=3, num_sampled=0)
@@ -36,3 +36,9 @@ def test_too_many_failures_stop_a_start_with_a_text_that_no_repetition_mends() -
 
 def test_a_wanted_stop_is_no_trouble() -> None:
     assert type(StopReason("the deadline is near").as_error()) is StoppedOnRequest
+
+
+def test_what_is_to_be_said_of_batches_follows_their_events() -> None:
+    split = BatchSplit(0, "512x512-guided", 4, 2, "full", did_not_fit=True)
+    told = list(Watch(None).following([split, split]))
+    assert [type(each) for each in told] == [BatchSplit, Message, BatchSplit]

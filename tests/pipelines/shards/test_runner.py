@@ -29,6 +29,7 @@ from nightpress.pipelines.shards.batching import batches, planned_images
 from nightpress.pipelines.shards.events import (
     BatchDone,
     BatchSampled,
+    BatchSplit,
     ShardBegun,
     ShardDone,
     ShardLeft,
@@ -122,6 +123,9 @@ def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
     store, record, rows = prepare(tmp_path, ["a", "explode", "b", "nan", "c"])
     events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=3, num_failed=2)
+    assert [event for event in events if isinstance(event, BatchSplit)] == [
+        BatchSplit(0, "128x96-guided", 4, 1, "SamplingError: it exploded", did_not_fit=False)
+    ]
     failed = {
         row["prompt"]: (row["error_type"], row["error"], row["file"])
         for row in read_commit(store, 0).to_pylist()
@@ -335,6 +339,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
     events = make_shard(store, record, rows, sampler)
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
     assert sampler.batches == [1] * 6
+    assert [event for event in events if isinstance(event, BatchSplit)] == [
+        BatchSplit(0, "128x96-guided", size, size // 2, f"{size} do not fit", did_not_fit=True)
+        for size in (4, 2)
+    ]
     assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}
     assert sorted(store.list("batch")) == [
         "batch/128x96-guided-1.json",
