@@ -62,6 +62,7 @@ class Place(Protocol):
 
         Raises:
             SpecError: another file lies in the place of the whole.
+            RunBlocked: another process has put one there meanwhile.
             StoreError: the store failed.
         """
 
@@ -166,7 +167,9 @@ class ZipPlace:
                 f"{MAX_REMOTE_ZIP_BYTES:,}; write it into a local folder, or export into a folder"
             )
         self.file.seek(0)
-        return self.store.create(self.name, self.file.read())
+        if not self.store.create(self.name, self.file.read()):
+            raise RunBlocked(f"{self.url}: another process has written it")
+        return True
 
     def close(self) -> None:
         """End the archive, in place or not; more than once does no harm."""

@@ -111,11 +111,6 @@ class MergedMarks:
         """Who has marked anything, in alphabetical order."""
         return sorted({key[0] for key in self.counted})
 
-    @property
-    def highest_counter(self) -> int:
-        """The highest counter of all marks that count; 0 without any."""
-        return max((each.mark.counter for each in self.counted.values()), default=0)
-
     def table(self, current: Mapping[str, str]) -> pa.Table:
         """The marks that count as MARKS_SCHEMA, sorted by reviewer, image, hash and field.
 

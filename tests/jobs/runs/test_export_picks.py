@@ -338,6 +338,25 @@ def test_another_process_that_writes_the_same_name_is_not_overwritten(
     assert (tmp_path / "out/1_00.png").read_bytes() == b"theirs"
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_of_two_that_write_the_same_zip_file_one_is_told(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_remote: bool
+) -> None:
+    folder = f"memory://{tmp_path.name}" if is_remote else str(tmp_path)
+    size = Store.size
+
+    def looked(self: Store, path: str) -> int | None:
+        found = size(self, path)
+        if path == "out.zip" and found is None:
+            assert Store(folder).create(path, b"theirs")
+        return found
+
+    monkeypatch.setattr(Store, "size", looked)
+    with pytest.raises(RunBlocked, match=r"out\.zip: another process has written it"):
+        export_picks(run, f"{folder}/out.zip", marks=PICKED)
+    assert Store(folder).read("out.zip") == b"theirs"
+
+
 def test_a_lead_is_named_only_under_its_policy() -> None:
     with pytest.raises(MarksError):
         MarkChoice("pick", policy="lead").check()
