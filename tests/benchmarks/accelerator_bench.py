@@ -22,9 +22,10 @@ from nightpress.diffusion_core.acceleration.numerics import (
     set_switches,
 )
 from nightpress.diffusion_core.errors import OutOfMemory, SamplingError
+from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.request import ImageRequest, SamplingParams
-from nightpress.diffusion_core.sampling.sampler import Sampler
-from nightpress.diffusion_core.tuning.benchmark import clock_for
+from nightpress.diffusion_core.sampling.sampler import SampledBatch, Sampler
+from nightpress.diffusion_core.tuning.benchmark import clock_for, likeness
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
 NOTHING = TuningConfig()
@@ -82,6 +83,8 @@ class Bench:
         self._numbers = count()
         self._plain_seconds: dict[int, float] = {}
         """Batch size -> seconds of plain diffusers, once it has warmed up."""
+        self._references: dict[int, SampledBatch] = {}
+        """Batch size -> the unchanged model's images, with which all rows are compared."""
         self._model = setup.loaded(NOTHING)
         self._plain = twin(self._model.pipeline, setup.architecture)
         self._flops_per_image = self._flops_of(self._model)
@@ -110,8 +113,9 @@ class Bench:
         flops = self._flops_of(model, skips) if skips else self._flops_per_image
         sampler = Sampler(model, batch_size)
         start = time.perf_counter()
-        self._sample_s(sampler, batch_size)
+        first, _ = self._sampled(sampler, compared_requests(batch_size))
         warm_s = time.perf_counter() - start
+        lowest_db = self._lowest_db(model, first)
         self._warm_plain(batch_size)
         ours, plain = self._pairs(sampler, batch_size)
         images_per_s = batch_size / statistics.median(ours)
@@ -126,19 +130,42 @@ class Bench:
             peak_share=flops * images_per_s / self._peak(model.dtype),
             busy_share=busy,
             warm_s=warm_s,
+            lowest_db=lowest_db,
         )
+
+    def _lowest_db(self, model: LoadedModel, first: SampledBatch) -> float | None:
+        """The lowest PSNR of a model's first batch; see `Row.lowest_db`."""
+        size = len(first.pixels)
+        if model is self._model:
+            self._references[size] = first
+            return None
+        if model.dtype != self._setup.dtype:
+            return None
+        return min(likeness(first, self._reference(size)).psnr_db)
+
+    def _reference(self, size: int) -> SampledBatch:
+        """The unchanged model's images, sampled now if no row of it came before."""
+        if size not in self._references:
+            sampler = Sampler(self._model, size)
+            self._references[size], _ = self._sampled(sampler, compared_requests(size))
+        return self._references[size]
 
     def _sample_s(
         self, sampler: Sampler, batch_size: int, params: SamplingParams | None = None
     ) -> float:
-        requests = self._requests(batch_size)
+        return self._sampled(sampler, self._requests(batch_size), params)[1]
+
+    def _sampled(
+        self, sampler: Sampler, requests: list[ImageRequest], params: SamplingParams | None = None
+    ) -> tuple[SampledBatch, float]:
+        """The images of a batch, and its seconds."""
         fix_numerics()  # between the batches of plain diffusers, which has torch's defaults
         start = self._clock()
         batch = sampler.sample(requests, params or self._setup.params).settled()
         seconds = self._clock() - start
         if any(batch.faults):
             raise SamplingError(f"a faulty image makes the time invalid: {batch.faults}")
-        return seconds
+        return batch, seconds
 
     def _pairs(self, sampler: Sampler, batch_size: int) -> tuple[list[float], list[float]]:
         """Seconds of the timed batches, and of those of plain diffusers between them."""
@@ -212,3 +239,8 @@ class Bench:
         gc.collect()
         if self._setup.device == "cuda":
             torch.cuda.empty_cache()
+
+
+def compared_requests(batch_size: int) -> list[ImageRequest]:
+    """The images that every configuration samples first, and that are compared."""
+    return [ImageRequest(f"thing {n}, to be compared", "", n) for n in range(batch_size)]

@@ -1,5 +1,6 @@
 """The rows of the accelerator benchmark, and the rate goals that they are compared with."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ WIDTH = 80
 """Characters of the column with the configuration's name."""
 
 NAMES = f"{'batch':>6}{'images/s':>10}{'plain':>8}{'ratio':>8}{'peak':>7}{'busy':>7}{'warm s':>8}"
-HEADER = f"{'':<{WIDTH}}{NAMES}"
+HEADER = f"{'':<{WIDTH}}{NAMES}{'lowest dB':>11}"
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,24 @@ class Row:
     peak_share: float
     busy_share: float
     warm_s: float
+    lowest_db: float | None
+    """The lowest PSNR of the first batch against the unchanged model's; infinite for the same bits.
+
+    None for the unchanged model itself, and in another dtype, which has other random weights.
+    """
+
+    @property
+    def likeness(self) -> str:
+        """`81.3`, `same bits`, or `-` where nothing is compared."""
+        if self.lowest_db is None:
+            return "-"
+        return "same bits" if math.isinf(self.lowest_db) else f"{self.lowest_db:.1f}"
 
     def __str__(self) -> str:
         return (
             f"{self.config.name:<{WIDTH}}{self.batch_size:>6}{self.images_per_s:>10.3f}"
             f"{self.plain_images_per_s:>8.3f}{self.ratio:>7.2f}x{self.peak_share:>7.1%}"
-            f"{self.busy_share:>7.1%}{self.warm_s:>8.1f}"
+            f"{self.busy_share:>7.1%}{self.warm_s:>8.1f}{self.likeness:>11}"
         )
 
 

@@ -15,6 +15,9 @@ without speed settings. Every batch has new prompts, which both sides encode.
     busy    share of one more batch's wall time in which a kernel runs, by torch's profiler; on a
             CPU, in which the sampling thread runs
     warm s  seconds of the first batch, compilation included
+    lowest dB
+            PSNR against the unchanged model's first batch, of the image that differs most; with
+            random weights, so a trained model's may differ. In another dtype nothing is compared
 
 A faulty image ends its row, because repairing it would falsify the time. Without an accelerator,
 narrow models of the same architectures are sampled on the CPU. Ratios there show what the code

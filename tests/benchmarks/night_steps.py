@@ -45,10 +45,19 @@ PLACE_SETTINGS = (
 )
 """Model, precision, and whether TF32 is on, where places of a batch are compared."""
 
-QUICK = (NOTHING, TuningConfig.of(compile="regional"))
+REGIONAL = TuningConfig.of(compile="regional")
+CHANNELS_LAST = TuningConfig.of(channels_last=True)
+CHANNELS_LAST_REGIONAL = TuningConfig.of(channels_last=True, compile="regional")
+FUSED = TuningConfig.of(fuse_qkv_projections=True)
 FLOAT8_QUICK = TuningConfig.of(compile="regional", quantization=FLOAT8)
 WHOLE = TuningConfig.of(compile="full")
 FLOAT8_WHOLE = TuningConfig.of(compile="full", quantization=FLOAT8)
+
+OF_UNETS = (NOTHING, CHANNELS_LAST, CHANNELS_LAST_REGIONAL, FLOAT8_QUICK, REGIONAL, FUSED)
+"""Ways of a U-Net: plain, those that `auto` tries first, the goal in float8, and the others."""
+
+OF_TRANSFORMERS = (NOTHING, FLOAT8_QUICK, REGIONAL, FUSED)
+"""Ways of FLUX, which has no convolutions for `channels_last`."""
 
 BEYOND_MEMORY_SIDE = 1 << 25
 """Pixels of the side of an image whose noise alone no host can hold."""
@@ -147,7 +156,10 @@ def _compared_places(night: Night, name: str, dtype: str) -> Entry:
 
 
 def rates(name: str, *configs: TuningConfig) -> Callable[[Night], Iterator[Entry]]:
-    """A step that times a model in some configurations beside plain diffusers."""
+    """A step that times a model in some configurations, and compares their images.
+
+    The times stand beside those of plain diffusers, the images beside those with nothing chosen.
+    """
 
     def step(night: Night) -> Iterator[Entry]:
         night.forget()
@@ -172,9 +184,10 @@ def rates(name: str, *configs: TuningConfig) -> Callable[[Night], Iterator[Entry
 
 
 def _rate(name: str, row: Row) -> Entry:
-    values = asdict(row) | {"config": row.config.name}
+    is_same = row.lowest_db is not None and math.isinf(row.lowest_db)
+    values = asdict(row) | {"lowest_db": "same bits" if is_same else row.lowest_db}
     goals = {k: goal for k, goal in GOALS[name].items() if counts_as(row, k)}
-    return {"model": name, "config": row.config.name} | values | {"goal": goals or None}
+    return {"model": name} | values | {"config": row.config.name, "goal": goals or None}
 
 
 def memory(night: Night) -> Iterator[Entry]:
@@ -326,15 +339,15 @@ class Step:
 
 
 STEPS: Mapping[str, Step] = {
-    "places": Step("the same image at every place of a batch", 0.10, places),
-    "sd15": Step("Stable Diffusion 1.5, 512^2", 0.10, rates("sd15", *QUICK, FLOAT8_QUICK)),
-    "sdxl": Step("SDXL, 1024^2", 0.22, rates("sdxl", *QUICK, FLOAT8_QUICK)),
-    "flux": Step("FLUX.1, 1024^2", 0.24, rates("flux", NOTHING, FLOAT8_QUICK, QUICK[1])),
-    "memory": Step("a batch that runs out of memory", 0.04, memory),
-    "decoder": Step("SDXL's decoder by precision", 0.05, decoder),
-    "streams": Step("encoding beside sampling", 0.05, streams),
-    "sdxl-full": Step("SDXL, compiled whole", 0.10, rates("sdxl", WHOLE, FLOAT8_WHOLE)),
-    "sd15-full": Step("Stable Diffusion 1.5, compiled whole", 0.05, rates("sd15", WHOLE)),
-    "flux-full": Step("FLUX.1, compiled whole", 0.05, rates("flux", FLOAT8_WHOLE)),
+    "places": Step("the same image at every place of a batch", 0.09, places),
+    "sd15": Step("Stable Diffusion 1.5, 512^2", 0.12, rates("sd15", *OF_UNETS)),
+    "sdxl": Step("SDXL, 1024^2", 0.30, rates("sdxl", *OF_UNETS)),
+    "flux": Step("FLUX.1, 1024^2", 0.22, rates("flux", *OF_TRANSFORMERS)),
+    "memory": Step("a batch that runs out of memory", 0.03, memory),
+    "decoder": Step("SDXL's decoder by precision", 0.04, decoder),
+    "streams": Step("encoding beside sampling", 0.04, streams),
+    "sdxl-full": Step("SDXL, compiled whole", 0.08, rates("sdxl", WHOLE, FLOAT8_WHOLE)),
+    "sd15-full": Step("Stable Diffusion 1.5, compiled whole", 0.04, rates("sd15", WHOLE)),
+    "flux-full": Step("FLUX.1, compiled whole", 0.04, rates("flux", FLOAT8_WHOLE)),
 }
 """Step -> what it is, in order of worth."""

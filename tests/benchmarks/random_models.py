@@ -88,7 +88,9 @@ def make(
     device: str,
     shared: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Make the pipeline with random weights from seed 0.
+    """Make the pipeline with random weights, each network from seed 0.
+
+    A network so has the same weights whichever others are shared.
 
     Args:
         architecture: the architecture to make.
@@ -100,10 +102,9 @@ def make(
     import diffusers
 
     shared = shared or {}
-    torch.manual_seed(0)
     with no_progress_bars(), torch_defaults(device, dtype):
         parts = {
-            name: network.create(scale).requires_grad_(False)
+            name: _seeded(network, scale).requires_grad_(False)
             for name, network in architecture.networks.items()
             if name not in shared
         }
@@ -118,6 +119,11 @@ def make(
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _seeded(network: Network, scale: Scale) -> Any:
+    torch.manual_seed(0)
+    return network.create(scale)
 
 
 def twin(pipeline: Any, architecture: Architecture) -> Any:

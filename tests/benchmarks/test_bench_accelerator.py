@@ -1,5 +1,7 @@
 """The accelerator benchmark: which failures it survives, and which rows count for its goals."""
 
+import dataclasses
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from nightpress.diffusion_core.errors import ModelError, OutOfMemory, SamplingError
+from nightpress.diffusion_core.sampling.request import SamplingParams
 from nightpress.diffusion_core.sampling.sampler import Fault, SampledBatch
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 
@@ -37,7 +40,7 @@ class SmallDevice:
 def row(
     bench: Any, config: TuningConfig, batch_size: int, rate: float = 1.0, dtype: str = "bfloat16"
 ) -> Any:
-    return bench.Row(config, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0)
+    return bench.Row(config, dtype, batch_size, rate, 1.0, rate, 0.5, 0.9, 3.0, None)
 
 
 def test_a_configuration_that_does_not_fit_or_is_unsupported_is_reported_and_skipped(
@@ -75,9 +78,50 @@ def test_a_faulty_image_ends_its_row(bench: Any) -> None:
         def sample(self, requests: Any, params: Any) -> SampledBatch:
             return SampledBatch(np.zeros((1, 8, 8, 3), np.uint8), (Fault.NON_FINITE,))
 
-    stub = Namespace(_requests=list, _setup=Namespace(params=None), _clock=float)
+    stub = Namespace(_setup=Namespace(params=None), _clock=float)
     with pytest.raises(SamplingError, match="a faulty image makes the time invalid"):
-        bench.Bench._sample_s(stub, FaultySampler(), [])
+        bench.Bench._sampled(stub, FaultySampler(), [])
+
+
+def test_the_image_that_differs_most_counts_and_other_dtypes_are_not_compared(bench: Any) -> None:
+    def batch(*levels: int) -> SampledBatch:
+        pixels = np.stack([np.full((8, 8, 3), level, np.uint8) for level in levels])
+        return SampledBatch(pixels, (None,) * len(levels))
+
+    def lowest(model: Any, *levels: int) -> float | None:
+        found: float | None = bench.Bench._lowest_db(stub, model, batch(*levels))
+        return found
+
+    plain = Namespace(dtype="bfloat16")
+    stub = Namespace(_model=plain, _setup=plain, _references={}, _reference=lambda n: batch(9, 9))
+    assert lowest(Namespace(dtype="bfloat16"), 9, 10) == pytest.approx(48.13, abs=0.01)
+    assert lowest(Namespace(dtype="bfloat16"), 9, 9) == math.inf
+    assert lowest(Namespace(dtype="float16"), 9, 10) is None
+    assert not stub._references
+    assert lowest(plain, 9, 9) is None
+    np.testing.assert_array_equal(stub._references[2].pixels, batch(9, 9).pixels)
+
+
+@pytest.mark.parametrize("decibels", [(81.26, "81.3"), (math.inf, "same bits"), (None, "-")])
+def test_a_row_shows_how_close_its_images_are(
+    decibels: tuple[float | None, str], bench: Any
+) -> None:
+    lowest_db, shown = decibels
+    made = dataclasses.replace(row(bench, bench.NOTHING, 1), lowest_db=lowest_db)
+    assert str(made).endswith(f"3.0{shown:>11}")
+    assert len(str(made)) == len(bench.HEADER)
+
+
+@pytest.mark.slow
+def test_a_way_has_the_weights_of_the_unchanged_model_and_nearly_its_images(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("accelerator_bench.measured_peak", lambda device, dtype: 1e12)
+    architecture = bench.ARCHITECTURES["sd15"]
+    params = SamplingParams(64, 64, 1, architecture.guidance_scale)
+    setup = bench.Setup(architecture, "tiny", "cpu", "float32", params, rounds=1)
+    made = bench.Bench(setup).row(TuningConfig.of(channels_last=True), 2)
+    assert made.lowest_db > 70.0
 
 
 class Scaling:
@@ -178,6 +222,6 @@ def test_a_narrow_model_is_measured_on_a_cpu(
         ["nothing", "chosen", "1"],
         ["deep_features", "interval", "2", "1"],
     )
-    figures = [float(text.rstrip("x%")) for text in plain[3:] + deep[4:]]
-    assert len(figures) == 12
+    figures = [float(text.rstrip("x%")) for text in plain[3:-1] + deep[4:]]
+    assert (len(figures), plain[-1]) == (13, "-")
     assert all(figure > 0 for figure in figures[:6])

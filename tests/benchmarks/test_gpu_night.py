@@ -1,6 +1,9 @@
 """The GPU night: what it keeps when steps fail, last too long or find no time, and its steps."""
 
 import json
+import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +14,9 @@ import torch
 
 from nightpress.diffusion_core.acceleration.numerics import SWITCHES
 from nightpress.diffusion_core.errors import SettingsError
+from nightpress.diffusion_core.tuning.auto_speed import quick_ways
+
+NOT_ON_A_BARE_MACHINE = ("ray", "pyarrow", "fsspec", "s3fs", "click")
 
 
 @pytest.fixture
@@ -35,6 +41,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def test_it_is_imported_where_only_torch_and_the_libraries_of_models_are() -> None:
+    missing = f"sys.modules.update(dict.fromkeys({NOT_ON_A_BARE_MACHINE!r}))"
+    paths = f"sys.path.insert(0, {str(Path(__file__).parent)!r})"
+    command = f"import sys; {missing}; {paths}; import gpu_night; print(len(gpu_night.STEPS))"
+    ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 5
 
 
 def good(night: Any) -> Iterator[dict[str, Any]]:
@@ -170,12 +185,29 @@ def test_a_batch_beyond_the_memory_is_out_of_memory_and_hurts_no_later_one(
 
 def test_goals_are_shown_beside_rows_that_count_for_them(night_steps: Any) -> None:
     def entry(config: Any, dtype: str) -> Any:
-        row = night_steps.Row(config, dtype, 8, 2.0, 1.0, 2.0, 0.5, 0.9, 3.0)
+        row = night_steps.Row(config, dtype, 8, 2.0, 1.0, 2.0, 0.5, 0.9, 3.0, None)
         return night_steps._rate("sdxl", row)
 
     assert entry(night_steps.NOTHING, "bfloat16")["goal"] == {"bfloat16": 1.9}
     assert entry(night_steps.FLOAT8_QUICK, "bfloat16")["goal"] == {"float8": 2.4}
     assert entry(night_steps.NOTHING, "float16")["goal"] is None
+
+
+def test_an_entry_says_how_close_the_images_of_a_way_are(night_steps: Any) -> None:
+    def lowest(decibels: float | None) -> Any:
+        config = night_steps.CHANNELS_LAST
+        row = night_steps.Row(config, "bfloat16", 8, 2.0, 1.0, 2.0, 0.5, 0.9, 3.0, decibels)
+        return night_steps._rate("sdxl", row)["lowest_db"]
+
+    assert [lowest(each) for each in (81.25, math.inf, None)] == [81.25, "same bits", None]
+
+
+def test_the_ways_that_auto_tries_first_are_measured_before_others(night_steps: Any) -> None:
+    plain, first, compiled, *_ = night_steps.OF_UNETS
+    assert plain == night_steps.NOTHING
+    assert first == quick_ways()[0]
+    assert compiled == first.combined_with(night_steps.REGIONAL)
+    assert set(quick_ways()) < set(night_steps.OF_UNETS)
 
 
 @pytest.mark.slow

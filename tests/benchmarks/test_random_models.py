@@ -89,6 +89,18 @@ def test_a_narrow_model_has_the_blocks_of_the_full_one_and_samples_without_fault
     )
 
 
+def test_a_network_has_the_same_weights_whichever_others_are_shared(models: Any) -> None:
+    architecture = models.ARCHITECTURES["sd15"]
+    whole = models.make(architecture, "tiny", "float32", "cpu")
+    shared = {"text_encoder": whole.text_encoder}
+    other = models.make(architecture, "tiny", "float32", "cpu", shared)
+    for name in ("unet", "vae"):
+        for one, again in zip(
+            getattr(whole, name).parameters(), getattr(other, name).parameters(), strict=True
+        ):
+            assert torch.equal(one, again)
+
+
 def test_the_flops_of_attention_are_counted(meters: Any) -> None:
     tokens, width = 64, 32
     query = torch.ones(1, 2, tokens, width)
