@@ -11,6 +11,7 @@ from support import tiny_models
 
 from nightpress.diffusion_core.conditioning.embedding_cache import EmbeddingCache
 from nightpress.diffusion_core.models.loading import LoadedModel
+from nightpress.diffusion_core.sampling.copy_to_host import Copy, CopyStream
 from nightpress.diffusion_core.sampling.prompt_embeddings import Conditioner
 
 Loaded = Callable[[str], LoadedModel]
@@ -131,6 +132,28 @@ def test_a_cache_too_small_for_anything_still_works(loaded: Loaded) -> None:
     prompts, negatives = ["a", "b", "a"], ["x", "", "y"]
     ours, theirs = (c.arguments(prompts, negatives, True) for c in (small, large))
     assert all(torch.equal(ours[name], theirs[name]) for name in tensors(theirs))
+
+
+def test_kept_embeddings_lock_no_pages(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Done:
+        def synchronize(self) -> None: ...
+
+    locked, kept = list[torch.Tensor](), list[torch.Tensor]()
+
+    def copy_to_host(stream: CopyStream, tensor: torch.Tensor) -> Copy:
+        locked.append(tensor.clone())
+        return Copy(locked[-1], Done())
+
+    def put(cache: EmbeddingCache, key: Any, embedding: Any) -> Any:
+        kept.extend(embedding.values())
+        return embedding
+
+    monkeypatch.setattr(CopyStream, "copy_to_host", copy_to_host)
+    monkeypatch.setattr(EmbeddingCache, "put", put)
+    Conditioner(loaded("sdxl")).prepare(["a fox"], ["blur"], guided=True)
+    assert len(kept) == 4
+    assert {each.data_ptr() for each in kept}.isdisjoint(each.data_ptr() for each in locked)
+    assert all(any(torch.equal(each, other) for other in locked) for each in kept)
 
 
 def test_sdxl_uses_zeros_for_a_missing_negative_prompt(loaded: Loaded) -> None:

@@ -212,6 +212,18 @@ def test_the_same_seed_gives_the_same_controlnet_and_leaves_the_random_state(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_creating_a_controlnet_touches_no_gpu_of_the_machine(
+    fresh: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touched(*_: Any) -> None:
+        raise AssertionError("the random state of a GPU was read")
+
+    unet = fresh("sd").pipeline.unet
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", touched)
+    new_controlnet(unet, (4, 8), seed=0)
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_a_model_without_a_u_net_is_refused(family: str, loaded: Loaded) -> None:
     with pytest.raises(UnsupportedModel, match="a ControlNet cannot be trained for it, only for"):
