@@ -9,7 +9,8 @@
 Each step runs by itself in a process of its own, at both sizes. The table has its CPU time for a
 row, a shard of 1,000 images or an image, and from the larger size what it comes to for 100 million
 rows in 100,000 shards. The column "growth" is the unit cost at the larger size by that at the
-smaller one: 1 where a step is linear. Memory is that of the process: the peaks at both sizes,
+smaller one: 1 where a step is linear. The unit of `status` is the run: there it is 1 where the time
+does not depend on the number of shards. Memory is that of the process: the peaks at both sizes,
 continued on a line. Requests are those of the store, for one unit; a thousand names of a listing
 count as one.
 
@@ -49,6 +50,7 @@ from internet_runs import (  # noqa: E402
     commits_of,
     make_commits,
     make_plan,
+    records_of,
     run_of,
     some_shards,
     spec_of,
@@ -74,8 +76,10 @@ from nightpress.pipelines.planning import (  # noqa: E402
 from nightpress.pipelines.planning.index import INDEX_FOLDER  # noqa: E402
 from nightpress.pipelines.reporting.report import write_report  # noqa: E402
 from nightpress.pipelines.run_directory.commit import (  # noqa: E402
+    commit_shard,
     commit_sizes,
     committed_shards,
+    metadata_part,
 )
 from nightpress.pipelines.run_directory.summary_index import (  # noqa: E402
     SUMMARY_INDEX,
@@ -247,6 +251,20 @@ def read_shards(folder: Path, rows: int) -> Cost:
     return cost()
 
 
+def write_commits(folder: Path, rows: int) -> Cost:
+    """What an actor does with the records of a shard, once all of its images are stored."""
+    run = run_of(folder, rows)
+    planned = {
+        shard: read_shard(run.store, run.record.layout, shard)
+        for shard in some_shards(run.record.layout)
+    }
+    records = {shard: records_of(part) for shard, part in planned.items()}
+    with tempfile.TemporaryDirectory(dir=folder) as other, timed(SAMPLE) as cost:
+        for shard, part in planned.items():
+            commit_shard(Store(other), shard, metadata_part(records[shard], part))
+    return cost()
+
+
 def look_up(folder: Path, rows: int) -> Cost:
     """Units are the parts of the plan: one small read of each finds an image."""
     run = run_of(folder, rows)
@@ -306,10 +324,13 @@ def write_index(folder: Path, shards: int) -> Cost:
 
 
 def read_status(folder: Path, shards: int) -> Cost:
-    """With the index, as it is after the first minutes of a run."""
+    """With the index, as it is after the first minutes of a run; the unit is the whole run.
+
+    It reads the scores of a few hundred commits at most.
+    """
     run = commits_of(folder, shards)
     write_summary_index(run.store, read_totals(run.store))
-    with timed(shards) as cost:
+    with timed(1) as cost:
         status(run.url)
     return cost()
 
@@ -356,10 +377,11 @@ STEPS = (
     Step("resume", "resume: list, count and queue", "shard", NUM_SHARDS, "shards", resume),
     Step("dispatch", "events of few, and of many actors", "image", NUM_IMAGES, "actors", dispatch),
     Step("shard", "an actor reads a shard of the plan", "shard", NUM_SHARDS, "rows", read_shards),
+    Step("commit", "an actor writes its metadata", "shard", NUM_SHARDS, "rows", write_commits),
     Step("list", "list what is committed", "shard", NUM_SHARDS, "shards", list_commits),
     Step("totals", "totals without the index", "shard", NUM_SHARDS, "shards", first_totals),
     Step("index", "write the index of commits", "shard", NUM_SHARDS, "shards", write_index),
-    Step("status", "status, by the index", "shard", NUM_SHARDS, "shards", read_status),
+    Step("status", "status, by the index", "run", 1, "shards", read_status),
     Step("report", "report.html", "shard", NUM_SHARDS, "shards", report),
     Step("lookup", "find an image by its id", "part", NUM_IMAGES // PART_IMAGES, "rows", look_up),
     Step("verify", "verify, without its images", "shard", NUM_SHARDS, "rows", verify_plan),

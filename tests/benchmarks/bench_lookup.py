@@ -8,10 +8,11 @@
     python tests/benchmarks/bench_lookup.py --shard-size 1000 --sample 0.00001
 
 The plan is written from a manifest with ids in random order. The commits are real metadata parts,
-made from the plan; only the images that are looked up are stored. Requests are counted where they
-leave the process: as S3 operations, or as read calls on local files. A run without an index is one
-that was killed before its first update; its totals come from the footer of each commit. With
-`--sample` the run is verified too, and the few images that are read are found missing.
+made from the plan, with hashes and measurements drawn at random: they take as many bytes as those
+of real images. Only the images that are looked up are stored. Requests are counted where they leave
+the process: as S3 operations, or as read calls on local files. A run without an index is one that
+was killed before its first update; its totals come from the footer of each commit. With `--sample`
+the run is verified too, and the few images that are read are found missing.
 """
 
 import argparse
@@ -33,6 +34,7 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from aiobotocore.client import AioBaseClient  # noqa: E402
@@ -45,7 +47,7 @@ import nightpress  # noqa: E402
 from nightpress.jobs.runs.retry import failed_amendments  # noqa: E402
 from nightpress.pipelines import Run, RunSpec, open_run  # noqa: E402
 from nightpress.pipelines.planning import PlanLayout, check, write_plan  # noqa: E402
-from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA  # noqa: E402
+from nightpress.pipelines.records import METADATA_SCHEMA, PLAN_SCHEMA, SCORES_TYPE  # noqa: E402
 from nightpress.pipelines.reporting.report import write_report  # noqa: E402
 from nightpress.pipelines.run_directory.commit import commit_shard  # noqa: E402
 from nightpress.pipelines.run_directory.record import RUN_FILE, new_record  # noqa: E402
@@ -53,11 +55,14 @@ from nightpress.pipelines.run_directory.summary_index import (  # noqa: E402
     read_totals,
     write_summary_index,
 )
+from nightpress.pipelines.scoring.measurements import MEASUREMENTS  # noqa: E402
+from nightpress.pipelines.scoring.perceptual_hash import HASH_DIGITS  # noqa: E402
 from nightpress.pipelines.storage import Store, is_local  # noqa: E402
 
 THREADS = 32
 BATCH_SIZE = 4
 FAILED_EVERY = 5_000
+SHA256_DIGITS = 64
 
 
 def main() -> None:
@@ -166,8 +171,9 @@ def metadata_of(planned: pa.Table) -> pa.Table:
     """Metadata for rows of the plan; one image in `FAILED_EVERY` has failed."""
     numbers = np.arange(len(planned))
     failed = numbers % FAILED_EVERY == 0
-    data = image_bytes()
-    constants = FACTS.as_dict() | {
+    num_bytes = len(image_bytes())
+    random = np.random.default_rng(planned.column("seed")[0].as_py())
+    constants = FACTS.as_row() | {
         "attempts": 1,
         "worker": "node-1",
     }
@@ -176,10 +182,12 @@ def metadata_of(planned: pa.Table) -> pa.Table:
         "error_type": pa.array(np.where(failed, "NonFinite", ""), mask=~failed),
         "error": pa.array(np.where(failed, "not finite", ""), mask=~failed),
         "file": pa.array(planned.column("file").to_pylist(), mask=failed),
-        "sha256": pa.array([hashlib.sha256(data).hexdigest()] * len(planned), mask=failed),
-        "num_bytes": pa.array(np.full(len(planned), len(data)), mask=failed),
+        "sha256": pa.array(digits(random, len(planned), SHA256_DIGITS), mask=failed),
+        "num_bytes": pa.array(np.full(len(planned), num_bytes), mask=failed),
         "started_at": 1_800_000_000_000_000 + numbers // BATCH_SIZE * 4_000_000,
         "sampling_s": pa.array(np.full(len(planned), 1.0), mask=failed),
+        "scores": measurements(random, failed),
+        "perceptual_hash": pa.array(digits(random, len(planned), HASH_DIGITS), mask=failed),
     }
     columns = []
     for field in METADATA_SCHEMA:
@@ -191,6 +199,22 @@ def metadata_of(planned: pa.Table) -> pa.Table:
             column = pa.array([constants.get(field.name)] * len(planned), field.type)
         columns.append(column.cast(field.type))
     return pa.table(columns, schema=METADATA_SCHEMA)
+
+
+def digits(random: np.random.Generator, number: int, length: int) -> list[str]:
+    """So many texts of so many hexadecimal digits."""
+    drawn = random.bytes(number * length // 2).hex()
+    return [drawn[start : start + length] for start in range(0, len(drawn), length)]
+
+
+def measurements(random: np.random.Generator, failed: npt.NDArray[np.bool_]) -> pa.Array:
+    """What is measured in every image without a scorer; null where it failed."""
+    drawn = random.random((len(failed), len(MEASUREMENTS))).tolist()
+    rows = [
+        None if is_failed else list(zip(MEASUREMENTS, values, strict=True))
+        for is_failed, values in zip(failed, drawn, strict=True)
+    ]
+    return pa.array(rows, SCORES_TYPE)
 
 
 def image_bytes() -> bytes:

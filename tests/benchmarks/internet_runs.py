@@ -5,16 +5,20 @@ In one folder, `rows-N` has a manifest of N rows, its plan and the commits of so
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from bench_lookup import metadata_of
 from bench_planning import MODEL, make_manifest
+from support.made_runs import FACTS
 
 from nightpress.pipelines import Run, open_run
 from nightpress.pipelines.job.spec import RunSpec
 from nightpress.pipelines.planning import PlanLayout, PlanPart, check, read_shard, write_plan
+from nightpress.pipelines.records import FailureType, ImageRecord
 from nightpress.pipelines.run_directory.commit import commit_shard, shard_path
 from nightpress.pipelines.run_directory.record import (
     RUN_FILE,
@@ -30,6 +34,16 @@ NUM_IMAGES, NUM_SHARDS, NUM_ACTORS = 100_000_000, 100_000, 1_000
 SHARD_SIZE, BATCH_SIZE = 1_000, 16
 
 PART_IMAGES = 131_000
+
+PLANNED_FACTS = (
+    *("image_id", "id", "variant", "prompt", "negative_prompt", "seed", "scheduler"),
+    *("width", "height", "num_inference_steps", "guidance_scale"),
+)
+MADE_FACTS = (
+    *("status", "attempts", "worker", "file", "sha256", "num_bytes", "sampling_s"),
+    *("perceptual_hash", "error"),
+)
+"""Columns of the metadata that are the same fields of an image's facts, and of its record."""
 
 SAMPLE = 24
 """Shards of a plan that have commits."""
@@ -114,6 +128,22 @@ def with_layout(record: RunRecord, num_images: int) -> RunRecord:
         parts.append(PlanPart(path, number, start, size, size, start // SHARD_SIZE, 0))
     layout = replace(record.layout, parts=tuple(parts)).in_shards(SHARD_SIZE, BATCH_SIZE)
     return replace(record, layout=layout)
+
+
+def records_of(planned: pa.Table) -> list[ImageRecord]:
+    """The records of a shard's images, as the actor has them that made these rows of the plan."""
+    return [_record(row) for row in metadata_of(planned).to_pylist()]
+
+
+def _record(row: Mapping[str, Any]) -> ImageRecord:
+    error_type = row["error_type"]
+    return ImageRecord(
+        facts=replace(FACTS, **{name: row[name] for name in PLANNED_FACTS}),
+        error_type=None if error_type is None else FailureType(error_type),
+        scores=None if row["scores"] is None else dict(row["scores"]),
+        started_at=row["started_at"].timestamp(),
+        **{name: row[name] for name in MADE_FACTS},
+    )
 
 
 def committed_rows(planned: pa.Table) -> pa.Table:
