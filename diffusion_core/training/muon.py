@@ -148,6 +148,9 @@ def assign_owners(each: Sequence[Tensor], num_workers: int) -> list[int]:
 class Muon(torch.optim.Optimizer):
     """Muon for the matrices among `parameters`, AdamW at half their learning rate for the rest.
 
+    A step is computed for lists of weights, with torch's foreach functions: on an accelerator they
+    start one kernel for many weights, and on a CPU they compute them one by one.
+
     Args:
         parameters: by name; see `uses_muon` for the names that AdamW updates.
         lr: learning rate; the elements of a Muon update have root mean square `UPDATE_RMS` * lr.
@@ -199,50 +202,65 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update all parameters that have a gradient."""
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
+            parameters = tuple(p for p in group["params"] if p.grad is not None)
             if not parameters:
                 continue
             if group["matrices"]:
                 self._muon_update(parameters, group)
             else:
-                for parameter in parameters:
-                    self._adamw_update(parameter, group)
+                self._adamw_update(parameters, group)
 
-    def _muon_update(self, parameters: Sequence[nn.Parameter], group: Mapping[str, Any]) -> None:
+    def _muon_update(self, parameters: tuple[nn.Parameter, ...], group: Mapping[str, Any]) -> None:
         """Jordan et al. 2024, scaled as in Liu et al. 2025, section 2.2."""
-        momenta = [self._momentum(parameter) for parameter in parameters]
-        for parameter, update in zip(parameters, orthogonalize_all(momenta), strict=True):
-            scale = UPDATE_RMS * max(update.shape) ** 0.5
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            update = update.view(parameter.shape).to(parameter.dtype)
-            parameter.add_(update, alpha=-group["lr"] * scale)
+        updates = orthogonalize_all(self._momenta(parameters))
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        by_length: dict[int, list[tuple[nn.Parameter, Tensor]]] = {}
+        for parameter, update in zip(parameters, updates, strict=True):
+            pair = parameter, update.view(parameter.shape)
+            by_length.setdefault(max(update.shape), []).append(pair)
+        for length, pairs in by_length.items():
+            changes = [torch.empty_like(parameter) for parameter, _ in pairs]
+            torch._foreach_copy_(changes, [update for _, update in pairs])
+            alpha = -group["lr"] * (UPDATE_RMS * length**0.5)
+            torch._foreach_add_(tuple(parameter for parameter, _ in pairs), changes, alpha=alpha)
 
-    def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """The gradient with Nesterov momentum, as a matrix (m, n)."""
-        gradient = _gradient(parameter)
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(state["momentum_buffer"], MOMENTUM).flatten(1)
+    def _momenta(self, parameters: tuple[nn.Parameter, ...]) -> list[Tensor]:
+        """The gradients with Nesterov momentum, as matrices (m, n)."""
+        gradients = [_gradient(parameter) for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [state["momentum_buffer"] for state in states]
+        torch._foreach_lerp_(buffers, gradients, 1 - MOMENTUM)
+        momenta = torch._foreach_lerp(gradients, buffers, MOMENTUM)
+        return [momentum.flatten(1) for momentum in momenta]
 
-    def _adamw_update(self, parameter: nn.Parameter, group: Mapping[str, Any]) -> None:
+    def _adamw_update(self, parameters: tuple[nn.Parameter, ...], group: Mapping[str, Any]) -> None:
         """Loshchilov & Hutter 2019, algorithm 2."""
-        gradient = _gradient(parameter)
-        state = self.state[parameter]
+        gradients = [_gradient(parameter) for parameter in parameters]
+        states = [self._adamw_state(parameter) for parameter in parameters]
+        means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(means, gradients, 1 - beta1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - beta2)
+        steps = [float(state["step"]) for state in states]
+        unbiased = torch._foreach_div(means, [1 - beta1**step for step in steps])
+        roots = torch._foreach_div(squares, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, group["eps"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, unbiased, roots, value=-group["lr"])
+
+    def _adamw_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter that takes its next step."""
+        state: dict[str, Tensor] = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] = state["step"].cpu() + 1  # a checkpoint may load it on the accelerator
-        beta1, beta2 = group["betas"]
-        state["exp_avg"].lerp_(gradient, 1 - beta1)
-        state["exp_avg_sq"].lerp_(gradient.square(), 1 - beta2)
-        step = float(state["step"])
-        mean = state["exp_avg"] / (1 - beta1**step)
-        root = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt() + group["eps"]
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(mean, root, value=-group["lr"])
+        return state
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

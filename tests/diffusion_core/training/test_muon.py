@@ -1,6 +1,7 @@
 """Muon orthogonalizes matrices, leaves other weights to AdamW, and divides its work exactly."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from support import tiny_models
 from torch import Tensor, distributed, multiprocessing, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nightpress.diffusion_core.training import muon
 from nightpress.diffusion_core.training.denoiser import FAMILIES
@@ -217,6 +220,81 @@ def test_other_weights_are_updated_by_adamw() -> None:
             (parameter - 3).pow(4).sum().backward()
             optimizer.step()
     assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def some_weights(number: int, device: str = "cpu") -> dict[str, nn.Parameter]:
+    """So many matrices, kernels and biases, with gradients."""
+    shapes = {"to_q.weight": (8, 6), "conv.weight": (6, 8, 3, 3), "to_q.bias": (8,)}
+    random, weights = torch.Generator().manual_seed(3), {}
+    for name, shape in shapes.items():
+        for block in range(number):
+            weight = nn.Parameter(torch.randn(shape, generator=random).to(device))
+            weight.grad = torch.randn(shape, generator=random).to(device)
+            weights[f"blocks.{block}.{name}"] = weight
+    return weights
+
+
+def step_one_by_one(
+    weight: nn.Parameter, state: dict[str, Tensor], is_matrix: bool, lr: float
+) -> None:
+    """A step of Muon for a matrix, and of AdamW for another weight."""
+    gradient = weight.grad
+    assert gradient is not None
+    if is_matrix:
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(gradient))
+        buffer.lerp_(gradient, 1 - muon.MOMENTUM)
+        update = zeropower_via_newtonschulz5(gradient.lerp(buffer, muon.MOMENTUM).flatten(1))
+        weight.mul_(1 - lr * 0.01)
+        scale = UPDATE_RMS * max(update.shape) ** 0.5
+        weight.add_(update.view(weight.shape).float(), alpha=-lr * scale)
+        return
+    mean, square = (state.setdefault(name, torch.zeros_like(gradient)) for name in ("m", "v"))
+    state["step"] = step = state.get("step", torch.zeros(())) + 1
+    mean.lerp_(gradient, 1 - 0.9)
+    square.lerp_(gradient.square(), 1 - 0.99)
+    root = (square / (1 - 0.99 ** float(step))).sqrt() + 1e-8
+    weight.addcdiv_(mean / (1 - 0.9 ** float(step)), root, value=-lr)
+
+
+def test_on_a_cpu_a_step_has_the_bits_of_weights_that_are_updated_one_by_one() -> None:
+    together, alone = some_weights(3), some_weights(3)
+    optimizer, states = Muon(together, lr=0.1), {name: dict[str, Tensor]() for name in alone}
+    for _ in range(3):
+        optimizer.step()
+        with torch.no_grad():
+            for name, weight in alone.items():
+                step_one_by_one(weight, states[name], uses_muon(name, weight), 0.1)
+    assert all(torch.equal(together[name], alone[name]) for name in alone)
+
+
+class CountedKernels(TorchDispatchMode):
+    """Counts the operations that an accelerator would start a kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        is_there = any(each.is_meta for each in tree_leaves(args) if isinstance(each, Tensor))
+        if is_there and not func.is_view and "empty" not in str(func):
+            self.names[str(func)] += 1
+        return made
+
+
+def test_an_accelerator_starts_few_kernels_however_many_weights_there_are() -> None:
+    """Those that orthogonalize a stack come once a stack, all others once a step."""
+    counted = []
+    for number in (8, muon.MAX_STACK):
+        weights = some_weights(number, "meta")
+        optimizer = Muon(weights, lr=0.1)
+        optimizer.step()
+        with CountedKernels() as kernels:
+            optimizer.step()
+        counted.append(kernels.names)
+    few, many = counted
+    assert few == many
+    assert few.total() < 70, few
 
 
 def test_it_minimises_a_quadratic_loss() -> None:
