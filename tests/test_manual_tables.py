@@ -14,6 +14,8 @@ from test_docs import code_spans, prose, table_under, text_of
 from nightpress.diffusion_core.models.samplers import SAMPLER_NAMES
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.jobs import cli
+from nightpress.pipelines.export.columns import exported_schema
+from nightpress.pipelines.export.spec import Metadata
 from nightpress.pipelines.job.models_section import NamedModel
 from nightpress.pipelines.job.settings import SETTING_COLUMNS
 from nightpress.pipelines.job.spec import RunSpec
@@ -157,3 +159,16 @@ def test_the_manual_names_every_column_of_pictures() -> None:
 def test_the_manual_shows_the_format_that_this_version_reads() -> None:
     refusal = f"in format {FORMAT_VERSION + 1}; this nightpress reads up to format {FORMAT_VERSION}"
     assert refusal in text_of("pipelines/README.md")
+
+
+def test_the_manual_lists_the_columns_that_each_kind_of_metadata_exports() -> None:
+    every = {*METADATA_SCHEMA.names, "run", "commit"} - {"scores"}
+    full, minimal = (
+        set(exported_schema([METADATA_SCHEMA], (), kind, "hf-parquet").names)
+        for kind in get_args(Metadata)[:2]
+    )
+    expected = {"yes yes": full & minimal, "yes no": full - minimal, "no no": every - full}
+    told: dict[str, set[str]] = {key: set() for key in expected}
+    for row in table_under("pipelines/README.md", "### Columns of an export"):
+        told[f"{row[0]} {row[1]}"] |= set(code_spans(row[2])) - {"scores.<name>"}
+    assert told == expected
