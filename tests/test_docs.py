@@ -15,6 +15,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import nightpress
 from nightpress.diffusion_core.errors import NightpressError
@@ -270,6 +271,19 @@ def test_every_python_example_compiles_and_imports_what_exists(block: Block) -> 
             module = importlib.import_module(node.module or "")
             for alias in node.names:
                 assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+
+
+def test_the_report_of_the_quick_start_is_that_of_the_job_that_init_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (job,) = {
+        words[-1] for block, words in COMMANDS if block.manual == "README.md" and words[0] == "plan"
+    }
+    assert CliRunner().invoke(cli.command, ["init", job]).exit_code == 0
+    report = re.search(r"\*\*Open the report\*\*, `([^`]+)`", text_of("README.md"))
+    assert report is not None
+    assert report[1] == f"{RunSpec.from_file(job).url}/report.html"
 
 
 # The Python API

@@ -92,17 +92,17 @@ def test_a_block_that_runs_a_job_works_as_it_stands(
     folder = request.getfixturevalue("bucket") if is_on_s3 else Folder(str(tmp_path / "press"), {})
     reach(folder, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    Path("prompts.csv").write_text("id,prompt\nc1,a cat\nc2,a dog\n")
+    Path("cats.csv").write_text("id,prompt\nc1,a cat\nc2,a dog\n")
+    Path("prompts.txt").write_text("a cat\na dog\n")  # as `nightpress init` writes it, without ids
     job = {
-        "manifest": str(tmp_path / "prompts.csv"),
         "output": folder.url,
         "model": str(tiny_model),
         "sampling": {"num_inference_steps": 1, "width": 32, "height": 32},
         "cluster": {"actors": 1},
         "storage": folder.options,
     }
-    for name in ("job.yaml", "cats.yaml"):
-        Path(name).write_text(yaml.safe_dump(job))
+    for name, manifest in (("job.yaml", "prompts.txt"), ("cats.yaml", "cats.csv")):
+        Path(name).write_text(yaml.safe_dump(job | {"manifest": str(tmp_path / manifest)}))
     names = execute(block, "", monkeypatch)
     assert names["result"].num_ok == 2
     assert names["press"].url == names["result"].url
