@@ -172,7 +172,7 @@ def unsupported_reason(folder: Path, spec: ModelSpec, device: str) -> str | None
     model = pipeline_folder.PipelineFolder.read(folder)
     owner = pipeline_folder.text_to_image_class(model)
     try:
-        model_speed.check_speed(model, owner, spec)
+        model_speed.check_speed(model, owner, spec, device=device)
     except ModelError as error:
         return str(error)
     return None

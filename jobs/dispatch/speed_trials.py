@@ -263,7 +263,7 @@ class SpeedTrials:
             text = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
             raise ModelError(text) from error
         model = PipelineFolder.read(ModelFiles.locate(spec, self._trial.spec.storage).folder)
-        check_speed(model, text_to_image_class(model), spec)
+        check_speed(model, text_to_image_class(model), spec, device=self._device)
 
     @cached_property
     def _reference(self) -> SampledBatch:

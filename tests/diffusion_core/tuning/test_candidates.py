@@ -147,18 +147,34 @@ def test_bfloat16_needs_a_cpu_that_has_bfloat16(
     assert reason is None if has_bfloat16 else "no bfloat16 instructions" in str(reason)
 
 
-def test_nothing_compiles_without_a_compiler(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_nothing_compiles_without_a_compiler(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, has_gpu: bool
+) -> None:
+    """Not even beside a GPU that has all that it needs."""
     from torch._inductor import cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
 
     def none_there() -> str:
         raise InvalidCxxCompiler
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: has_gpu)
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_there)
     for config in (TuningConfig.of(compile="regional"), TuningConfig.of(compile="full")):
         reason = unsupported_reason(saved("sd"), spec_of(saved("sd"), config), "cpu")
         assert "needs a C++ compiler" in str(reason)
+
+
+def test_on_the_cpu_of_a_gpu_machine_compiling_needs_no_triton(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: "g++")
+    spec = spec_of(saved("sd"), TuningConfig.of(compile="full"))
+    assert unsupported_reason(saved("sd"), spec, "cpu") is None
+    assert "needs Triton" in str(unsupported_reason(saved("sd"), spec, "cuda"))
 
 
 def test_a_job_may_choose_every_attention_backend_and_quantization() -> None:
