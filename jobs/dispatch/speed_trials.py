@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.errors import (
     DeviceError,
+    DiffusionError,
     ModelError,
     OutOfMemory,
     SamplingError,
@@ -100,8 +102,9 @@ class SpeedTrials:
         """The ways that are not supported, with the reason."""
         for config in self._trial.ways:
             try:
-                self._require_supported(config)
-            except ModelError as error:
+                with _as_diffusion_error(config):
+                    self._require_supported(config)
+            except (ModelError, SamplingError) as error:
                 yield config, one_line(error)
 
     def _time_batch(self, held: HeldModel) -> tuple[float, float]:
@@ -145,7 +148,7 @@ class SpeedTrials:
         )
 
     def measure(self, config: TuningConfig, known: KeptTrial | None = None) -> ConfigTrial | str:
-        """Try one way; returns why it cannot be used, if it cannot.
+        """Try one way; returns why it cannot be used, if it cannot, whatever it has raised.
 
         Args:
             known: an earlier trial of the way. Its images are compared, and it is not timed.
@@ -156,8 +159,9 @@ class SpeedTrials:
         began = time.monotonic()
         found: ConfigTrial | str
         try:
-            self._require_supported(config)
-            found = self._tried_out(config, known)
+            with _as_diffusion_error(config):
+                self._require_supported(config)
+                found = self._tried_out(config, known)
         except (DeviceError, ModelError, SettingsError, SamplingError) as error:
             if isinstance(error, DeviceError) and not isinstance(error, OutOfMemory):
                 raise
@@ -173,7 +177,8 @@ class SpeedTrials:
         failed = (earlier or KeptTrial.untimed(config, _today())).failed()
         self._keep(failed)
         try:
-            trial = self._measure(config, known)
+            with _as_diffusion_error(config):
+                trial = self._measure(config, known)
         except _FaultyReferenceError:
             self._keep(earlier or config)
             raise
@@ -287,6 +292,24 @@ class SpeedTrials:
                 raise OutOfMemory(one_line(cause)) from error
             raise
         return Candidate(held.model, self._workload, self._few)
+
+
+@contextmanager
+def _as_diffusion_error(config: TuningConfig) -> Iterator[None]:
+    """Turn what nobody expects of a way, such as an OSError of a compiler, into a SamplingError of
+    one line; the log has all of it.
+
+    Raises:
+        DeviceError: the device failed.
+    """
+    try:
+        yield
+    except DiffusionError:
+        raise
+    except Exception as error:  # torch.compile passes on whatever its parts raise
+        LOG.exception("trying %s has failed", config.name)
+        kind = DeviceError if isinstance(error, torch.AcceleratorError) else SamplingError
+        raise kind(f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")) from error
 
 
 def _today() -> date:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fakes.odd_actors import DyingInTrialsActor, FactoryOf
+from support.fakes.odd_actors import DyingInTrialsActor, FactoryOf, FaultyTrialsActor
 from support.run_files import PROMPTS, hashes, read_metadata
 
 from nightpress import jobs
@@ -15,6 +15,7 @@ from nightpress.diffusion_core.cache_folder import cache_folder
 from nightpress.diffusion_core.tuning import auto_speed as rules
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.jobs.dispatch import auto_speed
+from nightpress.jobs.dispatch.actor import SamplerActor
 from nightpress.jobs.progress.events import Event, Message
 from nightpress.jobs.runs import runner
 from nightpress.pipelines import open_run
@@ -139,24 +140,41 @@ def test_a_way_that_cannot_be_used_is_left_with_a_word(
     assert set(read_metadata(spec).column("speed").to_pylist()) == {None}
 
 
-@pytest.fixture
-def dying(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the first actor of a run die when it tries a way."""
+def actors_of(monkeypatch: pytest.MonkeyPatch, kind: type[SamplerActor]) -> None:
+    """Have the actors of a run be of another class."""
     plain = runner.actor_factory
 
     def factory(spec: RunSpec, traced: bool = False) -> FactoryOf:
         found = plain(spec, traced)
         size = found.cpus, found.gpus, found.threads
-        return FactoryOf(found.spec, found.options, *size, kinds=[DyingInTrialsActor])
+        return FactoryOf(found.spec, found.options, *size, kinds=[kind])
 
     monkeypatch.setattr(runner, "actor_factory", factory)
 
 
-@pytest.mark.usefixtures("eager", "dying")
-def test_a_way_that_kills_the_actor_does_not_cost_the_run(make_spec: MakeSpec) -> None:
+@pytest.mark.usefixtures("eager")
+def test_a_way_that_kills_the_actor_does_not_cost_the_run(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actors_of(monkeypatch, DyingInTrialsActor)
     spec, seen = make_spec(), list[Event]()
     assert jobs.run(spec, seen.append).num_ok == PROMPTS
     assert any("speed auto: the cluster failed: ActorDiedError" in line for line in said(seen))
     reason = "the actor was lost, or took too long, when it tried channels_last"
     assert said(seen)[-1] == f"model.speed auto: exact; {reason}"
     assert recorded(spec)["speed"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+def test_an_error_that_nobody_expects_of_a_way_costs_neither_the_run_nor_the_actor(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actors_of(monkeypatch, FaultyTrialsActor)
+    spec, seen = make_spec(), list[Event]()
+    assert jobs.run(spec, seen.append).num_ok == PROMPTS
+    reason = "OSError: [Errno 28] No space left on device"
+    assert f"model.speed auto: channels_last cannot be used: {reason}" in said(seen)
+    assert said(seen)[-1] == "model.speed auto: exact; no faster way can be used"
+    assert recorded(spec)["tried"][0]["reason"] == reason
+    assert not [each for each in seen if isinstance(each, Message) and each.warning]

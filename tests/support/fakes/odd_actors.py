@@ -1,5 +1,6 @@
 """Actors that die, hang, race or never start; Ray's workers import them from here."""
 
+import errno
 import os
 import signal
 import threading
@@ -112,6 +113,17 @@ class DyingInTrialsActor(SamplerActor):
 
     def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FaultyTrialsActor(SamplerActor):
+    """No way to sample faster that it tries finds room on the disk of its node."""
+
+    def try_speed(self, config: TuningConfig, known: KeptTrial | None = None) -> Any:
+        def full(*given: Any) -> Any:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self._trials._measure = full
+        return super().try_speed(config, known)
 
 
 class ThreadsActor(SamplerActor):
