@@ -26,6 +26,7 @@ from nightpress.diffusion_core.tuning.batch_size import (
     padding_efficiency,
 )
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
+from nightpress.diffusion_core.tuning.device_name import device_name
 from nightpress.diffusion_core.tuning.kept_trials import KeptTrial
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.dispatch.memory_needs import Footprint
@@ -81,6 +82,8 @@ class ActorLocation:
     """Which packages that affect the last bits of pixels have changed since the run began."""
     age_s: float = 0.0
     """Seconds since the process of the actor was ready to load the model."""
+    device_name: str | None = None
+    """What its device calls itself; see `tuning.device_name`."""
 
 
 class SamplerActor:
@@ -260,10 +263,9 @@ class SamplerActor:
             self._runner = self._new_runner(store, record, fence, inputs, key)
         if self._held is not None:  # not in an actor that is made without a model
             self._held.runner = self._runner
-        node_id = ray.get_runtime_context().get_node_id()
-        differences = tuple(record.package_differences())
-        age_s = time.monotonic() - self._began
-        return ActorLocation(node_id, platform.node(), os.getpid(), differences, age_s)
+        where = ray.get_runtime_context().get_node_id(), platform.node(), os.getpid()
+        differences, age_s = tuple(record.package_differences()), time.monotonic() - self._began
+        return ActorLocation(*where, differences, age_s, device_name(self._device))
 
     def _new_runner(
         self,

@@ -54,6 +54,8 @@ class ActorPool:
         next_model: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.workers: list[Worker] = []
+        self.device_names: list[str] = []
+        """What the devices of its actors call themselves, each name once."""
         self._factory = factory
         self._config = config
         self._room, self._can_grow, self._next_model = room, can_grow, next_model
@@ -132,6 +134,8 @@ class ActorPool:
             return
         worker.began = time.monotonic() - location.age_s
         worker.location = location
+        if location.device_name is not None and location.device_name not in self.device_names:
+            self.device_names.append(location.device_name)
         yield ActorJoined(location.host, len(self))
         for difference in location.differences:
             yield Message(f"on {location.host} {difference}", warning=True)

@@ -58,6 +58,8 @@ class Maker:
         self._log = log
         self.time_spent: list[TimeSpent] | None = None
         """What the actors did, once they have had work and are finished."""
+        self.device_names: list[str] = []
+        """What the devices of the actors call themselves; none before they are finished."""
         self.progress: RunProgress | None = None
         """The totals, once every shard is committed."""
         self.record: RunRecord | None = None
@@ -123,6 +125,7 @@ class Maker:
                 yield from watch.following(dispatcher.run(left))
             finally:  # the actors end with their dispatcher, so ask them before that
                 self.time_spent = dispatcher.pool.time_spent()
+                self.device_names = dispatcher.pool.device_names
 
 
 def _write_plan(spec: RunSpec, store: Store, record: RunRecord) -> Iterator[Event]:

@@ -116,7 +116,7 @@ class RunResult:
     scores: tuple[ScoreSummary, ...] = ()
     """How each score is distributed over the images that are ok."""
     tuned: str | None = None
-    """What `tune` has measured for this model on this device, if the run does not use it."""
+    """What `tune` could gain on a device of this start's actors; None if nothing is known."""
 
 
 def run(
@@ -253,7 +253,7 @@ class _Session:
             cost=self.log.cost(progress.num_ok + progress.num_failed),
             num_rejected=progress.num_rejected,
             scores=self._maker.scores.scores,
-            tuned=gain_line(self._maker.record),
+            tuned=gain_line(self._maker.record, self._maker.device_names),
         )
 
     @contextmanager

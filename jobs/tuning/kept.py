@@ -1,14 +1,22 @@
-"""What `tune` has measured on this machine, kept in the cache folder for the summaries of runs."""
+"""What `tune` has measured on this machine, kept in the cache folder for the summaries of runs.
+
+A run asks its actors which device they have: it may be driven from a machine without one, and its
+driver imports no torch.
+"""
 
 import json
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from nightpress.diffusion_core.acceleration.spec import SpeedSpec
 from nightpress.diffusion_core.cache_folder import cache_folder, replace_text
+from nightpress.diffusion_core.errors import one_line
+from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.device_name import device_name
 from nightpress.pipelines.run_directory.record import RunRecord
 
@@ -40,7 +48,7 @@ class KeptTuning:
         lossy = "the same pixels" if self.lowest_db is None else f"from {self.lowest_db:.1f} dB up"
         return (
             f"nightpress tune has measured {self.ratio:.2f} times the speed of "
-            f"{self.reference_dtype} for this model on this device with {self.name} ({lossy})"
+            f"{self.reference_dtype} for this model on {self.device} with {self.name} ({lossy})"
         )
 
 
@@ -71,27 +79,68 @@ def keep(tuning: "Tuning") -> Path | None:
     return path
 
 
-def gain_line(record: RunRecord | None) -> str | None:
-    """What a tuning of the run's model on this device could gain; None if none was measured, or
-    the run uses it."""
+def gain_line(record: RunRecord | None, devices: Iterable[str]) -> str | None:
+    """What a tuning of the run's model could gain on a device of its actors, or why that cannot be
+    read; None if none was measured, or the run uses it or what is as fast.
+
+    Args:
+        devices: what the devices call themselves.
+    """
     if record is None or record.models:
         return None
-    kept = _read(record.model.identity, device_name(record.device))
-    if kept is None or (kept.dtype, kept.speed) == (record.dtype, record.spec.model.ways.as_text()):
-        return None
-    return kept.line
+    try:
+        found = [_read(record.model.identity, device) for device in devices]
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: there is no home folder
+        return f"what nightpress tune has kept for this model cannot be read: {one_line(error)}"
+    return next((kept.line for kept in found if kept is not None and _gains(kept, record)), None)
 
 
-def _read(fingerprint: str, device: str | None) -> KeptTuning | None:
-    """What was kept; None if nothing was, or if it is not what this version writes."""
-    if device is None:
+def _gains(kept: KeptTuning, record: RunRecord) -> bool:
+    """Whether a run could be faster, as far as that was measured."""
+    if (kept.dtype, kept.speed) == (record.dtype, record.spec.model.ways.as_text()):
+        return False
+    used = _ratio_in_use(record)
+    return used is None or kept.reference_dtype != record.dtype or kept.ratio > used
+
+
+def _ratio_in_use(record: RunRecord) -> float | None:
+    """How many times as fast as plain sampling in its dtype a run is; None if it was not measured,
+    as where the job has set `model.speed`."""
+    if not record.auto_speed:
         return None
-    with suppress(OSError, ValueError, TypeError):
-        values = json.loads(_path(fingerprint, device).read_text(encoding="utf-8"))
-        kept = KeptTuning(**values)
+    decision = record.auto_speed[0]
+    if not decision.speed.chosen():
+        return 1.0
+    name = TuningConfig(speed=decision.speed).name
+    return next((each.ratio for each in decision.tried if each.name == name), None)
+
+
+def _read(fingerprint: str, device: str) -> KeptTuning | None:
+    """What was kept; None if nothing was.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not what this version writes.
+    """
+    path = _path(fingerprint, device)
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        kept = TypeAdapter(KeptTuning).validate_json(text)
         SpeedSpec.from_text(kept.speed)
-        return kept
-    return None
+    except ValueError as error:
+        raise ValueError(f"{path}: {_reason(error)}") from error
+    return kept
+
+
+def _reason(error: ValueError) -> str:
+    """What is wrong with a file, in a few words."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"]), first["msg"]])
 
 
 def _path(fingerprint: str, device: str) -> Path:

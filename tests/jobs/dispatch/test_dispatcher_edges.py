@@ -171,6 +171,16 @@ def test_stragglers_are_copied_unless_one_commit_could_overwrite_another(
     assert len(copies) == len(copied)
 
 
+def test_each_device_of_the_actors_is_named_once(
+    run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = dispatcher_of(run, SamplerActor).pool
+    monkeypatch.setattr(ray, "get", lambda name: ActorLocation("here", "here", 1, device_name=name))
+    for name in ("NVIDIA H200", "NVIDIA L4", None, "NVIDIA H200"):
+        list(pool.on_started(Worker(None, name, None)))  # type: ignore[arg-type]
+    assert pool.device_names == ["NVIDIA H200", "NVIDIA L4"]
+
+
 def test_work_of_a_dead_process_shares_no_actor(
     run: tuple[Store, RunRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
