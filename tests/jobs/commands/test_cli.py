@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def test_the_summary_has_the_rate_of_the_whole_run_as_status_has_it(
 ) -> None:
     result = RunResult("press/night", 9, 9, 0, 5, 50.0, images_per_s, {}, None)
     assert line in summary(result).splitlines()
+
+
+def test_the_summary_says_what_a_tuning_could_gain() -> None:
+    result = RunResult("press/night", 9, 9, 0, 5, 50.0, None, {}, None)
+    line = "nightpress tune has measured 1.80 times the speed"
+    assert line in summary(replace(result, tuned=line)).splitlines()
+    assert "tune" not in summary(result)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -21,6 +21,7 @@ from nightpress.diffusion_core.sampling.sampler import SampledBatch
 from nightpress.diffusion_core.tuning.candidates import TuningConfig
 from nightpress.diffusion_core.tuning.search import ConfigTrial
 from nightpress.jobs.cli import command
+from nightpress.jobs.commands import tune as tune_command
 from nightpress.jobs.tuning import tune as tune_module
 from nightpress.jobs.tuning.options import TuneOptions
 from nightpress.jobs.tuning.report import TuneProgress, outcome, refusals
@@ -119,6 +120,18 @@ def test_the_fastest_config_is_written_to_the_job_and_shown_and_nothing_else_cha
 
 
 @pytest.mark.slow
+def test_the_result_is_kept_for_the_summaries_of_runs_even_if_the_job_is_not_changed(
+    job: Path, gains: Gains, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    gains[LAST] = 1.5
+    result = nightpress_tune(job, "--dry-run", "--tolerance", "1")
+    assert result.exit_code == 0, result.output
+    (kept,) = (tmp_path / "cache").rglob("tuned/*.json")
+    values = json.loads(kept.read_text())
+    assert (values["name"], values["ratio"]) == ("channels_last", 1.5)
+
+
 def test_a_job_that_already_uses_the_fastest_config_is_unchanged(job: Path, gains: Gains) -> None:
     gains |= {DEEP: 2.0, LAST: 1.5, BOTH: 2.9}
     assert nightpress_tune(job, "--tolerance", "1").exit_code == 0
@@ -336,6 +349,18 @@ def test_the_images_are_whole_batches_of_the_most_frequent_settings(
     assert numbers == sorted(numbers)
     assert len({number % 2 for number in numbers}) == 1
     assert all(number % 3 for number in numbers)
+
+
+def test_a_result_that_cannot_be_kept_is_said(
+    found: Tuning,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    tune_command._keep(found)
+    assert "warning: runs will not know of this result: " in capsys.readouterr().err
 
 
 def test_only_values_that_change_are_written(found: Tuning) -> None:
