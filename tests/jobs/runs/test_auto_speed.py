@@ -117,6 +117,27 @@ def test_what_is_decided_is_recorded_and_used_by_every_later_start(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
+def test_images_that_are_repaired_or_made_again_are_made_in_the_decided_way(
+    make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec()
+    jobs.run(spec)
+    monkeypatch.undo()
+    before = hashes(spec)
+    (Path(spec.url) / read_metadata(spec).column("file").to_pylist()[3]).unlink()
+    repaired = jobs.verify(spec, repair=True).repaired
+    assert repaired is not None
+    assert (repaired.num_rows, repaired.num_same) == (1, 1)
+    assert jobs.verify(spec).is_sound
+    assert hashes(spec) == before
+    assert jobs.again(spec, ids=["00000003_00"]).num_ok == 1
+    (other,) = hashes(spec).keys() - before.keys()
+    assert set(read_metadata(spec).column("speed").to_pylist()) == {RECORDED}
+    assert jobs.reproduce(open_run(spec.url), other).comparison.same_file
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_the_next_run_on_the_machine_knows_what_this_one_has_measured(make_spec: MakeSpec) -> None:
     jobs.run(make_spec())
     spec, seen = make_spec(name="next"), list[Event]()
