@@ -23,8 +23,8 @@ OF_THE_RUN = frozenset(
 ABOUT_MAKING = frozenset(
     (
         *("prompt", "negative_prompt", "prompt_cut", "negative_prompt_cut", "model", "loras"),
-        *("controlnets", "references", "inputs", "worker", "started_at", "sampling_s", "scoring_s"),
-        *("attempts", "speed"),
+        *("textual_inversions", "controlnets", "references", "inputs", "worker", "started_at"),
+        *("sampling_s", "scoring_s", "attempts", "speed"),
     )
 )
 """Columns that only `metadata: full` has: what was asked for, with what, and where."""
