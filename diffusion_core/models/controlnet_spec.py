@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from nightpress.diffusion_core.models.lora_files import by_source
+from nightpress.diffusion_core.models.lora_files import NAME, NAME_IN_WORDS, by_source
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -38,7 +38,8 @@ class ControlNetSpec(BaseModel):
     name: Annotated[
         str | None,
         Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$",
+            pattern=NAME,
+            json_schema_extra={"patternErrorMessage": NAME_IN_WORDS},
             description="Name in columns such as `control_image.NAME`; the folder's unless set.",
         ),
     ] = None

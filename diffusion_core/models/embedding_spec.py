@@ -26,6 +26,9 @@ class EmbeddingSpec(BaseModel):
         str | None,
         Field(
             pattern=WORD,
+            json_schema_extra={
+                "patternErrorMessage": "must be one word: 1 to 64 characters without white space"
+            },
             description="The word that stands for it in prompts; the file's name unless set.",
         ),
     ] = None

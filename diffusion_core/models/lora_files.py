@@ -36,7 +36,11 @@ if TYPE_CHECKING:
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """diffusers' name for the file in a LoRA's folder."""
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,127}$"
+NAME_IN_WORDS = (
+    "must begin with a letter from a to z or A to Z or a digit, and go on with up to 127 such "
+    "letters, digits, spaces, dots, underscores and hyphens"
+)
 _OVERWRITTEN = {
     "_transformer_norm_layers": "load_lora_weights",
     "_overwritten_params": "_maybe_expand_transformer_param_shape_or_error_",
@@ -70,7 +74,9 @@ class LoraSpec(BaseModel):
     name: Annotated[
         str | None,
         Field(
-            pattern=_NAME, description="Name in the images' metadata; the file's name unless set."
+            pattern=NAME,
+            json_schema_extra={"patternErrorMessage": NAME_IN_WORDS},
+            description="Name in the images' metadata; the file's name unless set.",
         ),
     ] = None
 

@@ -27,6 +27,10 @@ IMAGE_ENCODER = "image_encoder"
 """diffusers' name for the folder of an image encoder, beside an adapter or in a model's folder."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,127}$"
+_NAME_IN_WORDS = (
+    "must begin with a letter from a to z or A to Z or a digit, and go on with up to 127 such "
+    "letters, digits, spaces, underscores and hyphens"
+)
 
 
 class ReferenceSpec(BaseModel):
@@ -54,6 +58,7 @@ class ReferenceSpec(BaseModel):
         str | None,
         Field(
             pattern=_NAME,
+            json_schema_extra={"patternErrorMessage": _NAME_IN_WORDS},
             description="Name in columns and metadata; the weight file's name unless set.",
         ),
     ] = None

@@ -32,8 +32,8 @@ from nightpress.pipelines.campaign.syntax import (
 )
 from nightpress.pipelines.errors import ManifestError, Problem
 from nightpress.pipelines.job.models_section import MODEL
-from nightpress.pipelines.job.reader import explain
 from nightpress.pipelines.job.settings import SETTING_COLUMNS, is_setting
+from nightpress.pipelines.job.validation_messages import explain
 from nightpress.pipelines.job.yaml_text import NotPlain, parsed
 from nightpress.pipelines.records import DRAW_KEY
 

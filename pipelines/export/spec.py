@@ -11,12 +11,12 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.reader import (
     apply_overrides,
-    explain,
     read_yaml,
     refuse_what_is_not_text,
 )
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, nested_copy
+from nightpress.pipelines.job.validation_messages import explain
 from nightpress.pipelines.scoring.near_embeddings import DEFAULT_SIMILARITY
 
 Layout = Literal[
@@ -45,7 +45,17 @@ def _checked_share(text: str) -> str:
     return text
 
 
-Share = Annotated[str, Field(pattern=r"^\d{1,3}(\.\d{1,6})?%$"), AfterValidator(_checked_share)]
+Share = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{1,3}(\.\d{1,6})?%$",
+        json_schema_extra={
+            "patternErrorMessage": "must be a share from 0% to 100%, such as 5%, with at most six "
+            "decimals"
+        },
+    ),
+    AfterValidator(_checked_share),
+]
 
 
 class SelectSpec(Section):

@@ -37,7 +37,13 @@ class CostSpec(Section):
 
     currency: Annotated[
         str,
-        Field(pattern=r"^[A-Z]{3}$", description="Three capital letters, such as EUR or USD."),
+        Field(
+            pattern=r"^[A-Z]{3}$",
+            json_schema_extra={
+                "patternErrorMessage": "must be three capital letters, such as EUR or USD"
+            },
+            description="Three capital letters, such as EUR or USD.",
+        ),
     ]
     per_gpu_hour: Annotated[
         PositiveFloat,

@@ -12,6 +12,7 @@ MAX_DRAWS = 1000
 """The most draws that a job may allow for one image."""
 
 SHARE = r"\d{1,2}(\.\d+)?%"
+SHARE_IN_WORDS = "must be a share of the draws below 100%, such as 70%"
 
 DECIDES = ("require", "best_of", "rank_by", "max_draws", "exhausted")
 """The keys that decide which draw is taken, and so belong to the identity of a run."""
@@ -65,6 +66,7 @@ class GatesSpec(Section):
         str | None,
         Field(
             pattern=f"^{SHARE}$",
+            json_schema_extra={"patternErrorMessage": SHARE_IN_WORDS},
             description="Stop early when more than this share of the draws does not pass, such as "
             "70%. Default: no limit.",
         ),
@@ -74,7 +76,7 @@ class GatesSpec(Section):
     @classmethod
     def _share(cls, limit: object) -> object:
         if limit is not None and not (isinstance(limit, str) and re.fullmatch(SHARE, limit)):
-            raise ValueError("must be a share of the draws below 100%, such as 70%")
+            raise ValueError(SHARE_IN_WORDS)
         return limit
 
     @field_validator("require", mode="before")

@@ -41,6 +41,10 @@ class NamedModel(ModelSpec):
         str,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            json_schema_extra={
+                "patternErrorMessage": "must begin with a letter from a to z or A to Z or a digit, "
+                "and go on with up to 63 such letters, digits, dots, underscores and hyphens"
+            },
             description="What rows call the model in their column `model`.",
         ),
     ]

@@ -19,6 +19,10 @@ class NotifySpec(Section):
         str,
         Field(
             pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+            json_schema_extra={
+                "patternErrorMessage": "must be the name of an environment variable: letters from "
+                "a to z or A to Z, digits and underscores, and no digit at its beginning"
+            },
             description="Name of the environment variable that holds the URL.",
         ),
     ]

@@ -1,15 +1,12 @@
-"""Read a job file: parse YAML, apply `--set` overrides, and explain validation errors.
+"""Read a job file: parse YAML, and apply `--set` overrides.
 
 The keys of a job are defined in `pipelines.job.spec`.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from typing import Any
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.job.characters import not_text, texts_of
@@ -140,83 +137,3 @@ def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
             section[name] = {}
         section = section[name]
     section[path[-1]] = value
-
-
-def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
-    """Describe each error in one line: the key, its value, and what is allowed.
-
-    Args:
-        error: the error raised by validating `values` against `root`.
-    """
-    located = [(detail, *_locate(detail, values)) for detail in error.errors()]
-    messages: dict[str, list[str]] = {}
-    for detail, keys, _, value in [item for item in located if item[2]] or located:
-        omit_value = isinstance(value, Mapping) or detail["type"] == "extra_forbidden"
-        omit_value |= keys[:1] == ["notify"] and "/" in str(value)  # the URL of a webhook
-        omit_value |= keys == ["provenance", "sign", "key"] or "-----BEGIN" in str(value)
-        shown = "" if omit_value else f"{value!r}: "
-        where = f"{'.'.join(keys)}: {shown}" if keys else ""
-        messages.setdefault(where, []).append(_message(detail, root))
-    return [f"{where}{' or '.join(dict.fromkeys(texts))}" for where, texts in messages.items()]
-
-
-def _locate(detail: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str], bool, object]:
-    """An error's keys, whether it concerns the intended branch of a union, and the value there.
-
-    pydantic mixes the names of union branches into an error's location; only real keys can be
-    followed in the values that were validated.
-    """
-    keys: list[str] = []
-    intended = True
-    value: object = values
-    for depth, part in enumerate(detail["loc"]):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-        elif depth < len(detail["loc"]) - 1 or detail["type"] != "missing":
-            intended = intended and _matches(str(part), value)
-            continue
-        keys.append(str(part))
-    return keys, intended, value
-
-
-def _matches(tag: str, value: object) -> bool:
-    """Whether a branch of a union is the one intended by a value of this shape."""
-    if isinstance(value, Mapping):
-        return re.search(r"\b[A-Z]\w*\]?$", tag) is not None
-    if isinstance(value, list):
-        return tag.startswith("list")
-    return not tag.startswith("list")
-
-
-def _message(detail: ErrorDetails, root: type[BaseModel]) -> str:
-    if detail["type"] == "extra_forbidden":
-        fields = _section(detail, root).model_fields.items()
-        allowed = ", ".join(field.alias or name for name, field in fields)
-        return f"no such key; allowed here: {allowed}"
-    if detail["type"] == "missing":
-        return "this key is required"
-    message = detail["msg"].removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
-
-
-def _section(detail: ErrorDetails, root: type[BaseModel]) -> type[BaseModel]:
-    """The section of the job that an error is in."""
-    section = root
-    branches: dict[str, type[BaseModel]] = {}
-    for part in detail["loc"][:-1]:
-        if (field := section.model_fields.get(str(part))) is not None:
-            branches = {model.__name__: model for model in _models(field.annotation)}
-            section = next(iter(branches.values()), section)
-        else:
-            section = branches.get(str(part), section)
-    return section
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections inside an annotation, such as `int | ActorRange`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)

@@ -92,6 +92,10 @@ JobName = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        json_schema_extra={
+            "patternErrorMessage": "must begin with a letter from a to z or A to Z or a digit, and "
+            "go on with up to 127 such letters, digits, dots, underscores and hyphens"
+        },
         description="Name of the run's folder under output; default: the job file's name.",
     ),
 ]

@@ -37,7 +37,6 @@ from nightpress.pipelines.job.notify_section import NotifySpec
 from nightpress.pipelines.job.provenance_section import ProvenanceSpec
 from nightpress.pipelines.job.reader import (
     apply_overrides,
-    explain,
     read_yaml,
     refuse_what_is_not_text,
 )
@@ -60,6 +59,7 @@ from nightpress.pipelines.job.sections import (
     check_path_length,
 )
 from nightpress.pipelines.job.settings import SETTING_COLUMNS, is_setting
+from nightpress.pipelines.job.validation_messages import explain
 
 MAX_SEED = 2**53 - 1
 """The largest seed: JSON readers and spreadsheets keep integers exact up to here."""

@@ -23,12 +23,12 @@ from nightpress.pipelines.job.credentials import ADVICE, has_credentials
 from nightpress.pipelines.job.night import PLACEHOLDER
 from nightpress.pipelines.job.reader import (
     apply_overrides,
-    explain,
     read_yaml,
     refuse_what_is_not_text,
 )
 from nightpress.pipelines.job.sections import NO_OPTIONS, JobName, Section, StorageOptions, Url
 from nightpress.pipelines.job.spec import MAX_SEED, differences, flatten, nested_copy
+from nightpress.pipelines.job.validation_messages import explain
 from nightpress.pipelines.training.data import DataSpec
 from nightpress.pipelines.training.sections import (
     AutoencoderLosses,

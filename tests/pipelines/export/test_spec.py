@@ -48,12 +48,12 @@ def test_an_export_is_read_back_from_its_own_values() -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"layout": "tfrecord"}, "layout: 'tfrecord': input should be"),
+        ({"layout": "tfrecord"}, "layout: 'tfrecord': must be 'hf-parquet', "),
         ({"split": {"validation": "60%", "test": "41%"}}, "are 101% together"),
         ({"split": {"validation": "101%"}}, "split.validation: '101%': a share is at most 100%"),
-        ({"split": {"validation": 5}}, "split.validation: 5: input should be a valid string"),
+        ({"split": {"validation": 5}}, "split.validation: 5: must be a text, and it must be"),
         ({"splits": {}}, "splits: no such key; allowed here: name, from, output"),
-        ({"from": []}, "from: []: list should have at least 1 item"),
+        ({"from": []}, "from: []: must not be empty"),
         ({"from": ["a", "a"]}, "from: a is named twice"),
         ({"from": "s3://key:secret@press/run"}, "contains credentials"),
         ({"select": "../other"}, "must be the name of a selection"),

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from nightpress.pipelines.job.reader import apply_overrides, explain
+from nightpress.pipelines.job.reader import apply_overrides
 from nightpress.pipelines.job.scores_section import (
     NO_SCORERS,
     ClassifierSpec,
@@ -17,6 +17,7 @@ from nightpress.pipelines.job.scores_section import (
     ScorerSpecs,
 )
 from nightpress.pipelines.job.sections import Section
+from nightpress.pipelines.job.validation_messages import explain
 
 SCORES: dict[str, Any] = {
     "nsfw": {"scorer": "nsfw"},
@@ -96,9 +97,12 @@ ONE_OF = "must be a mapping with the key scorer, which is one of: nsfw, clip, cl
             {"a": {"scorer": "ocr", "expect": "x", "expects": "x"}},
             "scores.a.expects: no such key; allowed here: scorer, expect, ignore_case",
         ),
-        ({"a": {"scorer": "ocr", "expect": ""}}, "scores.a.expect: '': string should have at leas"),
-        ({"a": {"scorer": "ocr", "expect": 3}}, "scores.a.expect: 3: input should be a valid str"),
-        ({"a": {"scorer": "faces", "min_confidence": 2.0}}, "scores.a.min_confidence: 2.0: input"),
+        ({"a": {"scorer": "ocr", "expect": ""}}, "scores.a.expect: '': must not be empty"),
+        ({"a": {"scorer": "ocr", "expect": 3}}, "scores.a.expect: 3: must be a text"),
+        (
+            {"a": {"scorer": "faces", "min_confidence": 2.0}},
+            "scores.a.min_confidence: 2.0: must be a number from 0 to 1",
+        ),
         (
             {"a": {"scorer": "classifier", "model": "m", "labels": ["b", "b"]}},
             "the label 'b' is named twice",
@@ -107,7 +111,7 @@ ONE_OF = "must be a mapping with the key scorer, which is one of: nsfw, clip, cl
         ({"perceptual_hash": {"scorer": "nsfw"}}, "every image has this score; give the scorer"),
         ({"a.b": {"scorer": "nsfw"}}, "scores.a.b: the name of a score begins with a letter"),
         ({"1a": {"scorer": "nsfw"}}, "scores.1a: the name of a score begins with a letter"),
-        ({"a": {"scorer": "b.py:B", "args": [1]}}, "scores.a.args: [1]: input should be a valid"),
+        ({"a": {"scorer": "b.py:B", "args": [1]}}, "scores.a.args: [1]: must be a mapping"),
         (
             {"a": {"scorer": "b.py:B", "args": {"x": float("nan")}}},
             "scores.a.args: may hold numbers, texts, true, false, null, lists and mappings only",
