@@ -14,7 +14,7 @@ from nightpress.jobs.commands.common import (
     storage_option,
     storage_options,
 )
-from nightpress.jobs.commands.image_choice import ImageChoice, choice_options
+from nightpress.jobs.commands.image_choice import ImageChoice, choice_options, require_choice
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.log_format import LogFormat, log_format_option
 from nightpress.jobs.commands.run_display import run_display
@@ -69,6 +69,7 @@ def command(
     parent. The run's manifest is not needed. After an interruption the same command goes on with
     it.
     """
+    require_choice(chosen)
     target = image_target(run, storage_overrides, night)
     sigterm_as_ctrl_c()
     with run_display(log_format) as display:

@@ -3,13 +3,15 @@
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from nightpress.diffusion_core.errors import UnsafeWeights
 from nightpress.jobs.commands.times import Night
 from nightpress.jobs.runs.extend_options import CHANGED, ExtendOptions
 from nightpress.jobs.runs.targets import failure_limit
@@ -180,7 +182,35 @@ def storage_options(overrides: tuple[str, ...]) -> Options:
 
 
 def _of_storage(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"storage.{override}" for override in overrides)
+    """The values of `--storage` as overrides of a job.
+
+    Raises:
+        SpecError: one is not of that form, or replaces what another has set.
+    """
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise SpecError(
+                f"--storage {override}: must be PROTOCOL.OPTION=VALUE, such as "
+                "s3.endpoint_url=http://127.0.0.1:8333"
+            )
+    of_a_job = tuple(f"storage.{override}" for override in overrides)
+    try:
+        apply_overrides({}, of_a_job)
+    except SpecError as error:
+        text = str(error).replace("--set storage.", "--storage ")
+        raise SpecError(text.replace(": storage.", ": ")) from error
+    return of_a_job
+
+
+@contextmanager
+def pickles_by_option() -> Iterator[None]:
+    """Make a refusal of pickled weights name --allow-pickle, for commands without a job file."""
+    try:
+        yield
+    except UnsafeWeights as error:
+        key = "set `model.allow_pickle: true`"
+        raise UnsafeWeights(str(error).replace(key, "give --allow-pickle")) from error
 
 
 def run_target(

@@ -8,6 +8,7 @@ import click
 from nightpress.diffusion_core.models.spec import DType
 from nightpress.jobs.commands.common import (
     json_option,
+    pickles_by_option,
     sigterm_as_ctrl_c,
     storage_option,
     storage_options,
@@ -54,14 +55,15 @@ def command(
     Weights that a GGUF file has quantised are dequantised. FOLDER is complete or is not there.
     """
     sigterm_as_ctrl_c()
-    made = convert(
-        file,
-        folder,
-        config=config,
-        dtype=dtype,
-        allow_pickle=allow_pickle,
-        storage=storage_options(storage_overrides),
-    )
+    with pickles_by_option():
+        made = convert(
+            file,
+            folder,
+            config=config,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            storage=storage_options(storage_overrides),
+        )
     print_and_exit(ctx, OK, asdict(made), as_text(made), as_json)
 
 

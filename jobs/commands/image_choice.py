@@ -116,7 +116,7 @@ def ids_in(path: Path) -> list[str]:
     """The lines of a file, without empty ones and blanks around them; `-` is stdin.
 
     Raises:
-        SpecError: the file cannot be read, or is not UTF-8.
+        SpecError: the file cannot be read, is not UTF-8, or has no id.
     """
     try:
         data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
@@ -124,4 +124,22 @@ def ids_in(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SpecError(f"--ids {path}: {reason}") from error
-    return [line.strip() for line in lines if line.strip()]
+    ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise SpecError(f"--ids {path}: no id in it; one id of an image or row in each line")
+    return ids
+
+
+def require_choice(chosen: ImageChoice) -> None:
+    """Refuse to choose all images, or to choose by ids and by something else.
+
+    Raises:
+        SpecError: names the options.
+    """
+    by_others = chosen["where"] is not None or chosen["marks"] is not None
+    if chosen["ids"] is None and not by_others:
+        raise SpecError("choose images by --ids, --where, --picked, --rejected or --stars")
+    if chosen["ids"] is not None and by_others:
+        raise SpecError(
+            "choose images by --ids alone, or by --where, --picked, --rejected and --stars"
+        )

@@ -11,7 +11,7 @@ from nightpress.diffusion_core.errors import SettingsError
 from nightpress.diffusion_core.models.sampler_spellings import read_sampler
 from nightpress.diffusion_core.models.spec import ModelSpec
 from nightpress.diffusion_core.sampling.request import ImageRequest
-from nightpress.jobs.commands.common import json_option, require_writable
+from nightpress.jobs.commands.common import json_option, pickles_by_option, require_writable
 from nightpress.jobs.commands.json_output import print_result
 from nightpress.pipelines.job.spec import MAX_SEED
 
@@ -81,6 +81,11 @@ class Counts(click.ParamType[tuple[int, ...]]):
     help="For a model in one file: folder, or its URL, with what the file lacks.",
 )
 @click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="The model's weights may be pickles. Unpickling runs code.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0, MAX_SEED),
     default=0,
@@ -128,6 +133,7 @@ def command(
     prompt: str,
     model: str,
     config: str | None,
+    allow_pickle: bool,
     seed: int,
     steps: tuple[int, ...] | None,
     scheduler: tuple[str, ...] | None,
@@ -145,17 +151,17 @@ def command(
 
     Writes frames as a PNG strip and as an animated GIF: above the noisy input of the network, below
     the image that it predicts. With --sweep, compares samplers and numbers of steps instead, and
-    writes a table of their images with the time of each and its distance to a reference of very
-    many steps.
+    writes a table of their images with the time of each and its distance to a long reference.
     """
     path = output or Path(f"{_slug(prompt)}-{'sweep' if sweep else 'steps'}.png")
     _require_writable(path, animated=not sweep)
     _require_compatible_options(sweep, scheduler, steps, frames, reference_steps)
     from nightpress.jobs.steps import ImageSetup, plan_study  # loads torch; --help should not
 
-    spec = ModelSpec(source=model, config=config)
+    spec = ModelSpec(source=model, config=config, allow_pickle=allow_pickle)
     request, size = ImageRequest(prompt, negative_prompt, seed), {"width": width, "height": height}
-    setup = ImageSetup.of(spec, request, **size, guidance_scale=guidance_scale)
+    with pickles_by_option():
+        setup = ImageSetup.of(spec, request, **size, guidance_scale=guidance_scale)
     if sweep:
         study = plan_study(setup.info, scheduler or (), steps, reference_steps)
         _compare_samplers(setup, study, path, as_json)

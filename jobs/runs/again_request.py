@@ -56,7 +56,7 @@ class AgainRequest:
             marks.check()
         chosen = None if ids is None else tuple(dict.fromkeys(ids))
         if chosen == ():
-            raise SpecError("ids: there is none")
+            raise SpecError("ids: no id is given; give ids of images or rows")
         if num_images < 1:
             raise SpecError(f"num_images: {num_images} is not 1 or more")
         return cls(chosen, where, num_images, _checked(settings), marks)

@@ -66,7 +66,7 @@ def convert(
     )
     target = _target(str(folder))
     if not is_single_file(spec.source):
-        raise ModelError(f"{spec.source}: it is no file; only a model in one file is converted")
+        raise ModelError(f"{spec.source} is not a file; only a model in one file is converted")
     return _write_once(locate(spec, storage), spec, target)
 
 

@@ -43,7 +43,7 @@ class Choice:
         if self.ids is not None and self.marked is not None:
             raise SpecError("choose images by ids or by marks, not by both")
         if self.ids == ():
-            raise SpecError("ids: there is none")
+            raise SpecError("ids: no id is given; give ids of images or rows")
 
 
 @dataclass(frozen=True)

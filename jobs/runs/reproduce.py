@@ -149,7 +149,7 @@ def _facts_and_run(url: str, data: bytes, options: Options) -> tuple[ImageFacts,
             raise ValueError(
                 "not an image made by nightpress, or its metadata was stripped"
                 if run is None
-                else f"it tells no metadata, and {run.url} has recorded no image with these bytes"
+                else f"it has no metadata, and {run.url} has recorded no image with these bytes"
             )
         reproduction.require_size(data, require_sound(facts))
     except ValueError as error:

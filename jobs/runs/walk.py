@@ -1,5 +1,6 @@
 """`walk`: a clip from each row of a job to the next, by a model of still images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -68,9 +69,8 @@ def walk(
     job = walking_job(spec, options)
     with readable_manifest(spec, table) as readable:
         settings = resolve_columns(readable, scan_all(readable)).settings
-        if any(name in settings for name in WALK_COLUMNS):
-            if options.to_seed is not None:
-                raise SpecError("--to-seed: the manifest says where its rows walk to")
+        if walked := [name for name in WALK_COLUMNS if name in settings]:
+            _require_no_seed_beside(walked, options)
             rows = manifest
         else:
             rows = _rows(readable, options)
@@ -78,6 +78,14 @@ def walk(
     for line in _said(spec, job, rows):
         on_event(Message(line))
     return run(job, on_event, manifest=rows, take_over=take_over, deadline_at=deadline_at)
+
+
+def _require_no_seed_beside(walked: Sequence[str], options: WalkOptions) -> None:
+    if options.to_seed is not None:
+        raise SpecError(
+            "--to-seed: the manifest says where its rows walk to, by "
+            f"{' and '.join(walked)}; leave out one of the two"
+        )
 
 
 def walking_job(spec: RunSpec, options: WalkOptions) -> RunSpec:

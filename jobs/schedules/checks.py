@@ -34,8 +34,19 @@ LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
 MAX_SUBDOMAIN = 253
 
-NAMES = {"namespace": LABEL, "image": r"\S+"}
-"""What Kubernetes allows for an option; others are subdomains."""
+NAMES = {
+    "namespace": (
+        LABEL,
+        "1 to 63 small letters, digits and hyphens, of which the first and last is no hyphen",
+    ),
+    "image": (r"\S+", f"1 to {MAX_SUBDOMAIN} characters without white space"),
+}
+"""What Kubernetes allows for an option, as a pattern and in words; others are subdomains."""
+
+OF_SUBDOMAINS = (
+    f"1 to {MAX_SUBDOMAIN} small letters, digits, hyphens and dots, with at most 63 between two "
+    "dots, of which the first and last is no hyphen"
+)
 
 
 CERTIFICATE = "provenance.sign.certificate"
@@ -85,8 +96,9 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
             f"--at: {times.text} have different minutes; one line of cron holds them all, so they "
             "must have the same"
         )
-    if len(set(times.at)) < len(times.at):
-        raise SpecError(f"--at: {times.text} has a time twice")
+    twice = next((each for each in times.at if times.at.count(each) > 1), None)
+    if twice is not None:
+        raise SpecError(f"--at {twice:%H:%M} is given twice")
     _require_times_in_window(times)
     _require_one_night(schedule)
     _require_text(schedule)
@@ -112,8 +124,11 @@ def require_possible(kind: Kind, schedule: Schedule) -> None:
 
 
 def _require_config_map(job: Job) -> None:
-    if len(job.text.encode()) > MAX_JOB_BYTES:
-        raise SpecError(f"{job.path.name}: too large for a ConfigMap")
+    if (num_bytes := len(job.text.encode())) > MAX_JOB_BYTES:
+        raise SpecError(
+            f"{job.path.name}: it has {num_bytes:,} bytes; at most {MAX_JOB_BYTES:,} fit into a "
+            "ConfigMap"
+        )
     if not re.fullmatch(r"[-._A-Za-z0-9]+", job.path.name):
         raise SpecError(
             f"{job.path.name!r}: a ConfigMap allows letters, digits, -, _ and . in the name of a "
@@ -181,11 +196,15 @@ def _require_names(kind: Kind, schedule: Schedule) -> None:
         SpecError: names the option.
     """
     for option, name in schedule.pods.names.items():
-        if not re.fullmatch(NAMES.get(option, SUBDOMAIN), name) or len(name) > MAX_SUBDOMAIN:
-            raise SpecError(f"--{option} {name!r}: Kubernetes has no such names")
+        pattern, allowed = NAMES.get(option, (SUBDOMAIN, OF_SUBDOMAINS))
+        if not re.fullmatch(pattern, name) or len(name) > MAX_SUBDOMAIN:
+            raise SpecError(f"--{option} {name!r}: Kubernetes allows {allowed}")
     user = schedule.machine.user
     if kind is Kind.SYSTEMD and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", user):
-        raise SpecError(f"--user {user!r}: not the name of a user")
+        raise SpecError(
+            f"--user {user!r}: the name of a user has letters from a to z or A to Z, digits, _, . "
+            "and -, begins with none of . and -, and may end in $"
+        )
     if schedule.to is None:
         return
     if has_credentials(schedule.to):

@@ -165,7 +165,10 @@ class Product:
             }
             num_states += len(states)
             if num_states > MAX_STATES:
-                raise TooManyRules("the rules overlap in too many ways to be counted")
+                raise TooManyRules(
+                    "the rules overlap in too many ways to be counted; give fewer rules with "
+                    "forbid, or rules that name fewer axes"
+                )
         ways: list[dict[State, int]] = [dict.fromkeys(states, 1)]
         for axis in reversed(range(len(self.sizes))):
             ways.append(

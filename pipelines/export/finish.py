@@ -170,7 +170,7 @@ def _added_up(plan: ExportPlan, paths: Sequence[str], files: _Files) -> _Totals:
             totals.add(index)
             if table is not None:
                 for each in filter(diffusiondb.is_part_table, (o.path for o in index.objects)):
-                    table.add(diffusiondb.part_table(plan.store.read(each)))
+                    table.add(diffusiondb.part_table(each, plan.store.read(each)))
     files.finish(DROPPED_STEM, totals.dropped)
     if table is not None:
         files.finish(diffusiondb.TABLE_STEM, table)

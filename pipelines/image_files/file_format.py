@@ -10,7 +10,7 @@ from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.image_files.clips.mp4 import require_av
 from nightpress.pipelines.image_files.content_credentials import require_packages
 from nightpress.pipelines.image_files.content_credentials.parts import split
-from nightpress.pipelines.image_files.content_credentials.signing_key import SigningKey
+from nightpress.pipelines.image_files.content_credentials.signing_key import NO_KEY, SigningKey
 from nightpress.pipelines.image_files.content_credentials.statement import Statement
 from nightpress.pipelines.image_files.embedded_metadata import CREATOR, SealedFacts
 from nightpress.pipelines.image_files.encoding import encode, is_whole, read_embedded
@@ -47,7 +47,7 @@ class FileFormat:
         if sign is None:
             return lambda pixels, facts: encode(pixels, facts, self.images, embed)
         if key is None:
-            raise SpecError("provenance.sign: the images are to be signed, and there is no key")
+            raise SpecError(NO_KEY)
         require_packages()
         from nightpress.pipelines.image_files.content_credentials.signer import Signer
 

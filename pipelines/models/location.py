@@ -52,7 +52,7 @@ def locate(spec: ModelSpec, options: Options | None = None, cache: Path | None =
         return single_files.locate_single_file(spec, options or {}, mirrors)
     if spec.config is not None:
         raise ModelError(
-            f"model.config: it is for a model in one file, and {source!r} is none; remove it"
+            f"model.config: it is for a model in one file, and {source!r} is not a file; remove it"
         )
     if source == "builtin":
         return _builtin()

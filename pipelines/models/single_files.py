@@ -114,7 +114,7 @@ def _remote_file(source: str, options: Options) -> Source:
     except StoreMissing as error:
         raise ModelNotFound(f"model {error}") from error
     if len(found) != 1 or found[0].url != absolute(source):
-        raise ModelNotFound(f"model {public(source)}: it is no file")
+        raise ModelNotFound(f"model {public(source)} is not a file")
     return found[0]
 
 

@@ -254,7 +254,8 @@ def _planned(growth: Growth, index: int) -> dict[str, object]:
         if row < len(batch.rows):
             images = expand_rows(planner, batch.rows, batch.carried, np.array([row]))
             return dict(images_table(images).slice(variant, 1).to_pylist()[0])
-    raise ManifestError([Problem(unit.row_ranges[0].file.url, number, None, "it is gone")])
+    gone = "this row is not in the file any more"
+    raise ManifestError([Problem(unit.row_ranges[0].file.url, number, None, gone)])
 
 
 def _difference(old: Mapping[str, object], new: Mapping[str, object]) -> str:

@@ -171,7 +171,10 @@ class _Parser:
             if self._takes(keyword):
                 pattern = self._literal(name)
                 if not pa.types.is_string(pattern.type):
-                    raise SpecError(f"condition: {name} is not text, so it is like no pattern")
+                    raise SpecError(
+                        f"condition: {keyword} needs a column of texts, and {name} is "
+                        f"{pattern.type}"
+                    )
                 ignore_case = keyword == "ilike"
                 return pc.match_like(field, pattern.as_py(), ignore_case=ignore_case)
         raise self._wrong("a comparison such as =, in, between, like or is null")

@@ -63,8 +63,12 @@ def write(key: PartKey, images: Sequence[ExportedImage], rows: pa.Table) -> Part
     return Part(tuple(objects), tuple(Place(f"{folder}/{name}") for name in names))
 
 
-def part_table(data: bytes) -> pa.Table:
+def part_table(path: str, data: bytes) -> pa.Table:
     """The rows of a part's table, in TABLE.
+
+    Args:
+        path: the object, for messages.
+        data: its bytes.
 
     Raises:
         Damaged: it is no such table.
@@ -72,7 +76,7 @@ def part_table(data: bytes) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(data), schema=TABLE)
     except (pa.ArrowException, OSError) as error:
-        raise Damaged(f"the table of a part is damaged: {one_line(error, 200)}") from error
+        raise Damaged(f"{path}: the table of a part is damaged: {one_line(error, 200)}") from error
 
 
 def is_part_table(path: str) -> bool:

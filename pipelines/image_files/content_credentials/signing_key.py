@@ -13,6 +13,11 @@ from nightpress.pipelines.errors import SpecError
 KEY, KEY_FILE = "NIGHTPRESS_SIGNING_KEY", "NIGHTPRESS_SIGNING_KEY_FILE"
 """Environment variables: a private key as PEM text, and the path of a file that holds it."""
 
+NO_KEY = (
+    f"provenance.sign needs a private key: set {KEY} to its PEM text, or {KEY_FILE} to the path of "
+    "a PEM file"
+)
+
 
 @dataclass(frozen=True)
 class SigningKey:
@@ -35,10 +40,7 @@ def key_from_environment(environ: Mapping[str, str] = os.environ) -> SigningKey:
     if text:
         return SigningKey(text.encode(), KEY)
     if not path:
-        raise SpecError(
-            f"provenance.sign needs a private key: set {KEY} to its PEM text, or {KEY_FILE} to the "
-            "path of a PEM file"
-        )
+        raise SpecError(NO_KEY)
     try:
         return SigningKey(Path(path).read_bytes(), f"{KEY_FILE} ({path})")
     except OSError as error:

@@ -68,7 +68,7 @@ class EmbeddingScorer:
         features = self.features(image.pixels)
         length = np.linalg.norm(features)
         if not np.isfinite(length) or not length:
-            raise ScorerError("the network gave a vector without a direction")
+            raise ScorerError("the network gave a vector that is zero or not finite")
         return np.asarray(features / length, np.float16)
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:

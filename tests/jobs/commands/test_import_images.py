@@ -73,7 +73,7 @@ def test_json_has_every_note_and_every_file(folder: Path) -> None:
         (["made", "-o", "out.csv", "--from", "swarmui"], "--from is for word lists"),
         (["made", "-o", "words", "--model", "x"], "--model is for images, whose output is a"),
         (["missing", "-o", "out.csv"], "missing"),
-        (["made/a.png", "-o", "out.csv", "--storage", "x"], "--set storage.x: must be key=value"),
+        (["made/a.png", "-o", "out.csv", "--storage", "x"], "--storage x: must be PROTOCOL.OP"),
     ],
 )
 def test_bad_usage_ends_with_2_and_nothing_is_written(

@@ -494,7 +494,7 @@ def test_a_mistake_in_a_dag_is_caught(job: Path, right: str, wrong: str) -> None
     [
         (("--at", "10 pm"), "'10 pm' is not a time of day such as 22:00"),
         (("--at", "22:00", "--at", "23:30"), "have different minutes"),
-        (("--at", "22:00", "--at", "22:00"), "has a time twice"),
+        (("--at", "22:00", "--at", "22:00"), "--at 22:00 is given twice"),
         (("--at", "22:00", "--deadline", "22:00"), "--at 22:00: not between 22:00"),
         (("--at", "22:00", "--at", "12:00", "--deadline", "06:30"), "--at 12:00: not between"),
         (("--at", "22:00", "--tz", "Berlin"), "is not the name of a time zone"),
@@ -507,11 +507,20 @@ def test_a_mistake_in_a_dag_is_caught(job: Path, right: str, wrong: str) -> None
         (("--at", "22:00", "--as", "systemd", "--command", "/o'k"), "systemd allows no quotes"),
         (("--at", "22:00", "--set", "seed=1\n# x"), "which a schedule cannot hold"),
         (("--at", "22:00", "--as", "systemd", "--user", "a\nUser=b"), "cannot hold"),
-        (("--at", "22:00", "--as", "systemd", "--user", "a b"), "not the name of a user"),
-        (("--at", "22:00", "--as", "cronjob", "--namespace", "My NS"), "Kubernetes has no such"),
-        (("--at", "22:00", "--as", "cronjob", "--image", "my image"), "Kubernetes has no such"),
-        (("--at", "22:00", "--as", "cronjob", "--namespace", "a.b"), "Kubernetes has no such"),
-        (("--at", "22:00", "--as", "cronjob", "--secret", "a..b"), "Kubernetes has no such"),
+        (
+            ("--at", "22:00", "--as", "systemd", "--user", "a b"),
+            "--user 'a b': the name of a user has letters from a to z or A to Z, digits, _",
+        ),
+        (
+            ("--at", "22:00", "--as", "cronjob", "--namespace", "My NS"),
+            "allows 1 to 63 small letters, di",
+        ),
+        (("--at", "22:00", "--as", "cronjob", "--image", "my image"), "without white space"),
+        (
+            ("--at", "22:00", "--as", "cronjob", "--namespace", "a.b"),
+            "Kubernetes allows 1 to 63 sm",
+        ),
+        (("--at", "22:00", "--as", "cronjob", "--secret", "a..b"), "1 to 253 small letters, digit"),
         (("--at", "22:00", "--as", "systemd", "--command", "bin/x"), "by its absolute path"),
         (("--at", "22:00", "--as", "systemd", "--directory", "/a "), "cannot end in a space"),
         (("--at", "22:00", "--as", "systemd", "--directory", "/a\\"), "or a backslash"),
@@ -586,12 +595,18 @@ def test_a_window_beyond_noon_is_pointed_out_where_nights_have_names(job: Path) 
     assert call(job, "--as", "cron", "--at", "10:00", "--at", "13:00").exit_code == 0
 
 
+def test_a_job_that_is_too_large_for_a_config_map_is_refused_with_both_sizes(job: Path) -> None:
+    job.write_text(JOB + "#" * 900_000)
+    size = f"{len(job.read_bytes()):,} bytes; at most 900,000 fit into a ConfigMap"
+    assert size in refusal(job, "--as", "cronjob", *NIGHTLY)
+
+
 def test_a_user_that_no_unit_could_have_matters_to_units_alone(
     job: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "CORP\\first.last")
     assert call(job, "--as", "cron", *NIGHTLY).exit_code == 0
-    assert "not the name of a user" in refusal(job, "--as", "systemd", *NIGHTLY)
+    assert "the name of a user has letters" in refusal(job, "--as", "systemd", *NIGHTLY)
 
 
 @pytest.mark.parametrize(

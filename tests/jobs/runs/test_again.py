@@ -266,7 +266,7 @@ def test_nothing_is_added_without_the_lease(tmp_path: Path) -> None:
             "choose images by ids alone, or by where and marks",
         ),
         ({}, "choose images by ids, by where or by marks"),
-        ({"ids": []}, "ids: there is none"),
+        ({"ids": []}, "ids: no id is given; give ids of images or rows"),
         ({"ids": ["r1", "x", "y"]}, "ids: 2 of 3 are neither images nor rows of .*: x, y"),
         ({"ids": ["r1"], "num_images": 0}, "num_images: 0 is not 1 or more"),
         (
@@ -311,11 +311,14 @@ def test_the_command_refuses_in_one_line_with_exit_code_2(tmp_path: Path) -> Non
     spec = begin(tmp_path, cats(1))
     ids = tmp_path / "ids.txt"
     ids.write_text("r1\n\n  nobody \n")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n  \n")
     for arguments, said in (
         (["--ids", str(ids)], f"ids: 1 of 2 are neither images nor rows of {spec.url}: nobody"),
         (["--ids", str(tmp_path / "none.txt")], "none.txt: No such file or directory"),
-        ([], "again: choose images by ids, by where or by marks"),
-        (["--rejected", "--ids", str(ids)], "again: choose images by ids alone"),
+        (["--ids", str(empty)], f"--ids {empty}: no id in it; one id of an image or row in each"),
+        ([], "choose images by --ids, --where, --picked, --rejected or --stars"),
+        (["--rejected", "--ids", str(ids)], "choose images by --ids alone, or by --where, --pick"),
         (["--rejected"], "nobody has marked an image of it yet"),
         (["--where", "id = "], "condition: expected a number, a text in single quotes"),
         (["--ids", str(ids), "--set", "seed=3"], "settings: 'seed' cannot differ"),

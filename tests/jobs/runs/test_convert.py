@@ -136,7 +136,7 @@ def test_what_exists_is_never_touched(models: Models, tmp_path: Path) -> None:
     assert not list(target.iterdir())
     with pytest.raises(ModelError, match="must be on this machine"):
         convert(file, "s3://bucket/made", config=folder)
-    with pytest.raises(ModelError, match="only a model in one file is converted"):
+    with pytest.raises(ModelError, match=r"is not a file; only a model in one file is converted"):
         convert(folder, tmp_path / "other")
 
 

@@ -101,7 +101,7 @@ def test_a_choice_by_ids_condition_or_selection(run: Path, tmp_path: Path) -> No
     assert delivered == best.images.column("image_id").to_pylist()
     for options, reason in (
         ({"ids": ["nobody", "00000001"]}, "no image or row nobody"),
-        ({"ids": []}, "ids: there is none"),
+        ({"ids": []}, "ids: no id is given; give ids of images or rows"),
         ({"where": "prompt = 'x'"}, "no image is chosen"),
         ({"where": "prompt = 'x'", "selection": "best"}, "not by two"),
         ({"selection": "../best"}, r"\.\./best"),

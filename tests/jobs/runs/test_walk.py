@@ -64,7 +64,7 @@ def test_a_seed_that_is_none_is_refused(tmp_path: Path, seed: int) -> None:
 
 def test_a_seed_beside_rows_that_say_where_they_walk_is_refused(tmp_path: Path) -> None:
     spec = job_of(tmp_path, "prompt,to_prompt\na cat,a dog\n")
-    with pytest.raises(SpecError, match="the manifest says where its rows walk to"):
+    with pytest.raises(SpecError, match="rows walk to, by to_prompt; leave out one of the two"):
         walk(spec, options=WalkOptions(to_seed=1))
     assert not (tmp_path / "runs").exists()
 

@@ -15,6 +15,7 @@ from support.exports import SPLIT, finished_run, ids_of, spec_of, written
 from support.made_runs import colour
 
 from nightpress.pipelines import Run
+from nightpress.pipelines.errors import Damaged
 from nightpress.pipelines.export.layouts import diffusiondb, hf_parquet, imagefolder, webdataset
 from nightpress.pipelines.export.layouts.hf_parquet import row_groups
 from nightpress.pipelines.export.layouts.part import (
@@ -131,6 +132,12 @@ def test_img2dataset_shards_have_a_tar_a_table_and_counts(run: Run, tmp_path: Pa
         assert (row["status"], row["width"], row["original_width"]) == ("success", 16, 16)
         assert first_pixel(Image.open(io.BytesIO(sample["png"]))) == colour(row["seed"])
     assert len({row["key"] for row in rows}) == len(rows) == 9
+
+
+def test_a_damaged_table_of_a_diffusiondb_part_is_named() -> None:
+    path = "diffusiondb/part-000001/table.parquet"
+    with pytest.raises(Damaged, match=f"{path}: the table of a part is damaged"):
+        diffusiondb.part_table(path, b"PAR1")
 
 
 def test_diffusiondb_parts_have_settings_and_one_table(run: Run, tmp_path: Path) -> None:

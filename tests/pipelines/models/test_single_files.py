@@ -581,7 +581,7 @@ def test_settings_of_folders_are_refused_for_a_file(models: Models) -> None:
         with pytest.raises(ModelError, match=f"model.{key}: it is for .* is one file"):
             locate(ModelSpec(source=str(file), config=str(folder), **settings))
     for source in ("builtin", str(folder)):
-        with pytest.raises(ModelError, match=r"model.config: it is for a model in one file"):
+        with pytest.raises(ModelError, match=r"model.config: .* is not a file; remove it"):
             locate(ModelSpec(source=source, config=str(folder)))
     with pytest.raises(ModelNotFound, match=r"model.config 'nowhere': no such folder"):
         locate(ModelSpec(source=str(file), config="nowhere"))

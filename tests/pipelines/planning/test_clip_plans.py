@@ -195,7 +195,7 @@ def test_mp4_without_av_is_refused_before_anything_is_written(
         ({"format": "webp", "keep": ["first_frame"], "packing": "webdataset"}, "needs files"),
         ({"format": "webp", "keep": ["last_frame"]}, "'first_frame'"),
         ({"format": "webp", "fps": 0}, "greater than 0"),
-        ({"format": "webp", "fps": 121}, "less than or equal to 120"),
+        ({"format": "webp", "fps": 121}, "greater than 0 and at most 120"),
         ({"format": "gif"}, "'png', 'webp', 'jpeg' or 'mp4'"),
     ],
 )

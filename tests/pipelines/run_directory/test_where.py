@@ -82,6 +82,8 @@ def test_a_condition_chooses_rows_as_sql_does(condition: str, names: str) -> Non
         ("made > 'tomorrow'", "made is timestamp[us, tz=UTC] and cannot be compared with 'tomorr"),
         ("tags = 'x'", "tags is list<"),
         ("priority like '1'", "cannot be compared with '1'"),
+        ("priority like 1", "like needs a column of texts, and priority is int64"),
+        ("not priority ilike 1", "ilike needs a column of texts, and priority is int64"),
         ("(priority = 1", "expected ) at character"),
         ("priority in 1", "expected ( at character"),
         ("priority is 1", "expected null at character"),

@@ -20,6 +20,8 @@ from nightpress.pipelines.image_files.content_credentials.signing_key import (
     SigningKey,
     key_from_environment,
 )
+from nightpress.pipelines.image_files.file_format import FileFormat
+from nightpress.pipelines.job.images_section import ImagesSpec
 from nightpress.pipelines.job.spec import RunSpec
 
 
@@ -206,6 +208,12 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
 ) -> None:
     monkeypatch.setattr(content_credentials, "PACKAGES", ("no_such_package",))
     assert "pip install 'nightpress[sign]'" in refusal(job(studio().chain))
+
+
+def test_images_are_not_signed_without_a_key() -> None:
+    provenance = job(studio().chain).provenance
+    with pytest.raises(SpecError, match=f"needs a private key: set {KEY} to its PEM text, or"):
+        FileFormat(ImagesSpec(), provenance, "2026-01-01T00:00:00+00:00").encoder(None)
 
 
 def test_the_environment_is_that_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
