@@ -40,10 +40,16 @@ set_option = click.option(
     help="Override a key of the job file, such as --set output=other-folder. May be repeated.",
 )
 
-address_option = click.option(
-    "--address",
-    metavar="ADDRESS",
-    help="Ray cluster to join. [default: RAY_ADDRESS, else a local Ray]",
+
+def address_option_of(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--address, with what the command does without it."""
+    return click.option(
+        "--address", metavar="ADDRESS", help=f"Ray cluster to join. [default: {default}]"
+    )
+
+
+address_option = address_option_of(
+    "cluster.address of the job file, else RAY_ADDRESS, else a local Ray that is started"
 )
 
 take_over_option = click.option(
@@ -73,8 +79,9 @@ budget_option = click.option(
     "--budget",
     type=Money(),
     metavar="AMOUNT",
-    help="Stop at a shard boundary before all starts of the run together cost more, with exit code "
-    "4; in the currency of the job's key cost.",
+    help="Stop at a shard boundary, with exit code 4, before the run costs more than this, in the "
+    "currency of the job's key cost. All its starts count: the first command, and each one that "
+    "resumed it.",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -326,18 +333,9 @@ def repair_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return address_option(_repair_failures_option(options))
 
 
-def extend_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--extend and --changed, which the command gets as `growing`."""
-
-    @wraps(command)
-    def with_options(*args: Any, extend: bool, changed: str, **others: Any) -> Any:
-        return command(*args, growing=ExtendOptions.of(extend, changed), **others)
-
-    extend = click.option(
-        "--extend",
-        is_flag=True,
-        help="Add the images that the manifest has gained since the run was planned.",
-    )
+def extend_options(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--extend, with the help text of its command, and --changed; it gets them as `growing`."""
+    extend = click.option("--extend", is_flag=True, help=help_text)
     changed = click.option(
         "--changed",
         type=click.Choice(CHANGED),
@@ -346,4 +344,16 @@ def extend_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="With --extend, what to do if rows have changed under the same id: refuse, or make "
         "their images again as new variants beside the old ones.",
     )
-    return extend(changed(with_options))
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_options(*args: Any, extend: bool, changed: str, **others: Any) -> Any:
+            return command(*args, growing=ExtendOptions.of(extend, changed), **others)
+
+        return extend(changed(with_options))
+
+    return decorated
+
+
+EXTEND = "Add the images that the manifest has gained since the run was planned."
+"""The help text of --extend for commands that make images."""

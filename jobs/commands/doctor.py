@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from nightpress.jobs.commands.common import address_option, json_option, read_job, set_option
+from nightpress.jobs.commands.common import address_option_of, json_option, read_job, set_option
 from nightpress.jobs.commands.json_output import print_and_exit
 from nightpress.jobs.commands.times import Night, night_options
 from nightpress.jobs.errors import BAD_INPUT, OK
@@ -26,7 +26,9 @@ COLOURS: dict[State, str] = {
 @click.command("doctor")
 @click.argument("job", type=click.Path(dir_okay=False), required=False)
 @set_option
-@address_option
+@address_option_of(
+    "cluster.address of JOB, else RAY_ADDRESS, else none: only this machine is looked at"
+)
 @night_options
 @json_option
 @click.pass_context
@@ -38,7 +40,7 @@ def command(
     night: Night,
     as_json: bool,
 ) -> None:
-    """Look for what would stop a night, and say what to do about it.
+    """Look for what would make a nightly run fail, and say what to do about it.
 
     Looks at this machine, at each node of the Ray cluster if there is an address, and with JOB at
     the output, inputs and model of that job. Scratch objects in the output are deleted again;

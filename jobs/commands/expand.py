@@ -31,7 +31,8 @@ MAX_SHOWN = 10_000
     "num_shown",
     type=click.IntRange(1, MAX_SHOWN),
     metavar="N",
-    help="Print the first N rows, with what was drawn marked. [default: 10]",
+    help="Print the first N rows, and mark in each what was drawn, that is chosen at random. "
+    "[default: 10]",
 )
 @click.option(
     "-o",

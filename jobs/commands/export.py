@@ -7,9 +7,8 @@ import click
 from rich.console import Console
 
 from nightpress.jobs.commands.common import (
-    address_option,
+    address_option_of,
     json_option,
-    set_option,
     sigterm_as_ctrl_c,
     storage_option,
     take_over_option,
@@ -29,8 +28,14 @@ from nightpress.pipelines.formatting import duration, plural, size
 @click.argument("file", metavar="FILE|RUN")
 @choice_options
 @pick_options
-@set_option
-@address_option
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of FILE, such as --set output=other-folder. May be repeated.",
+)
+@address_option_of("cluster.address of FILE, else RAY_ADDRESS, else a local Ray that is started")
 @take_over_option
 @storage_option
 @night_options

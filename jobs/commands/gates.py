@@ -54,10 +54,11 @@ def command(
 ) -> None:
     """Try gates on the stored scores of RUN; nothing is sampled or written.
 
-    RUN is the URL of a run directory, or its job file. Shows how many draws would pass each
-    condition and all of them, how often an image would be drawn, what that takes, and of which
-    values of the columns few pass. What is not given is that of the job's gates. Without any, it
-    shows how the scores are spread.
+    RUN is the URL of a run directory, or its job file. Gates make draws of an image, each with
+    another seed, until one passes; an image made without gates is one draw. Shows how many would
+    pass each condition and all of them, how many draws an image would take, what they cost, and
+    of which values of the columns few pass. What is not given is that of the job's gates. Without
+    any, it shows how the scores are spread.
     """
     result = gates(
         image_target(run, storage_overrides, night),

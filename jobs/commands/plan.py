@@ -72,7 +72,10 @@ MAX_FILES = 10
     "now; of a window such as 22:00-06:30 that is not open, if it starts when it opens.",
 )
 @night_options
-@extend_options
+@extend_options(
+    "Show what `nightpress run --extend` would make: the images that the manifest has gained since "
+    "the run was planned. Nothing is written."
+)
 @json_option
 @click.pass_context
 def command(

@@ -56,7 +56,10 @@ from nightpress.pipelines.storage import Options
     help="Address to listen at, such as 0.0.0.0 for other machines of a network that you trust.",
 )
 @click.option(
-    "--reviewer", metavar="NAME", help="Whose marks are made. [default: the name of the user]"
+    "--reviewer",
+    metavar="NAME",
+    help="Name under which the marks that are made on the page are stored. [default: the name of "
+    "the user]",
 )
 @click.option(
     "--policy",

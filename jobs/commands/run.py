@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from nightpress.jobs.commands.common import (
+    EXTEND,
     budget_option,
     extend_options,
     job_options,
@@ -50,7 +51,7 @@ from nightpress.pipelines.job.spec import RunSpec
 )
 @budget_option
 @take_over_option
-@extend_options
+@extend_options(EXTEND)
 @ok_codes_option
 @log_format_option
 @click.option(

@@ -94,7 +94,10 @@ def option(*names: str, **settings: Any) -> Callable[[Function], Function]:
 )
 @set_option
 @click.option("--ok-codes", type=ExitCodes(), metavar="CODES", help="As for `nightpress run`.")
-@extend_options
+@extend_options(
+    "Schedule `nightpress run --extend`, which adds the images that the manifest has gained since "
+    "the run was planned. Nothing is added now."
+)
 @option("--retries", type=click.IntRange(0, 100), default=3, help="Tries after one that stopped.")
 @click.option("--name", help="Name of what is scheduled. [default: nightpress-<job file>]")
 @option("--namespace", default="nightpress", help="Kubernetes namespace.")

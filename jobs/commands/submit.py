@@ -10,6 +10,7 @@ from functools import partial
 import click
 
 from nightpress.jobs.commands.common import (
+    EXTEND,
     budget_option,
     extend_options,
     job_argument,
@@ -51,13 +52,13 @@ SIGNALLED = 128
     "--deadline",
     type=Deadline(),
     metavar="TIME",
-    help="As for `run`; the clock is that of --tz, or else this machine's.",
+    help="As for `run`, by the clock of --tz.",
 )
 @night_options
 @max_failures_option("As for `run`.")
 @budget_option
 @take_over_option
-@extend_options
+@extend_options(EXTEND)
 @ok_codes_option
 @log_format_option
 @click.option("--no-wait", is_flag=True, help="Print the job's id and leave it to the cluster.")

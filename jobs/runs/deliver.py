@@ -112,7 +112,7 @@ def deliver(
     signing: CopySigning | None = None,
     storage: Options | None = None,
 ) -> Delivery:
-    """Make copies of a run's images for clients, without what made them.
+    """Make copies of a run's images for clients, without prompts, models and settings.
 
     Nothing that lies at the place of a copy is replaced. An interrupted delivery goes on.
 

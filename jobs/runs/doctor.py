@@ -65,7 +65,7 @@ class Diagnosis:
 
 
 def doctor(job: RunSpec | None = None, *, address: str | None = None) -> Diagnosis:
-    """Look for what would stop a night: on this machine, on a cluster's nodes, in a job's places.
+    """Look for what would make a nightly run fail: on this machine, on nodes, in a job's places.
 
     A job's output is written to with scratch objects, which are deleted again. Nothing else is
     changed, and no model is downloaded.

@@ -54,3 +54,45 @@ def test_a_pickle_is_refused_with_the_option_that_allows_it(
     allowed = error_of(*given, "--allow-pickle")  # it is read now, and is none
     assert "runs code" not in allowed
     assert str(file) in allowed
+
+
+def help_of(name: str) -> str:
+    result = CliRunner().invoke(command, [name, "--help"], terminal_width=10_000)
+    assert result.exit_code == 0
+    return " ".join(result.output.split())
+
+
+def test_help_says_which_cluster_is_joined_without_an_address() -> None:
+    local = "[default: cluster.address of the job file, else RAY_ADDRESS, else a local Ray"
+    for name in ("run", "preview", "retry", "train", "score"):
+        assert local in help_of(name), name
+    assert "else none: only this machine is looked at]" in help_of("doctor")
+    assert "[default: cluster.address of FILE, else RAY_ADDRESS" in help_of("export")
+
+
+def test_help_says_what_extend_does_in_each_command() -> None:
+    assert "--extend Add the images that the manifest has gained" in help_of("run")
+    assert "--extend Show what `nightpress run --extend` would make" in help_of("plan")
+    assert "--extend Schedule `nightpress run --extend`" in help_of("schedule")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("export", "--set KEY=VALUE Override a key of FILE"),
+        ("run", "before the run costs more than this"),
+        ("submit", "As for `run`, by the clock of --tz."),
+        ("review", "Name under which the marks that are made on the page are stored."),
+        ("gates", "make draws of an image, each with another seed"),
+        ("expand", "what was drawn, that is chosen at random"),
+        ("doctor", "Look for what would make a nightly run fail"),
+    ],
+)
+def test_help_defines_its_words(name: str, said: str) -> None:
+    assert said in help_of(name)
+
+
+def test_the_list_of_commands_says_what_is_trained_and_left_out() -> None:
+    listed = CliRunner().invoke(command, ["--help"], terminal_width=10_000).output
+    assert "a denoiser, a LoRA or a ControlNet" in listed
+    assert "for clients, without prompts, models and settings" in listed
