@@ -137,6 +137,10 @@ def _export(
     """Make copies of chosen images, and print what was made."""
     if to is None:
         raise SpecError("--to: name the folder, the URL or the zip file of the copies")
+    if selection is None and all(each is None for each in chosen.values()):
+        raise SpecError(
+            "choose images by --picked, --rejected, --stars, --ids, --where or --selection"
+        )
     pixels = PixelSpec(resize, format_, quality)
     copies = PickCopies(pixels=pixels, contact_sheet=contact_sheet)
     if names is not None:

@@ -273,7 +273,7 @@ def test_a_delivery_takes_picks(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ("--to o", "choose images by marks"),
+        ("--to o", "choose images by --picked, --rejected, --stars, --ids, --where or --selection"),
         ("--picked", "--to: name the folder"),
         ("--picked --rejected --to o", "give one of them"),
         ("--picked --ids ids.txt --to o", "by ids or by marks"),
