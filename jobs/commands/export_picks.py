@@ -137,10 +137,7 @@ def _export(
     """Make copies of chosen images, and print what was made."""
     if to is None:
         raise SpecError("--to: name the folder, the URL or the zip file of the copies")
-    if selection is None and all(each is None for each in chosen.values()):
-        raise SpecError(
-            "choose images by --picked, --rejected, --stars, --ids, --where or --selection"
-        )
+    _require_choice(selection, *chosen.values())
     pixels = PixelSpec(resize, format_, quality)
     copies = PickCopies(pixels=pixels, contact_sheet=contact_sheet)
     if names is not None:
@@ -160,6 +157,18 @@ def _export(
         )
     code = OK if result.is_complete else SOME_FAILED
     print_and_exit(ctx, code, asdict(result), as_text(result), as_json)
+
+
+def _require_choice(*choices: object) -> None:
+    """Refuse to copy all images where no option chooses some.
+
+    Raises:
+        SpecError: names the options.
+    """
+    if all(each is None for each in choices):
+        raise SpecError(
+            "choose images by --picked, --rejected, --stars, --ids, --where or --selection"
+        )
 
 
 def as_text(result: PicksExported) -> str:
