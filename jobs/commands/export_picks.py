@@ -138,10 +138,7 @@ def _export(
     if to is None:
         raise SpecError("--to: name the folder, the URL or the zip file of the copies")
     _require_choice(selection, *chosen.values())
-    pixels = PixelSpec(resize, format_, quality)
-    copies = PickCopies(pixels=pixels, contact_sheet=contact_sheet)
-    if names is not None:
-        copies = PickCopies(names, pixels, contact_sheet)
+    copies = _copies(PixelSpec(resize, format_, quality), names, contact_sheet)
     target = image_target(file, storage_overrides, night)
     sigterm_as_ctrl_c()
     with display_for(Console(stderr=True)) as display:
@@ -157,6 +154,12 @@ def _export(
         )
     code = OK if result.is_complete else SOME_FAILED
     print_and_exit(ctx, code, asdict(result), as_text(result), as_json)
+
+
+def _copies(pixels: PixelSpec, names: str | None, contact_sheet: bool) -> PickCopies:
+    if names is None:
+        return PickCopies(pixels=pixels, contact_sheet=contact_sheet)
+    return PickCopies(names, pixels, contact_sheet)
 
 
 def _require_choice(*choices: object) -> None:
