@@ -258,7 +258,9 @@ class Dispatcher:
                 if event.batch_s:
                     timing.add_batch(event.batch_s)
                 in_flight.note_sampled(event)
-            case DrawsJudged() | BatchSplit():
+            case BatchSplit():
+                yield event
+            case DrawsJudged():
                 if not in_flight.is_copy:
                     yield event
             case BatchDone():

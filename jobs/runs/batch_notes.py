@@ -8,11 +8,11 @@ from nightpress.pipelines.shards.events import BatchSplit
 
 
 class BatchNotes:
-    """Says once for each kind of image which size fits, and counts batches that failed."""
+    """Says once for each model and kind of image which size fits, and counts failed batches."""
 
     def __init__(self) -> None:
-        self._sizes: dict[str, int] = {}
-        """Kind -> the smaller size that was said."""
+        self._sizes: dict[tuple[str | None, str], int] = {}
+        """Model and kind -> the smaller size that was said."""
         self._num_failed = 0
         self._first_error = ""
 
@@ -27,8 +27,8 @@ class BatchNotes:
         if self._num_failed == 1:
             self._first_error = event.error
             yield Message(
-                f"a batch of {plural(event.num_images, 'image')} could not be sampled, so its "
-                f"images are sampled one at a time: {event.error}",
+                f"a batch of {event.batch_size:,} could not be sampled, so its "
+                f"{plural(event.num_images, 'image')} are sampled one at a time: {event.error}",
                 warning=True,
             )
 
@@ -43,11 +43,13 @@ class BatchNotes:
             )
 
     def _smaller(self, event: BatchSplit) -> Iterator[Message]:
-        if event.size < self._sizes.get(event.kind, event.num_images):
-            self._sizes[event.kind] = event.size
-            yield Message(
-                f"batch.size: a batch of {plural(event.num_images, 'image')} of "
-                f"{event.kind} did not fit in memory; from now on they have {event.size:,}: "
-                f"{event.error}",
-                warning=True,
-            )
+        key = event.model, event.kind
+        if event.size >= self._sizes.get(key, event.batch_size):
+            return
+        self._sizes[key] = event.size
+        of_model = "" if event.model is None else f" by model {event.model}"
+        yield Message(
+            f"batch.size: a batch of {event.batch_size:,} ({event.kind}{of_model}) did not fit in "
+            f"memory; from now on such batches have {plural(event.size, 'image')}: {event.error}",
+            warning=True,
+        )

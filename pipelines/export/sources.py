@@ -1,6 +1,6 @@
 """The runs that an export takes its images from: opened, finished, with what they select."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,7 @@ from nightpress.pipelines.run_directory.embeddings import embedding_parts, read_
 from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     newest_parts,
-    read_late,
-    registered_scorers,
+    with_scores_of,
 )
 from nightpress.pipelines.run_directory.reader import Run
 from nightpress.pipelines.run_directory.record import RUN_FILE, read_record
@@ -155,37 +154,28 @@ def _require_one_scorer(sources: Sequence[ExportSource]) -> None:
 def _score_names(run: Run, schema: pa.Schema, late: Mapping[int, LatePart]) -> tuple[str, ...]:
     """The names of the scores that images of the run have.
 
-    All images of an edition that are ok have the scores of its job; late ones are in the parts.
+    All images of an edition that are ok have the scores of its job, and as a rule the same late
+    ones. Scores that were added last may be in some shards only, whose parts have most layers.
     """
     if SCORES not in schema.names or not pa.types.is_map(schema.field(SCORES).type):
         return ()
-    names: dict[str, None] = {}
-    for section in run.record.layout.sections:
-        names |= dict.fromkeys(_names_in_section(run, section))
-    wanted = registered_scorers(run.store) if late else set[str]()
-    for part in late.values():
-        if not wanted:
-            break
-        found = read_late(run.store, part)
-        if not wanted.isdisjoint(found.scorers):
-            names |= dict.fromkeys(_names_in(found.rows))
-            wanted -= set(found.scorers)
-    return tuple(names)
+    most_layers = sorted(late, key=lambda shard: (-late[shard].layer, shard))
+    of_sections = (_shards_of(section) for section in run.record.layout.sections)
+    found = (_names_in_first(run, shards, late) for shards in (*of_sections, most_layers))
+    return tuple(dict.fromkeys(name for names in found for name in names))
 
 
-def _names_in_section(run: Run, section: PlanLayout) -> list[str]:
-    """The names of the scores in the first shard of a section that has an image that is ok."""
+def _shards_of(section: PlanLayout) -> Iterator[int]:
     for part in section.parts:
-        for shard in range(part.first_shard, part.first_shard + part.num_shards):
-            rows = read_commit(run.store, shard)
-            if pc.any(pc.equal(rows.column("status"), "ok")).as_py():
-                return _names_in(rows)
+        yield from range(part.first_shard, part.first_shard + part.num_shards)
+
+
+def _names_in_first(run: Run, shards: Iterable[int], late: Mapping[int, LatePart]) -> list[str]:
+    """The names of the scores in the first of some shards that has an image that is ok."""
+    for shard in shards:
+        rows = read_commit(run.store, shard)
+        if pc.any(pc.equal(rows.column("status"), "ok")).as_py():
+            rows = with_scores_of(run.store, rows, late.get(shard))
+            scores = rows.column(SCORES).to_pylist() if SCORES in rows.column_names else []
+            return [name for each in scores for name, _ in each or ()]
     return []
-
-
-def _names_in(rows: pa.Table) -> list[str]:
-    """The names of the scores in these rows, as they come."""
-    if SCORES not in rows.column_names:
-        return []
-    scores = rows.column(SCORES).to_pylist()
-    return list(dict.fromkeys(name for each in scores for name, _ in each or ()))

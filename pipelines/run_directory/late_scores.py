@@ -157,12 +157,6 @@ def register_scorer(store: Store, name: str, fingerprint: str, scorer: Mapping[s
         require_free_name(store, name, fingerprint)
 
 
-def registered_scorers(store: Store) -> set[str]:
-    """The names that stand for the late scores of a scorer."""
-    paths = (path.removeprefix(f"{SCORES_FOLDER}/") for path in store.list(SCORES_FOLDER))
-    return {path[:-5] for path in paths if path.endswith(".json") and "/" not in path}
-
-
 def require_free_name(store: Store, name: str, fingerprint: str) -> None:
     """Refuse a name that stands for the late scores of another scorer.
 

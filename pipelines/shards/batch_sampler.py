@@ -55,7 +55,7 @@ class BatchSampler:
         self, sampler: Sampler, store: Store, record: RunRecord, timeline: Timeline
     ) -> None:
         self._sampler = sampler
-        self._pipeline_class = record.model.pipeline
+        self._pipeline_class, self._model = record.model.pipeline, record.model_name
         self._sizes = BatchSizeFallback(store, record.batch_sizes, record.model_name)
         self._sizes.refresh()
         self._exact_sizes: dict[str, int] = {}
@@ -244,21 +244,30 @@ class BatchSampler:
         if too_large is not None and size > 1:
             self._exact_sizes.clear()
             smaller = self._sizes.halve(images[0].params, size)
-            self._note_split(images, smaller, too_large, did_not_fit=True)
+            self._note_split(images, size, smaller, too_large, did_not_fit=True)
             yield from self._sample_in(images, smaller)
         elif too_large is not None:
             yield self._unsampled(images[0], FailureType.OUT_OF_MEMORY, too_large)
         elif error_text is not None and len(images) > 1:
-            self._note_split(images, 1, error_text, did_not_fit=False)
+            self._note_split(images, size, 1, error_text, did_not_fit=False)
             yield from self._sample_in(images, 1)
         elif error_text is not None:
             yield self._unsampled(images[0], FailureType.SAMPLING, error_text)
 
     def _note_split(
-        self, images: Sequence[PlannedImage], size: int, error: str, did_not_fit: bool
+        self,
+        images: Sequence[PlannedImage],
+        batch_size: int,
+        size: int,
+        error: str,
+        did_not_fit: bool,
     ) -> None:
         kind, text = ImageKind.of(images[0].params).name, " ".join(error.split())
-        self._splits.append(BatchSplit(self._shard, kind, len(images), size, text, did_not_fit))
+        self._splits.append(
+            BatchSplit(
+                self._shard, self._model, kind, len(images), batch_size, size, text, did_not_fit
+            )
+        )
 
     def _unsampled(self, image: PlannedImage, kind: FailureType, error: str) -> UnsampledImage:
         return UnsampledImage(image, kind, error, self._inputs_of(image).infos)

@@ -42,9 +42,13 @@ class BatchSplit:
     """A batch could not be sampled as a whole, so its images are sampled in smaller ones."""
 
     shard: int
+    model: str | None
+    """The name of its model; None in a job with a single one."""
     kind: str
     """The kind of its images, such as `1024x768-guided`."""
     num_images: int
+    batch_size: int
+    """The size that it was padded to."""
     size: int
     """The size of the smaller batches."""
     error: str

@@ -39,6 +39,6 @@ def test_a_wanted_stop_is_no_trouble() -> None:
 
 
 def test_what_is_to_be_said_of_batches_follows_their_events() -> None:
-    split = BatchSplit(0, "512x512-guided", 4, 2, "full", did_not_fit=True)
+    split = BatchSplit(0, None, "512x512-guided", 4, 4, 2, "full", did_not_fit=True)
     told = list(Watch(None).following([split, split]))
     assert [type(each) for each in told] == [BatchSplit, Message, BatchSplit]

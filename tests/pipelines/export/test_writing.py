@@ -21,6 +21,7 @@ from support.exports import (
     written,
     written_with_events,
 )
+from support.fakes.fake_scorers import loaded
 from support.growing_runs import DyingStore, Killed, begin, cats, extend, make
 
 from nightpress.pipelines import Run
@@ -45,7 +46,6 @@ from nightpress.pipelines.run_directory.late_scores import (
     LatePart,
     LateScores,
     create_late,
-    register_scorer,
 )
 from nightpress.pipelines.run_directory.selections.files import (
     SELECTION_SCHEMA,
@@ -53,6 +53,8 @@ from nightpress.pipelines.run_directory.selections.files import (
     create_selection,
 )
 from nightpress.pipelines.run_directory.selections.request import SelectionRequest
+from nightpress.pipelines.scoring.scorer import LoadedScorer
+from nightpress.pipelines.shards.late_scoring import LateScorer
 from nightpress.pipelines.storage import Store
 
 LAYOUTS = sorted(set(WRITERS) - {"preference"})
@@ -469,7 +471,28 @@ def test_scores_are_found_behind_shards_without_images(tmp_path: Path) -> None:
     assert {row["scores.clip"] for row in rows_of(spec.url)} == {0.5}
 
 
-def test_late_scores_are_found_in_whichever_shard_has_them(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scorers", "names"),
+    [
+        ({"red": loaded(lambda image: {"": 0.5})}, {"scores.red", "scores.sharpness"}),
+        ({}, {"scores.sharpness"}),
+    ],
+)
+def test_late_scores_are_found_behind_shards_without_images(
+    tmp_path: Path, scorers: dict[str, LoadedScorer], names: set[str]
+) -> None:
+    run = made_runs.begin(str(tmp_path / "press"))
+    made_runs.commit(run, 0, [made_runs.failed(run, n) for n in range(4)])
+    for shard, size in ((1, 4), (2, 2)):
+        made_runs.commit(run, shard, [made_runs.made(run, shard * 4 + n) for n in range(size)])
+    for shard in range(3):
+        LateScorer(run, scorers).score(shard)
+    spec = spec_of(tmp_path, run.url)
+    written(spec)
+    assert names <= rows_of(spec.url)[0].keys()
+
+
+def test_late_scores_that_only_some_shards_have_are_found(run: Run, tmp_path: Path) -> None:
     add_late_scores(run, 1, 0, 0.9)
     spec = spec_of(tmp_path, run.url)
     written(spec)
@@ -483,7 +506,6 @@ def add_late_scores(run: Run, shard: int, layer: int, clip: float) -> None:
     scores = pa.array([[("clip", clip)]] * len(rows), METADATA_SCHEMA.field("scores").type)
     rows = rows.set_column(rows.schema.get_field_index("scores"), "scores", scores)
     part = LatePart(shard, len(data), layer)
-    register_scorer(run.store, "clip", "f", {})
     assert create_late(run.store, part, LateScores(rows, {"clip": "f"}), "c")
 
 

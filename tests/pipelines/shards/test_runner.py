@@ -40,6 +40,7 @@ from nightpress.pipelines.shards.work import SetAsideRow
 from nightpress.pipelines.storage import Store
 
 KILLED = FailureType.WORKER_KILLED
+KIND = "128x96-guided"
 
 
 def test_a_shard_is_sampled_in_batches_and_committed_last(
@@ -124,7 +125,7 @@ def test_a_row_that_makes_its_batch_fail_fails_alone(tmp_path: Path) -> None:
     events = make_shard(store, record, rows, FakeSampler())
     assert events[-1] == ShardDone(0, num_ok=3, num_failed=2)
     assert [event for event in events if isinstance(event, BatchSplit)] == [
-        BatchSplit(0, "128x96-guided", 4, 1, "SamplingError: it exploded", did_not_fit=False)
+        BatchSplit(0, None, KIND, 4, 4, 1, "SamplingError: it exploded", did_not_fit=False)
     ]
     failed = {
         row["prompt"]: (row["error_type"], row["error"], row["file"])
@@ -340,7 +341,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_is_remembered(
     assert events[-1] == ShardDone(0, num_ok=6, num_failed=0)
     assert sampler.batches == [1] * 6
     assert [event for event in events if isinstance(event, BatchSplit)] == [
-        BatchSplit(0, "128x96-guided", size, size // 2, f"{size} do not fit", did_not_fit=True)
+        BatchSplit(0, None, KIND, size, size, size // 2, f"{size} do not fit", did_not_fit=True)
         for size in (4, 2)
     ]
     assert set(read_commit(store, 0).column("batch_size").to_pylist()) == {1}
