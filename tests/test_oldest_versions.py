@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-EXTRAS = "t5,train,quantization,scoring,deliver"
+EXTRAS = "t5,train,quantization,scoring,deliver,gguf"
 
 TRIED = ["manifest", "job", "planning", "run_directory", "shards", "image_files", "scoring"]
 """The folders of tests/pipelines that are run, beside sampling and models of diffusion_core."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from nightpress.pipelines.errors import ManifestError, Problem, StoreDenied
+from nightpress.pipelines.formatting import size
 from nightpress.pipelines.hashing import GOLDEN, Hashes, hash64, mix64
 from nightpress.pipelines.manifest.file_records import ManifestFile, RowLocator, RowRange
 from nightpress.pipelines.manifest.files import read_checked_rows
@@ -26,6 +28,9 @@ from nightpress.pipelines.records import DRAW_KEY
 from nightpress.pipelines.storage import Options, Store, is_local
 from nightpress.pipelines.storage.local import PARTIAL_FOLDER, link_new
 from nightpress.pipelines.storage.urls import local_path
+
+MAX_REMOTE_BYTES = 4 * 2**30
+"""The largest file that is written to a URL; it is held in memory."""
 
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 
@@ -91,20 +96,40 @@ def _created(output: str, options: Options) -> Iterator[Any]:
     """A new file, which is there only once it is whole."""
     folder, _, name = output.rpartition("/")
     store = Store(folder or ("/" if output.startswith("/") else "."), options)
-    with store.as_store_errors(name):
-        if store.size(name) is not None:
-            raise StoreDenied(f"{output}: this file is there already; remove it, or name another")
-        with _partial(output) as partial:
-            with pa.OSFile(str(partial), "wb") as stream:
-                yield stream
+    _require_free(store, name, output)
+    with _partial(output) as partial:
+        aside = Store(str(partial.parent))
+        with aside.as_store_errors(partial.name), pa.OSFile(str(partial), "wb") as stream:
+            yield stream
+        with store.as_store_errors(name):
             if is_local(output):
                 is_new = link_new(partial, local_path(output))
             else:
-                is_new = store.create(name, partial.read_bytes())
-        if not is_new:
-            raise StoreDenied(
-                f"{output}: another process has written this file; remove it, or name another"
-            )
+                is_new = store.create(name, _content(partial, output))
+    if not is_new:
+        raise StoreDenied(
+            f"{output}: another process has written this file; remove it, or name another"
+        )
+
+
+def _require_free(store: Store, name: str, output: str) -> None:
+    with store.as_store_errors(name):
+        is_taken = store.size(name) is not None
+        if is_taken or (is_local(output) and os.path.lexists(local_path(output))):
+            what = "this file is" if is_taken else "a folder or a link is"
+            raise StoreDenied(f"{output}: {what} there already; remove it, or name another")
+
+
+def _content(partial: Path, output: str) -> bytes:
+    """What a URL gets, in one request and from memory."""
+    num_bytes = partial.stat().st_size
+    if num_bytes > MAX_REMOTE_BYTES:
+        raise StoreDenied(
+            f"{output}: the file would have {size(num_bytes)}, and at a URL it has at most "
+            f"{size(MAX_REMOTE_BYTES)}; write it into a local folder, as Parquet, which is "
+            "smaller, or give the campaign itself to the run"
+        )
+    return partial.read_bytes()
 
 
 @contextmanager
@@ -117,15 +142,15 @@ def _partial(output: str) -> Iterator[Path]:
         with TemporaryDirectory(prefix="nightpress-") as folder:
             yield Path(folder, "partial")
         return
-    partial = (
-        local_path(output).with_name(PARTIAL_FOLDER) / f"{os.getpid()}-{local_path(output).name}"
-    )
-    partial.parent.mkdir(exist_ok=True)
+    whole = local_path(output)
+    partial = whole.with_name(PARTIAL_FOLDER) / uuid.uuid4().hex
+    with Store(str(whole.parent)).as_store_errors(whole.name):
+        partial.parent.mkdir(exist_ok=True)
     try:
         yield partial
     finally:
         partial.unlink(missing_ok=True)
-        Store(str(local_path(output).parent)).tidy()
+        Store(str(whole.parent)).tidy()
 
 
 @contextmanager

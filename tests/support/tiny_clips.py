@@ -26,7 +26,7 @@ def wan_transformer(**settings: Any) -> Any:
 
     return WanTransformer3DModel(
         num_attention_heads=2,
-        attention_head_dim=12,
+        attention_head_dim=16,
         text_dim=32,
         freq_dim=16,
         ffn_dim=32,
@@ -106,8 +106,8 @@ def ltx(**decoder_settings: Any) -> Any:
     )
     decoder = AutoencoderKLLTXVideo(
         latent_channels=8,
-        block_out_channels=(4, 4, 4, 4),
-        decoder_block_out_channels=(4, 4, 4, 4),
+        block_out_channels=(16, 16, 16, 16),
+        decoder_block_out_channels=(16, 16, 16, 16),
         layers_per_block=(1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1, 1),
         **decoder_settings,

@@ -68,7 +68,10 @@ def test_inpainting_does_the_same_with_four_channels_and_with_eight(
     settings = pictures.params("inpaint", strength, scheduler=sampler, guidance_scale=1.0)
     made = Sampler(loaded(family), 1).sample([request], settings).pixels[0]
     with torch.inference_mode():
-        np.testing.assert_array_equal(made, reference(loaded(family), request, settings))
+        expected = reference(loaded(family), request, settings)
+    # Other operations in another order: with some vector instructions a value rounds otherwise.
+    np.testing.assert_allclose(made.astype(int), expected.astype(int), atol=1, rtol=0)
+    assert (made == expected).mean() > 0.999
 
 
 def decoded_latents(model: LoadedModel, request: ImageRequest, settings: SamplingParams) -> Any:

@@ -31,13 +31,13 @@ cluster: {actors: 1}
 
 OURS = re.compile(
     r"manifest .*|(reads|carries) the columns: .*|(run|state|reads|carries|warning|names|modes|"
-    r"model|inputs|rows|images|shards|takes|size|stored|started|spent|rate|metadata|"
+    r"model|weights|inputs|rows|images|shards|takes|size|stored|started|spent|rate|speed|metadata|"
     r"report) {2,}\S.*"
     r"| *size +sampler +steps.*| *[\d,]+ x [\d,]+ .*"
     r"|cat_00: builtin .*|differs by at most \d+ of 255, PSNR .*|bit-exact.*"
     r"|wrote .*|[\d,]+ images? (read: .*|in [\d,]+ shards?)|[\d,]+ of [\d,]+ images|"
     r"|[\d,]+ made now in .*|[\d.]+ images/s of sampling time in the whole run"
-    r"|actors: loading the model .*|batch.size auto: .*"
+    r"|actors: loading the model .*|(batch.size|model.speed) auto: .*"
     r"|an actor on \S+ has loaded its model.*|[\d,]+ / [\d,]+ images · .*"
     r"|read [\d,]+ .*|step .*|.*[\d,]+ / [\d,]+ steps.*|.*checkpoint.*|samples .*|loss .*"
     # On a machine that is busy with something else:

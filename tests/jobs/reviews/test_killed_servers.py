@@ -89,7 +89,7 @@ def test_of_a_thousand_marks_none_is_lost_though_servers_are_killed_at_random(ru
         }
         for n in range(NUM_MARKS)
     ]
-    most_s, at_once = (1.2, 1) if is_local(run.url) else (4.0, 5)
+    most_s, at_once = (1.2, 1) if is_local(run.url) else (1.5, 5)
     page, num_servers = Page(marks, at_once), 0
     while page.waiting:
         num_servers += 1

@@ -1,5 +1,6 @@
 """Campaigns written out as files, and compared row by row."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.campaigns import scanned, table_of, write_campaign
 
-from nightpress.pipelines.errors import ManifestError, StoreDenied
+from nightpress.pipelines.errors import ManifestError, StoreDenied, StoreError
 from nightpress.pipelines.manifest import expansion
 from nightpress.pipelines.manifest.expansion import compare_rows, write_rows
 from nightpress.pipelines.manifest.files import scan
@@ -85,6 +86,38 @@ def test_a_file_whose_writing_is_stopped_is_not_there(
     monkeypatch.undo()
     write_rows(campaign, f"{folder}/x.{suffix}", {})
     assert list(Store(folder).list()) == [f"x.{suffix}"]
+
+
+def test_a_folder_or_a_link_in_the_place_of_the_file_is_named(tmp_path: Path) -> None:
+    campaign = scanned(write_campaign(tmp_path, TEXT % 3))
+    (tmp_path / "x.csv").mkdir()
+    (tmp_path / "y.csv").symlink_to(tmp_path / "none")
+    for name in ("x.csv", "y.csv"):
+        with pytest.raises(StoreDenied, match=f"{name}: a folder or a link is there already"):
+            write_rows(campaign, str(tmp_path / name), {})
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_url_takes_no_file_that_is_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = scanned(write_campaign(tmp_path, TEXT % 3))
+    monkeypatch.setattr(expansion, "MAX_REMOTE_BYTES", 10)
+    with pytest.raises(StoreDenied, match="at a URL it has at most"):
+        write_rows(campaign, f"memory://{tmp_path.name}/x.csv", {})
+    assert Store(f"memory://{tmp_path.name}").list() == {}
+    write_rows(campaign, str(tmp_path / "x.csv"), {})
+
+
+def test_a_full_temporary_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Iterator[pa.Table]:
+        yield from ()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    campaign = scanned(write_campaign(tmp_path, TEXT % 3))
+    monkeypatch.setattr(expansion, "_tables", full)
+    with pytest.raises(StoreError, match=r"nightpress-.*No space left on device"):
+        write_rows(campaign, f"memory://{tmp_path.name}/x.csv", {})
 
 
 @pytest.mark.parametrize("is_remote", [False, True])
