@@ -1,7 +1,7 @@
 """Say in plain words what is wrong in a job file: where, which value, and what is allowed there."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -40,6 +40,8 @@ class _Mistake(NamedTuple):
     intended: bool
     """Whether it concerns the branch of a union that a value of this shape is meant for."""
     value: object
+    is_of_key: bool
+    """Whether the last of `keys` is wrong itself, whatever its value is."""
 
 
 def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
@@ -49,25 +51,30 @@ def explain(error: ValidationError, root: type[BaseModel], values: Mapping[str, 
         error: the error raised by validating `values` against `root`.
     """
     found = [_mistake(detail, values) for detail in error.errors()]
-    groups: dict[tuple[str, ...], list[_Mistake]] = {}
+    groups: dict[tuple[tuple[str, ...], bool], list[_Mistake]] = {}
     for mistake in found:
         if not _follows_from_another(mistake, found):
-            groups.setdefault(mistake.keys, []).append(mistake)
-    return [_line(keys, mistakes, root) for keys, mistakes in groups.items()]
+            groups.setdefault((mistake.keys, mistake.is_of_key), []).append(mistake)
+    return [_line(keys, mistakes, root) for (keys, _), mistakes in groups.items()]
 
 
 def _follows_from_another(mistake: _Mistake, others: Sequence[_Mistake]) -> bool:
     """Whether there is nothing to mend about it once the others are mended."""
     depth = len(mistake.keys)
+    beside = [o for o in others if o.keys[:depth] == mistake.keys]
+    any_deeper = any(len(o.keys) > depth for o in beside)
     if mistake.detail["type"] == "too_short":  # pydantic counts the items that are valid
-        return any(o.keys[:depth] == mistake.keys and len(o.keys) > depth for o in others)
-    return not mistake.intended and any(
-        o.intended and o.keys[:depth] == mistake.keys for o in others
-    )
+        return any_deeper
+    any_intended = any(o.intended and not o.is_of_key for o in beside)
+    return not mistake.intended and (any_deeper or any_intended)
 
 
 def _line(keys: Sequence[str], mistakes: Sequence[_Mistake], root: type[BaseModel]) -> str:
     """What is said about one key."""
+    first = mistakes[0]
+    if first.is_of_key and first.detail["type"] in ("invalid_key", "string_type"):
+        where = f"{'.'.join(keys[:-1])}: " if keys[:-1] else ""
+        return f"{where}the key {_written(first.detail['input'])} must be a text; put it in quotes"
     where = f"{'.'.join(keys)}: {_shown(keys, mistakes)}" if keys else ""
     allowed = [each for mistake in mistakes for each in _allowed(mistake, root)]
     rules = [_rule(mistake, root) for mistake in mistakes]
@@ -81,12 +88,18 @@ def _shown(keys: Sequence[str], mistakes: Sequence[_Mistake]) -> str:
     """The value, as a job file writes it; nothing for mappings and for what must stay secret."""
     value = mistakes[0].value
     omit = isinstance(value, Mapping) or mistakes[0].detail["type"] == "extra_forbidden"
+    omit |= mistakes[0].is_of_key
     omit |= tuple(keys[:1]) == ("notify",) and "/" in str(value)  # the URL of a webhook
     omit |= tuple(keys) == ("provenance", "sign", "key") or "-----BEGIN" in str(value)
     if omit:
         return ""
+    return f"{_written(value)}: "
+
+
+def _written(value: object) -> str:
+    """A value as a job file writes it."""
     words = {"None": "null", "True": "true", "False": "false"}
-    return f"{words.get(repr(value), repr(value))}: "
+    return words.get(repr(value), repr(value))
 
 
 def _mistake(detail: ErrorDetails, values: Mapping[str, Any]) -> _Mistake:
@@ -99,9 +112,11 @@ def _mistake(detail: ErrorDetails, values: Mapping[str, Any]) -> _Mistake:
     intended = True
     value: object = values
     for depth, part in enumerate(detail["loc"]):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if isinstance(value, Mapping) and (found := _found_keys(part, value)):
+            value = value[found[0]]
+            keys.append(found[0] if isinstance(found[0], str) else _written(found[0]))
+            continue
+        if isinstance(value, list) and isinstance(part, int) and part < len(value):
             value = value[part]
         elif depth < len(detail["loc"]) - 1 or detail["type"] != "missing":
             intended = intended and (part == "[key]" or _matches(str(part), value))
@@ -109,7 +124,17 @@ def _mistake(detail: ErrorDetails, values: Mapping[str, Any]) -> _Mistake:
         elif isinstance(part, int):  # an item of a list that is too short
             continue
         keys.append(str(part))
-    return _Mistake(detail, tuple(keys), intended, value)
+    is_of_key = detail["type"] == "invalid_key" or detail["loc"][-1:] == ("[key]",)
+    return _Mistake(detail, tuple(keys), intended, value, is_of_key)
+
+
+def _found_keys(part: int | str, values: Mapping[Hashable, object]) -> list[Hashable]:
+    """The keys that a part of a location may mean, the likeliest first.
+
+    The codes of `columns` were keys of any type, with blanks around them, and are texts there.
+    """
+    alike = [key for key in values if str(key).strip() == part]
+    return [*(key for key in values if key == part), *alike]
 
 
 def _matches(tag: str, value: object) -> bool:

@@ -17,8 +17,8 @@ from nightpress.pipelines.job.spec import RunSpec
 SMALLEST = {"name": "night", "manifest": "prompts.txt", "output": "runs"}
 EXPORT = {"name": "set", "from": "runs/night", "output": "sets"}
 
-WRONG_VALUES: tuple[Any, ...] = ("?", -3.5, [[-1]], {"?": -1})
-"""A text, a number, a list and a mapping, each of which few keys take."""
+WRONG_VALUES: tuple[Any, ...] = ("?", -3.5, [[-1]], {"?": -1}, {1: [-1]})
+"""A text, a number, a list and mappings, each of which few keys take."""
 
 LEAKS = (
     "valid dictionary",
@@ -26,12 +26,15 @@ LEAKS = (
     "valid tuple",
     "string should match pattern",
     "nput should",
+    "eys should be",
     "after validation",
     "^[",
 )
 """Words of pydantic that say nothing to the author of a job file."""
 
-SAYS_WHAT_IS_ALLOWED = r"must (be|have|not|begin|end)|allowed|required|one of|there are|takes|needs"
+SAYS_WHAT_IS_ALLOWED = (
+    r"must (be|have|not|begin|end)|begins with|allowed|required|one of|there are|takes|needs"
+)
 
 PYRAMID = "spatial_attention_timestep_skip_range"
 
@@ -203,6 +206,59 @@ def test_a_list_with_a_wrong_item_is_not_also_called_empty(
 ) -> None:
     (line,) = problems(values)
     assert line.startswith(f"job: {key}: ")
+
+
+@pytest.mark.parametrize(("code", "key"), [(1, "1"), ("x", "x"), (True, "true"), (" y ", " y ")])
+def test_a_wrong_meaning_of_a_code_is_refused_at_the_code_alone(code: Any, key: str) -> None:
+    columns = {"scheduler": {"column": "a", "values": {code: [2]}}}
+    line = f"job: columns.scheduler.values.{key}: [2]: must be a text or a number"
+    assert problems({"columns": columns}) == [line]
+
+
+@pytest.mark.parametrize(
+    ("values", "lines"),
+    [
+        ({1: "hidden"}, ["the key 1"]),
+        ({"model": {1: 2, 3: 4}}, ["model: the key 1", "model: the key 3"]),
+        ({"model": {None: 2}}, ["model: the key null"]),
+        ({"model": {"loras": [{"source": "a", 1.5: 2}]}}, ["model.loras.0: the key 1.5"]),
+        ({"cluster": {"actors": {1: 2}}}, ["cluster.actors: the key 1"]),
+        ({"scores": {1: {"scorer": "nsfw"}}}, ["scores: the key 1"]),
+        ({"columns": {True: "a"}}, ["columns: the key true"]),
+        ({"storage": {"s3": {1: 2}}}, ["storage.s3: the key 1"]),
+    ],
+)
+def test_a_key_that_is_no_text_is_refused_itself(values: dict[Any, Any], lines: list[str]) -> None:
+    said = [f"job: {line} must be a text; put it in quotes" for line in lines]
+    assert problems(values) == said
+
+
+@pytest.mark.parametrize(
+    ("values", "of_key", "of_value"),
+    [
+        (
+            {"storage": {1: 2}},
+            "storage: the key 1 must be a text; put it in quotes",
+            "storage.1: 2: must be a mapping",
+        ),
+        (
+            {"columns": {1: [3]}},
+            "columns: the key 1 must be a text; put it in quotes",
+            "columns.1: [3]: must be a text, or a mapping with the keys column, values",
+        ),
+        (
+            {"scores": {"1a": 3}},
+            "scores.1a: the name of a score begins with a letter, and has at most 64 letters, "
+            "digits and underscores",
+            "scores.1a: 3: must be a mapping with the key scorer, which is one of: nsfw, clip, "
+            "classifier, ocr, faces, embedding, or FILE.py:Class",
+        ),
+    ],
+)
+def test_a_key_and_its_value_are_refused_in_a_line_each(
+    values: dict[str, Any], of_key: str, of_value: str
+) -> None:
+    assert problems(values) == [f"job: {of_key}", f"job: {of_value}"]
 
 
 def test_a_value_of_no_kind_that_a_union_has_is_refused_beside_other_mistakes() -> None:
