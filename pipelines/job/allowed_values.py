@@ -67,19 +67,20 @@ def list_of(field: FieldInfo | None, value: object, by_source: Collection[Any] =
     return f"a list of {f'{len(items)} ' if fixed else ''}{words}{such_as}"
 
 
-def number(field: FieldInfo | None, *, is_integer: bool) -> str:
-    """A number, with the bounds of its field."""
+def number(
+    field: FieldInfo | None, *, is_integer: bool, broken: Mapping[str, Any] | None = None
+) -> str:
+    """A number, with the bounds of its field, or if these are not known with the broken one."""
     bounds = _bounds(field.annotation, field.metadata) if field is not None else {}
     noun = "an integer" if is_integer else "a number"
-    return f"{noun}{_range(bounds)}"
+    return f"{noun}{_range(bounds or broken or {})}"
 
 
 def number_within(field: FieldInfo | None, context: Mapping[str, Any]) -> str:
-    """A number, with the bounds of its field; those of an error's context if it is not known."""
-    if field is None:
-        return f"a number{_range({name: context[name] for name in BOUNDS if name in context})}"
-    leaves = [*_leaves(field.annotation)]
-    return number(field, is_integer=int in leaves and float not in leaves)
+    """A number, with the bounds of its field; that of an error's context if they are not known."""
+    leaves = [*_leaves(field.annotation)] if field is not None else []
+    broken = {name: context[name] for name in BOUNDS if name in context}
+    return number(field, is_integer=int in leaves and float not in leaves, broken=broken)
 
 
 def literals(expected: str) -> list[str]:
@@ -157,17 +158,25 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 def _bounds(annotation: Any, metadata: Sequence[Any]) -> dict[str, Any]:
     """The bounds of the numbers in a field; empty if different ones are allowed in places."""
-    found: dict[str, Any] = {}
+    first, *others = [*_all_bounds(annotation, metadata)] or [{}]
+    return first if all(each == first for each in others) else {}
+
+
+def _all_bounds(annotation: Any, metadata: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The bounds of each type of number inside an annotation."""
+    own: dict[str, Any] = {}
     for each in metadata:
         inner = each.metadata if isinstance(each, FieldInfo) else [each]
-        found |= {n: getattr(e, n) for e in inner for n in BOUNDS if _has(e, n)}
+        own |= {n: getattr(e, n) for e in inner for n in BOUNDS if _has(e, n)}
+    arguments, more = get_args(annotation), ()
+    if get_origin(annotation) is Literal:
+        return
     if get_origin(annotation) is Annotated:
-        inside, *more = get_args(annotation)
-        return found | _bounds(inside, more)
-    if get_origin(annotation) is not Literal:
-        for argument in get_args(annotation):
-            found |= _bounds(argument, ())
-    return found
+        arguments, more = arguments[:1], arguments[1:]
+    if annotation in (int, float):
+        yield own
+    for argument in arguments:
+        yield from (own | bounds for bounds in _all_bounds(argument, more))
 
 
 def _has(metadata: Any, name: str) -> bool:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
 from nightpress.pipelines.errors import SpecError
 from nightpress.pipelines.export.spec import ExportSpec
 from nightpress.pipelines.job.schema import json_schema
 from nightpress.pipelines.job.scores_section import OwnSpec
 from nightpress.pipelines.job.spec import RunSpec
+from nightpress.pipelines.job.validation_messages import explain
 
 SMALLEST = {"name": "night", "manifest": "prompts.txt", "output": "runs"}
 EXPORT = {"name": "set", "from": "runs/night", "output": "sets"}
@@ -264,6 +265,33 @@ def test_a_key_and_its_value_are_refused_in_a_line_each(
 def test_a_value_of_no_kind_that_a_union_has_is_refused_beside_other_mistakes() -> None:
     lines = problems({"cluster": {"actors": [1]}, "seed": -1})
     assert [line.split(": ")[1] for line in lines] == ["seed", "cluster.actors"]
+
+
+class Bounded(BaseModel):
+    """Fields that allow the same and different bounds in places."""
+
+    same: Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=1)]] = 1
+    different: Annotated[int, Field(ge=1, le=9)] | list[Annotated[int, Field(ge=0)]] = 1
+    bounded_once: Annotated[int, Field(ge=1, le=9)] | list[int] = 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("same", [0], "same.0: 0: must be an integer of at least 1"),
+        ("same", ["x"], "same.0: 'x': must be an integer of at least 1"),
+        ("different", [-1], "different.0: -1: must be an integer of at least 0"),
+        ("different", 10, "different: 10: must be an integer at most 9 or a list of integers"),
+        ("different", ["x"], "different.0: 'x': must be an integer"),
+        ("bounded_once", ["x"], "bounded_once.0: 'x': must be an integer"),
+    ],
+)
+def test_only_bounds_that_hold_in_all_places_of_a_field_are_said(
+    key: str, value: Any, line: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Bounded.model_validate({key: value})
+    assert explain(caught.value, Bounded, {key: value})[0] == line
 
 
 def test_editors_show_the_same_words_for_a_pattern() -> None:
