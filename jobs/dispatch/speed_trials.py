@@ -91,6 +91,7 @@ class SpeedTrials:
 
         Raises:
             SamplingError, ModelError: the images cannot be sampled at all.
+            DeviceError: the device failed, so that this process is of no more use.
         """
         trial = self._trial
         held = self._models.use(trial.model, trial.fingerprint, trial.batch_size, PLAIN)
@@ -105,6 +106,8 @@ class SpeedTrials:
                 with _as_diffusion_error(config):
                     self._require_supported(config)
             except (ModelError, SamplingError) as error:
+                if _is_of_device(error):
+                    raise
                 yield config, one_line(error)
 
     def _time_batch(self, held: HeldModel) -> tuple[float, float]:
@@ -162,8 +165,8 @@ class SpeedTrials:
             with _as_diffusion_error(config):
                 self._require_supported(config)
                 found = self._tried_out(config, known)
-        except (DeviceError, ModelError, SettingsError, SamplingError) as error:
-            if isinstance(error, DeviceError) and not isinstance(error, OutOfMemory):
+        except (ModelError, SettingsError, SamplingError) as error:
+            if _is_of_device(error):
                 raise
             found = one_line(error)
         LOG.info("tried %s in %.1f s: %s", config.name, time.monotonic() - began, found)
@@ -310,6 +313,11 @@ def _as_diffusion_error(config: TuningConfig) -> Iterator[None]:
         LOG.exception("trying %s has failed", config.name)
         kind = DeviceError if isinstance(error, torch.AcceleratorError) else SamplingError
         raise kind(f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")) from error
+
+
+def _is_of_device(error: DiffusionError) -> bool:
+    """Whether the device failed, and no way is to blame."""
+    return isinstance(error, DeviceError) and not isinstance(error, OutOfMemory)
 
 
 def _today() -> date:

@@ -108,6 +108,15 @@ def test_an_error_of_the_check_of_a_way_is_a_reason_as_well(
     assert trials().measure(FULL) == "OSError: cannot run g++"
 
 
+def test_a_device_that_fails_at_the_check_of_a_way_ends_the_process(
+    trials: Callable[[], SpeedTrials], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = torch.AcceleratorError("an illegal memory access")
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", raising(broken))
+    with pytest.raises(DeviceError, match="AcceleratorError: an illegal memory access"):
+        trials().start()
+
+
 def test_a_way_with_which_the_device_fails_ends_the_process(
     trials: Callable[[], SpeedTrials], monkeypatch: pytest.MonkeyPatch
 ) -> None:
