@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from nightpress.diffusion_core.models.info import ModelInfo
 from nightpress.diffusion_core.models.loading import LoadedModel
 from nightpress.diffusion_core.sampling.sampler import Sampler
 from nightpress.pipelines import Run, RunSpec
+from nightpress.pipelines.models.files import ModelFiles
 from nightpress.pipelines.planning import check, read_shard, write_plan
 from nightpress.pipelines.run_directory.record import RUN_FILE, new_record
 from nightpress.pipelines.shards.runner import ShardRunner
@@ -61,6 +63,15 @@ def run_of(
         | job
     )
     return made(spec, loaded, info)
+
+
+def made_example(job: Path, output: Path, num_steps: int, batch_size: int) -> Run:
+    """An example job of the manual, with fewer steps, made on two threads."""
+    torch.set_num_threads(2)
+    steps = f"sampling.num_inference_steps={num_steps}"
+    spec = RunSpec.from_file(job, [f"output={output}", steps, f"batch.size={batch_size}"])
+    files = ModelFiles.locate(spec.model, {})
+    return made(spec, files.load(spec.model, "cpu"), files.describe(spec.model))
 
 
 def made(spec: RunSpec, loaded: LoadedModel, info: ModelInfo) -> Run:

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from support.conditioned_runs import made
+from support.conditioned_runs import made_example
 from support.marked_runs import say
 
 from nightpress import MarkChoice, export_picks
-from nightpress.pipelines import Run, RunSpec
-from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines import Run
 
 EXAMPLE = Path("jobs/examples/shoes.yaml")
 CAMPAIGN = EXAMPLE.with_suffix(".campaign.yaml")
@@ -19,12 +17,8 @@ CAMPAIGN = EXAMPLE.with_suffix(".campaign.yaml")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The example with one step for each image."""
-    torch.set_num_threads(2)
     output = tmp_path_factory.mktemp("press")
-    overrides = [f"output={output}", "sampling.num_inference_steps=1", "batch.size=4"]
-    spec = RunSpec.from_file(EXAMPLE, overrides)
-    files = ModelFiles.locate(spec.model, {})
-    return made(spec, files.load(spec.model, "cpu"), files.describe(spec.model))
+    return made_example(EXAMPLE, output, num_steps=1, batch_size=4)
 
 
 def test_it_makes_two_images_of_each_combination_that_the_rule_leaves(run: Run) -> None:

@@ -6,14 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from PIL import Image
-from support.conditioned_runs import made
+from support.conditioned_runs import made_example
 
 from nightpress.diffusion_core.theory.colour_patches import colour_patches
 from nightpress.diffusion_core.theory.psnr import mean_squared_error, psnr_db
-from nightpress.pipelines import Run, RunSpec
-from nightpress.pipelines.models.files import ModelFiles
+from nightpress.pipelines import Run
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,12 +22,8 @@ PICTURES = EXAMPLE.with_suffix("")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The example with two steps for each image."""
-    torch.set_num_threads(2)
     output = tmp_path_factory.mktemp("press")
-    overrides = [f"output={output}", "sampling.num_inference_steps=2", "batch.size=2"]
-    spec = RunSpec.from_file(EXAMPLE, overrides)
-    files = ModelFiles.locate(spec.model, {})
-    return made(spec, files.load(spec.model, "cpu"), files.describe(spec.model))
+    return made_example(EXAMPLE, output, num_steps=2, batch_size=2)
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
